@@ -1,0 +1,97 @@
+"""Settings of one run, read once: folders, sockets, addresses. Nothing else reads the environment.
+
+Layout of the state folder (default `$XDG_STATE_HOME/lateen`, else `~/.local/state/lateen`; `LATEEN_STATE` or `--state`
+names another). Everything a mesh writes is below it, and it is mode 0700: reaching a socket in it is what makes a
+process one of the local user's own.
+
+    mesh.json            the running control plane: pid, start time, config folder (written atomically, removed on exit)
+    ca/                  root certificate and key (0600), kept for good
+    vips.json            virtual IPs that were handed out, kept for good
+    workloads/NAME.json  one registration a workload; its pid tells whether it still stands
+    w/NAME/              run-time files of one workload: bootstrap, sockets, Envoy's log
+    run/ca.sock          gRPC, local trust: certificates, registration, introspection
+    run/xds.sock         gRPC, mutual TLS: ADS for proxies
+    run/xds-local.sock   gRPC, local trust: ADS for proxyless clients of the same user
+    run/net.sock         the network holder (namespaces, addresses)
+    log/                 control plane's log when it runs in the background
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lateen.errors import Unsupported
+
+__all__ = ["SUN_PATH_BYTES", "Settings"]
+
+SUN_PATH_BYTES = 107  # what Linux leaves for a Unix socket's path (unix(7): 108 with the closing zero)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Paths of one mesh. Build it with `from_env`; tests give the folder themselves."""
+
+    state: Path
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None, state: str | None = None) -> Settings:
+        """Return the settings for `state`, else what the environment names.
+
+        Raises `Unsupported` when the sockets below that folder would have paths longer than Linux takes.
+        """
+        env = os.environ if env is None else env
+        chosen = state or env.get("LATEEN_STATE")
+        if not chosen:
+            base = env.get("XDG_STATE_HOME") or os.path.join(env.get("HOME") or os.path.expanduser("~"), ".local/state")
+            chosen = os.path.join(base, "lateen")
+        folder = Path(os.path.abspath(chosen))
+        longest = len(os.fsencode(str(folder / "w" / ("x" * 40) / "admin.sock")))
+        if longest > SUN_PATH_BYTES:
+            raise Unsupported(
+                f"state folder {str(folder)!r} is too deep: sockets below it would have paths of {longest} bytes, "
+                f"at most {SUN_PATH_BYTES} wanted; name a shorter one with --state or LATEEN_STATE"
+            )
+        return cls(state=folder)
+
+    @property
+    def mesh_file(self) -> Path:
+        return self.state / "mesh.json"
+
+    @property
+    def ca_dir(self) -> Path:
+        return self.state / "ca"
+
+    @property
+    def vips_file(self) -> Path:
+        return self.state / "vips.json"
+
+    @property
+    def registrations(self) -> Path:
+        return self.state / "workloads"
+
+    @property
+    def run(self) -> Path:
+        return self.state / "run"
+
+    @property
+    def ca_socket(self) -> Path:
+        return self.run / "ca.sock"
+
+    @property
+    def xds_socket(self) -> Path:
+        return self.run / "xds.sock"
+
+    @property
+    def xds_local_socket(self) -> Path:
+        return self.run / "xds-local.sock"
+
+    @property
+    def net_socket(self) -> Path:
+        return self.run / "net.sock"
+
+    def workload_dir(self, name: str) -> Path:
+        """Return the folder of one workload's sockets and files; short, because socket paths are."""
+        return self.state / "w" / name
