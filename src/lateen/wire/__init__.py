@@ -1,1 +1,1 @@
-"""wire"""
+"""Messages that two parts share: between agent, control plane and CLI. No logic."""

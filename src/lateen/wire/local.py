@@ -1,0 +1,163 @@
+"""What agents and the CLI say to the control plane on `run/ca.sock`: JSON over gRPC, one struct a message.
+
+Reaching that socket is what makes a caller the local user (its folder is mode 0700). Every method is unary-unary,
+named `/lateen.local.v1.Control/<Method>`, its bytes the JSON of the struct named here:
+
+    Register    Registration -> Registered      create or replace the registration of one workload
+    Deregister  Goodbye      -> Registered      forget it; its endpoints leave at once
+    Status      Query        -> StatusReport    what `lateen status` shows
+    ProxyStatus Query        -> ProxyReport     what `lateen proxy-status` shows
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = [
+    "SERVICE",
+    "CertificateInfo",
+    "ControlPlaneInfo",
+    "Goodbye",
+    "ProblemInfo",
+    "ProxyInfo",
+    "ProxyReport",
+    "Query",
+    "Registered",
+    "Registration",
+    "StatusReport",
+    "TypeInfo",
+    "WorkloadInfo",
+    "WorkloadPort",
+]
+
+SERVICE = "lateen.local.v1.Control"
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """Base of the messages: strict, because the other side may be another version."""
+
+
+class WorkloadPort(_Message):
+    """One port that a workload serves."""
+
+    name: str  # "http", "http-metrics", "tcp-redis": its first part is the protocol, as in a Service
+    number: int  # the port clients use, 1..65535
+    target: int  # where the application listens; the same but in explicit mode
+
+
+class Registration(_Message):
+    """One workload: one instance with one identity. `pid` and `start_ticks` together name its agent for good."""
+
+    name: str  # "reviews-v3"; unique in the mesh
+    kind: str = "sidecar"  # "sidecar" | "gateway"
+    namespace: str = "default"
+    service_account: str = "default"
+    service: str = ""  # short name of the service it serves, "" for pure clients and gateways
+    version: str = ""
+    labels: dict[str, str] = {}
+    ip: str  # its address in the mesh network
+    ports: tuple[WorkloadPort, ...] = ()
+    mode: str = "capture"  # "capture" | "explicit"
+    http_proxy_port: int = 0  # explicit mode: the outbound HTTP proxy on loopback
+    ready: bool = False  # the application listens on its ports; only then it gets traffic
+    pid: int  # of the agent
+    start_ticks: int  # field 22 of /proc/PID/stat
+    app_pid: int = 0
+    envoy_pid: int = 0
+    locality: str = ""  # region/zone/subzone
+
+
+class Registered(_Message):
+    """What an agent must know of the mesh it joined."""
+
+    trust_domain: str
+    cluster_domain: str  # "cluster.local"
+    mesh_id: str
+    cluster_id: str
+
+
+class Goodbye(_Message):
+    name: str
+    pid: int  # a registration taken over by another agent is not withdrawn by the old one
+
+
+class Query(_Message):
+    workload: str = ""  # "" for all
+
+
+class ProblemInfo(_Message):
+    """One configuration error or warning. `file` is as the user named the folder; `line` counts from 1."""
+
+    file: str
+    line: int
+    field: str
+    message: str
+    level: str = "error"
+    resource: str = ""
+
+
+class CertificateInfo(_Message):
+    serial: str  # hexadecimal
+    not_before: str  # RFC 3339, UTC
+    not_after: str
+
+
+class ControlPlaneInfo(_Message):
+    pid: int
+    version: str
+    started: str  # RFC 3339
+    config: str  # the folder
+    trust_domain: str
+    root_expires: str
+    network: str  # "root" | "rootless" | "explicit"
+    resources: int
+    services: int
+    proxies: int
+
+
+class WorkloadInfo(_Message):
+    name: str
+    kind: str
+    namespace: str
+    service: str
+    version: str
+    pid: int
+    app_pid: int
+    envoy_pid: int
+    ip: str
+    ports: tuple[WorkloadPort, ...]
+    mode: str
+    identity: str  # spiffe://...
+    ready: bool
+    connected: bool  # holds an xDS stream
+    certificate: CertificateInfo | None
+
+
+class StatusReport(_Message):
+    control_plane: ControlPlaneInfo
+    workloads: tuple[WorkloadInfo, ...]
+    errors: tuple[ProblemInfo, ...]
+    warnings: tuple[ProblemInfo, ...]
+
+
+class TypeInfo(_Message):
+    """How far one proxy is with one resource type."""
+
+    state: str  # "SYNCED" | "STALE" | "NOT SENT" | "ERROR"
+    resources: int
+    version: str  # a digest over the names and versions that the proxy holds
+    error: str = ""  # Envoy's words of the last NACK that still stands
+    rejected: tuple[str, ...] = ()  # names of the resources that were in it
+
+
+class ProxyInfo(_Message):
+    name: str  # workload's name
+    node: str  # Envoy's node id
+    namespace: str
+    version: str  # Envoy's
+    connected: str  # since, RFC 3339
+    types: dict[str, TypeInfo]  # by short name: CDS EDS LDS RDS SDS NDS
+
+
+class ProxyReport(_Message):
+    proxies: tuple[ProxyInfo, ...]
