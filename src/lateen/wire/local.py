@@ -37,7 +37,7 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Base of the messages: strict, because the other side may be another version."""
 
 
-class WorkloadPort(_Message):
+class WorkloadPort(_Message, frozen=True, kw_only=True):
     """One port that a workload serves."""
 
     name: str  # "http", "http-metrics", "tcp-redis": its first part is the protocol, as in a Service
@@ -45,7 +45,7 @@ class WorkloadPort(_Message):
     target: int  # where the application listens; the same but in explicit mode
 
 
-class Registration(_Message):
+class Registration(_Message, frozen=True, kw_only=True):
     """One workload: one instance with one identity. `pid` and `start_ticks` together name its agent for good."""
 
     name: str  # "reviews-v3"; unique in the mesh
@@ -67,7 +67,7 @@ class Registration(_Message):
     locality: str = ""  # region/zone/subzone
 
 
-class Registered(_Message):
+class Registered(_Message, frozen=True, kw_only=True):
     """What an agent must know of the mesh it joined."""
 
     trust_domain: str
@@ -76,16 +76,16 @@ class Registered(_Message):
     cluster_id: str
 
 
-class Goodbye(_Message):
+class Goodbye(_Message, frozen=True, kw_only=True):
     name: str
     pid: int  # a registration taken over by another agent is not withdrawn by the old one
 
 
-class Query(_Message):
+class Query(_Message, frozen=True, kw_only=True):
     workload: str = ""  # "" for all
 
 
-class ProblemInfo(_Message):
+class ProblemInfo(_Message, frozen=True, kw_only=True):
     """One configuration error or warning. `file` is as the user named the folder; `line` counts from 1."""
 
     file: str
@@ -96,13 +96,13 @@ class ProblemInfo(_Message):
     resource: str = ""
 
 
-class CertificateInfo(_Message):
+class CertificateInfo(_Message, frozen=True, kw_only=True):
     serial: str  # hexadecimal
     not_before: str  # RFC 3339, UTC
     not_after: str
 
 
-class ControlPlaneInfo(_Message):
+class ControlPlaneInfo(_Message, frozen=True, kw_only=True):
     pid: int
     version: str
     started: str  # RFC 3339
@@ -115,7 +115,7 @@ class ControlPlaneInfo(_Message):
     proxies: int
 
 
-class WorkloadInfo(_Message):
+class WorkloadInfo(_Message, frozen=True, kw_only=True):
     name: str
     kind: str
     namespace: str
@@ -133,14 +133,14 @@ class WorkloadInfo(_Message):
     certificate: CertificateInfo | None
 
 
-class StatusReport(_Message):
+class StatusReport(_Message, frozen=True, kw_only=True):
     control_plane: ControlPlaneInfo
     workloads: tuple[WorkloadInfo, ...]
     errors: tuple[ProblemInfo, ...]
     warnings: tuple[ProblemInfo, ...]
 
 
-class TypeInfo(_Message):
+class TypeInfo(_Message, frozen=True, kw_only=True):
     """How far one proxy is with one resource type."""
 
     state: str  # "SYNCED" | "STALE" | "NOT SENT" | "ERROR"
@@ -150,7 +150,7 @@ class TypeInfo(_Message):
     rejected: tuple[str, ...] = ()  # names of the resources that were in it
 
 
-class ProxyInfo(_Message):
+class ProxyInfo(_Message, frozen=True, kw_only=True):
     name: str  # workload's name
     node: str  # Envoy's node id
     namespace: str
@@ -159,5 +159,5 @@ class ProxyInfo(_Message):
     types: dict[str, TypeInfo]  # by short name: CDS EDS LDS RDS SDS NDS
 
 
-class ProxyReport(_Message):
+class ProxyReport(_Message, frozen=True, kw_only=True):
     proxies: tuple[ProxyInfo, ...]

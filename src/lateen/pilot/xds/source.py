@@ -94,7 +94,7 @@ class ProxySource(Protocol):
     """Decides who may connect and what they see."""
 
     def connect(self, node: NodeInfo, identity: Identity) -> Proxy:
-        """Return the proxy's scope. Raises `lateen.errors.Refused`; `Unavailable` while sources are still being read."""
+        """Return the proxy's scope. Raises `Refused`, or `Unavailable` while sources are still being read."""
 
     def subscribe(self, listener: Listener) -> None: ...
 
