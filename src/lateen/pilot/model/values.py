@@ -1,0 +1,389 @@
+"""The values between model and translation: everything one Envoy resource depends on, and nothing else.
+
+Each `...Input` is the whole argument of one function of `lateen.pilot.translate`. All precedence is already applied and
+every name resolved: translation selects nothing and looks nothing up. Two equal inputs share one Envoy resource,
+whoever the proxy, so an input never holds more than its resource needs. Leaf policies (`ConnectionPoolSettings`,
+`HTTPRetry`, ...) are the API's own frozen structs where translation maps them field by field.
+
+Tuples are in the order that Envoy shall see, and sorted where order means nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Any, NewType
+
+from lateen.api.protocol import Protocol
+
+__all__ = [
+    "ALLOW_ANY",
+    "REGISTRY_ONLY",
+    "AccessLog",
+    "AutoMtls",
+    "Cluster",
+    "ClusterInput",
+    "ConfigRef",
+    "Destination",
+    "EndpointInput",
+    "EndpointsInput",
+    "GatewayListenerInput",
+    "GatewayServer",
+    "HashPolicy",
+    "Hostname",
+    "HttpProxyListenerInput",
+    "InboundListenerInput",
+    "InboundPort",
+    "MirrorInput",
+    "MtlsMode",
+    "OutboundListenerInput",
+    "Peer",
+    "Resolution",
+    "RouteConfigInput",
+    "RouteInput",
+    "ServiceRef",
+    "TcpRoute",
+    "Telemetry",
+    "UpstreamTls",
+    "VirtualHostInput",
+    "VirtualOutboundInput",
+]
+
+Hostname = NewType("Hostname", str)  # fully qualified, lower case, no trailing dot
+Cluster = NewType("Cluster", str)  # an Envoy cluster's name, "outbound|9080|v1|reviews.default.svc.cluster.local"
+
+ALLOW_ANY = "ALLOW_ANY"
+REGISTRY_ONLY = "REGISTRY_ONLY"
+
+
+class Resolution(Enum):
+    """How a service's endpoints are found; decides the Envoy cluster type (clusters: EDS, STRICT_DNS, ...)."""
+
+    EDS = "eds"
+    DNS = "dns"
+    DNS_ROUND_ROBIN = "dns-round-robin"
+    ORIGINAL_DST = "original-dst"
+
+
+class MtlsMode(Enum):
+    """Effective mutual TLS of an inbound port, after all PeerAuthentications."""
+
+    DISABLE = "disable"
+    PERMISSIVE = "permissive"
+    STRICT = "strict"
+
+
+class AutoMtls(Enum):
+    """What an outbound cluster does where no DestinationRule says anything about TLS."""
+
+    OFF = "off"  # plain text
+    PER_ENDPOINT = "per-endpoint"  # mutual TLS to endpoints that announce it, plain text to the others
+    ALL = "all"  # mutual TLS always (clusters that cannot tell endpoints apart)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ConfigRef:
+    """The resource that shaped something, for `filter_metadata.istio.config` and for people."""
+
+    group: str  # "networking.istio.io"
+    version: str  # "v1", always the storage version, so that it does not depend on how it was written
+    kind: str  # "VirtualService"
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceRef:
+    """A service as telemetry names it."""
+
+    hostname: Hostname
+    name: str  # short name; the hostname for services outside
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A workload as telemetry names it: labels of the standard metrics. "" is told as `unknown` or `latest`."""
+
+    workload: str
+    namespace: str
+    cluster: str
+    app: str
+    version: str
+    canonical_service: str
+    canonical_revision: str
+    principal: str = ""  # spiffe://...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLog:
+    """Envoy's file access log. `path` "" means none."""
+
+    path: str
+    json: bool
+    format: str  # "" means Istio's default format
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telemetry:
+    """What a listener reports.
+
+    The labels of the proxy's own workload are not in here, so that proxies can share a listener: Envoy reads them from
+    its environment (`%ENVIRONMENT(...)%`), where the agent puts them; see `lateen.wire.peer_env`.
+    """
+
+    access_log: AccessLog
+
+
+# ---------------------------------------------------------------- clusters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamTls:
+    """TLS towards a service, as a DestinationRule says it. `mode` is one of DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL."""
+
+    mode: str
+    sni: str = ""
+    subject_alt_names: tuple[str, ...] = ()
+    ca_certificates: str = ""
+    client_certificate: str = ""
+    private_key: str = ""
+    credential_name: str = ""
+    insecure_skip_verify: bool = False
+    ca_crl: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterInput:
+    """One outbound cluster: one service port, for one subset or for none."""
+
+    service: ServiceRef
+    port: int  # service port, 1..65535; not the target port of the workload
+    port_name: str
+    protocol: Protocol
+    subset: str = ""  # "" is the service itself
+    resolution: Resolution
+    mesh_external: bool = False
+    for_gateway: bool = False  # a port of unknown protocol is HTTP/1.1 from a gateway, and as the client speaks else
+    connect_timeout: timedelta  # the mesh's; the policy's own wins
+    connection_pool: Any = None  # api ConnectionPoolSettings | None, effective
+    load_balancer: Any = None  # api LoadBalancerSettings | None, effective
+    outlier_detection: Any = None  # api OutlierDetection | None, effective
+    proxy_protocol: str = ""  # "" | "V1" | "V2"
+    retry_budget: Any = None  # api RetryBudget | None
+    h2_upgrade: bool = False  # the mesh's h2UpgradePolicy
+    tls: UpstreamTls | None = None  # a DestinationRule's word; None: auto mutual TLS below
+    auto_mtls: AutoMtls = AutoMtls.OFF
+    sans: tuple[str, ...] = ()  # SPIFFE IDs that the servers may have, sorted; () means any of the trust bundle
+    endpoints: tuple[EndpointInput, ...] = ()  # DNS resolutions only; EDS carries the others
+    dns_refresh: timedelta = timedelta(seconds=60)
+    ipv6: bool = False
+    target_port: int | None = None  # ORIGINAL_DST with another port upstream
+    rule: ConfigRef | None = None  # the DestinationRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointInput:
+    """One address that a cluster sends to."""
+
+    address: str  # IP; a DNS name for DNS clusters; "/path" for a Unix socket
+    port: int
+    weight: int = 1
+    healthy: bool = True
+    mtls: bool = False  # announces mutual TLS
+    locality: str = ""  # region/zone/subzone
+    priority: int = 0
+    peer: Peer | None = None  # who serves there, for the client's metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointsInput:
+    """One ClusterLoadAssignment. Endpoints sorted by (priority, locality, address, port)."""
+
+    cluster: Cluster
+    endpoints: tuple[EndpointInput, ...]
+
+
+# ---------------------------------------------------------------- routes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashPolicy:
+    """One consistent-hash key; `kind` is header, cookie, source-ip or query."""
+
+    kind: str
+    name: str = ""
+    ttl: timedelta | None = None
+    path: str = ""
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """One place a route sends to."""
+
+    cluster: Cluster
+    weight: int = 0  # share among several; meaningless for one
+    headers: Any = None  # api Headers | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorInput:
+    cluster: Cluster
+    percent: float  # 0 < percent <= 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteInput:
+    """One route of a virtual host: one match of one rule, or the default route of a service.
+
+    Exactly one of `destinations` (not empty), `redirect`, `direct_response` acts.
+    """
+
+    name: str
+    match: Any = None  # api HTTPMatchRequest | None; its static fields (port, gateways, source...) are already decided
+    destinations: tuple[Destination, ...] = ()
+    redirect: Any = None  # api HTTPRedirect
+    direct_response: Any = None  # api HTTPDirectResponse
+    rewrite: Any = None  # api HTTPRewrite
+    timeout: timedelta | None = None  # None: none
+    retries: Any = None  # api HTTPRetry | None: the default policy of the reference; attempts 0: no retries
+    fault: Any = None  # api HTTPFaultInjection
+    cors: Any = None  # api CorsPolicy
+    mirrors: tuple[MirrorInput, ...] = ()
+    headers: Any = None  # api Headers of the rule
+    hash_policies: tuple[HashPolicy, ...] = ()
+    operation: str = ""  # decorator: "<host>:<port>/*"
+    listen_port: int = 0  # for redirects that derive their port
+    tls: bool = False  # the listener terminates TLS (redirect's default scheme)
+    rule: ConfigRef | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualHostInput:
+    name: str  # "<host>:<port>"
+    domains: tuple[str, ...]
+    routes: tuple[RouteInput, ...]
+    require_tls: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteConfigInput:
+    """One RouteConfiguration. `catch_all` adds the last virtual host: ALLOW_ANY, REGISTRY_ONLY, or "" for none."""
+
+    name: str  # "9080", "http.80", "http_proxy"
+    virtual_hosts: tuple[VirtualHostInput, ...]  # sorted by name
+    catch_all: str = ""
+    egress_proxy: Cluster | None = None  # where ALLOW_ANY sends to instead of PassthroughCluster
+    ignore_port_in_host: bool = True
+
+
+# ---------------------------------------------------------------- listeners
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpRoute:
+    """One TCP filter chain: what it matches and where it goes."""
+
+    destinations: tuple[Destination, ...]
+    stat_prefix: str
+    sni: tuple[str, ...] = ()  # server names; () any
+    subnets: tuple[str, ...] = ()  # destination CIDRs; () any
+    idle_timeout: timedelta | None = None
+    max_duration: timedelta | None = None
+    hash_source_ip: bool = False
+    service: ServiceRef | None = None
+    protocol: Protocol = Protocol.TCP  # MONGO adds its filter
+    rule: ConfigRef | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundListenerInput:
+    """One per-port outbound listener (does not bind unless said): `<bind>_<port>`.
+
+    `http_route` names the RouteConfiguration of its HTTP chain, "" for none. Both HTTP and TCP: protocol is sniffed.
+    """
+
+    bind: str  # "0.0.0.0" or a virtual IP
+    port: int
+    bind_to_port: bool = False
+    http_route: str = ""
+    tcp: tuple[TcpRoute, ...] = ()  # most specific first; a match-all one, if any, is last
+    policy: str = ALLOW_ANY  # where connections go that no chain matches
+    egress_proxy: Cluster | None = None
+    sniff_timeout: timedelta = timedelta(0)  # 0: wait for ever
+    extra_addresses: tuple[str, ...] = ()
+    telemetry: Telemetry
+    tracing_percent: float | None = None  # None: no tracing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualOutboundInput:
+    """The capture listener `virtualOutbound` that hands connections over by their original destination."""
+
+    port: int = 15001
+    policy: str = ALLOW_ANY
+    egress_proxy: Cluster | None = None
+    telemetry: Telemetry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpProxyListenerInput:
+    """Explicit mode: an HTTP proxy on loopback whose routes are `http_proxy`."""
+
+    bind: str
+    port: int
+    telemetry: Telemetry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboundPort:
+    """One port of the workload as Envoy guards it."""
+
+    port: int  # where the application listens (target port)
+    service_port: int
+    protocol: Protocol
+    mtls: MtlsMode
+    service: ServiceRef | None  # whose traffic it is, for telemetry and the route's name
+    connection_pool: Any = None  # api ConnectionPoolSettings | None
+    bind: str = ""  # explicit mode: the listener binds here, port `service_port`, and sends to `forward`
+    forward: str = ""  # "127.0.0.1:8080"; "": the address the client dialled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboundListenerInput:
+    """All that arrives at one workload: `virtualInbound`, or one listener a port where nothing is captured."""
+
+    port: int = 15006
+    ports: tuple[InboundPort, ...]  # sorted by port
+    passthrough_mtls: MtlsMode  # of ports no service names
+    trust_domains: tuple[str, ...]  # accepted in clients' SPIFFE IDs: the own one and its aliases
+    sniff_timeout: timedelta = timedelta(0)
+    localhost: bool = False  # inboundTrafficPolicy LOCALHOST
+    capture: bool = True
+    ips: tuple[str, ...] = ()
+    telemetry: Telemetry
+    tracing_percent: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayServer:
+    """One merged server of a gateway port. Only `http` is served so far; the others are told as problems before."""
+
+    hosts: tuple[str, ...]  # for SNI; ("*",) any
+    http_route: str = ""
+    tcp: tuple[TcpRoute, ...] = ()
+    tls: Any = None  # api ServerTLSSettings | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayListenerInput:
+    """One listener of a gateway: `<bind>_<port>`."""
+
+    bind: str
+    port: int
+    servers: tuple[GatewayServer, ...]
+    num_trusted_proxies: int = 0
+    telemetry: Telemetry
+    tracing_percent: float | None = None
