@@ -1,0 +1,367 @@
+"""The collections that all resolution stands on: what is written, what runs, and the indexes to find it by.
+
+Inputs are set by the sources; everything else is derived and recomputed only where it reads what changed
+(`lateen.flow`). Nothing here knows Envoy. Reads go through a `Read`, so that each is tracked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from lateen.api.base import Object, ResourceKey
+from lateen.api.hosts import resolve_short_name
+from lateen.flow import Graph, Read
+from lateen.pilot.model.peer_auth import mtls_mode
+from lateen.pilot.model.policy import Rule, age_key, exported_to, merge_rules
+from lateen.pilot.model.routes import bound_gateways
+from lateen.pilot.model.values import ALLOW_ANY, REGISTRY_ONLY, AccessLog, Hostname, MtlsMode, Telemetry
+from lateen.pilot.registry.services import (
+    CLUSTER_DOMAIN,
+    IMPLIED_LABEL,
+    implied_rows,
+    merge_implied,
+    service_rows,
+)
+from lateen.pilot.registry.values import EVERYWHERE, ROOT_NAMESPACE, Service, ServiceKey, Workload
+
+__all__ = ["Mesh", "MeshSettings", "View", "host_patterns"]
+
+NO_ACCESS_LOG = AccessLog(path="", json=False, format="")
+
+
+@dataclass(frozen=True, slots=True, order=True, kw_only=True)
+class View:
+    """What all proxies that see the same are served. Two proxies of one view share every outbound resource."""
+
+    kind: str  # "sidecar" | "gateway"
+    namespace: str
+    labels: tuple[tuple[str, str], ...] = ()  # only those that some rule asks for; all of a gateway's
+    capture: bool = True
+    http_proxy_port: int = 0
+    gateway_ports: tuple[tuple[int, int], ...] = ()  # explicit mode: port of the Gateway -> port it binds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshSettings:
+    """The part of MeshConfig that is acted on, with Istio's defaults. See docs/api/mesh-config.md."""
+
+    trust_domain: str = "cluster.local"
+    trust_domain_aliases: tuple[str, ...] = ()
+    root_namespace: str = ROOT_NAMESPACE
+    outbound_policy: str = ALLOW_ANY
+    auto_mtls: bool = True
+    connect_timeout: timedelta = timedelta(seconds=10)
+    sniff_timeout: timedelta = timedelta(0)
+    dns_refresh: timedelta = timedelta(seconds=60)
+    h2_upgrade: bool = False
+    inbound_localhost: bool = False
+    retries: Any = None  # api HTTPRetry: for routes that set none
+    default_policy: Any = None  # api TrafficPolicy of the mesh
+    access_log: AccessLog = NO_ACCESS_LOG
+
+    @property
+    def telemetry(self) -> Telemetry:
+        return Telemetry(access_log=self.access_log)
+
+    @property
+    def trust_domains(self) -> tuple[str, ...]:
+        return (self.trust_domain, *self.trust_domain_aliases)
+
+
+class Mesh:
+    """Everything that is known, by key. One instance a control plane; owned by its loop."""
+
+    def __init__(self, graph: Graph, trust_domain: str = "cluster.local") -> None:
+        self.graph = graph
+        self._trust_domain = trust_domain
+        self.objects = graph.input("objects")  # ResourceKey -> Object
+        self.workloads = graph.input("workloads")  # name -> Workload
+        self.vips = graph.input("vips")  # Hostname -> address
+
+        self.services = graph.table("services", self.objects, lambda read, key, obj: service_rows(obj))
+        self.implied = graph.table("implied services", self.workloads, lambda read, key, value: implied_rows(value))
+        self.rows_by_host = graph.index("services by host", self.services, lambda key, value: [key.hostname])
+        self.implied_by_host = graph.index("implied by host", self.implied, lambda key, value: [key.hostname])
+        self.rows_by_scope = graph.index("services by scope", self.services, lambda key, value: value.export_to)
+        self.implied_by_scope = graph.index("implied by scope", self.implied, lambda key, value: [EVERYWHERE])
+        self.rows_by_selector = graph.index("services by selector", self.services, _first_selector)
+        self.rows_by_port = graph.index("services by port", self.services, _scoped_ports)
+        self.implied_by_port = graph.index("implied by port", self.implied, _scoped_ports)
+
+        self.workloads_by_label = graph.index("workloads by label", self.workloads, _workload_labels)
+        self.entries_by_label = graph.index("workload entries by label", self.objects, _entry_labels)
+
+        self.rules_by_host = graph.index("rules by host", self.objects, _rule_hosts)
+        self.virtual_by_host = graph.index("virtual services by host", self.objects, _virtual_hosts)
+        self.virtual_by_gateway = graph.index("virtual services by gateway", self.objects, _virtual_gateways)
+        self.gateways_by_label = graph.index("gateways by label", self.objects, _gateway_labels)
+        self.peer_auth = graph.index("peer authentications", self.objects, _by_namespace("PeerAuthentication"))
+        self.by_kind = graph.index("resources by kind", self.objects, lambda key, value: [key.kind])
+        self.asked_labels = graph.index("labels rules ask for", self.objects, _asked_labels)
+
+        self.settings = graph.derive("mesh settings", self._settings)
+        self.service = graph.derive("service", self._service)
+        self.rule = graph.derive("rule", self._rule)
+        self.port_mtls = graph.derive("mtls mode", self._port_mtls)
+        self.view = graph.derive("view", self._view)
+
+    # ---- mesh-wide
+
+    def _settings(self, read: Read, key: str) -> MeshSettings:
+        objects = [read.get(self.objects, name) for name in read.lookup(self.by_kind, "MeshConfig")]
+        if not objects:
+            return MeshSettings(trust_domain=self._trust_domain)
+        return _settings_of(min(objects, key=age_key).spec, self._trust_domain)
+
+    # ---- services
+
+    def _service(self, read: Read, key: tuple[str, Hostname]) -> Service | None:
+        """The service that `hostname` is, seen from a namespace: own namespace, then Services, then the oldest."""
+        namespace, hostname = key
+        candidates: list[tuple[tuple[Any, ...], Service]] = []
+        for row in read.lookup(self.rows_by_host, hostname):
+            service = read.get(self.services, row)
+            if service is not None and _visible(service, namespace):
+                rank = (service.namespace != namespace, row.registry, service.created, row.namespace, row.name)
+                candidates.append((rank, service))
+        if candidates:
+            return min(candidates, key=lambda pair: pair[0])[1]
+        implied = [read.get(self.implied, row) for row in read.lookup(self.implied_by_host, hostname)]
+        return merge_implied([service for service in implied if service is not None]) if implied else None
+
+    def address(self, read: Read, service: Service) -> str:
+        """Return the virtual IP of a service, "" when it has none."""
+        if service.address:
+            return service.address
+        return read.get(self.vips, service.hostname, "") if service.wants_vip else ""
+
+    def members(self, read: Read, service: Service) -> tuple[Workload, ...]:
+        """Return the running workloads that a service's selector picks, by name."""
+        if not service.selector:
+            return ()
+        names: set[str] | None = None
+        for label in service.selector:
+            found = set(read.lookup(self.workloads_by_label, (service.namespace, *label)))
+            names = found if names is None else names & found
+        return tuple(read.get(self.workloads, name) for name in sorted(names or ()))
+
+    def written_members(self, read: Read, service: Service) -> tuple[Object, ...]:
+        """Return the WorkloadEntries that a service's selector picks, by key."""
+        if not service.selector or service.selector[0][0] == IMPLIED_LABEL:
+            return ()
+        keys: set[ResourceKey] | None = None
+        for label in service.selector:
+            found = set(read.lookup(self.entries_by_label, (service.namespace, *label)))
+            keys = found if keys is None else keys & found
+        return tuple(read.get(self.objects, key) for key in sorted(keys or ()))
+
+    def services_of(self, read: Read, workload: Workload) -> tuple[Service, ...]:
+        """Return the services whose selector picks `workload`, oldest first; an implied one where no other has its name."""
+        found: list[tuple[tuple[Any, ...], Service]] = []
+        for label, value in sorted(workload.labels.items()):
+            for row in read.lookup(self.rows_by_selector, (workload.namespace, label, value)):
+                service = read.get(self.services, row)
+                if service is not None and all(workload.labels.get(key) == want for key, want in service.selector):
+                    found.append(((row.registry, service.created, row.name), service))
+        services = [service for _, service in sorted(found, key=lambda pair: pair[0])]
+        for row, service in implied_rows(workload):
+            if read.get(self.service, (workload.namespace, row.hostname)) not in services:
+                services.append(service)
+        return tuple(services)
+
+    # ---- rules
+
+    def _rule(self, read: Read, key: tuple[str, tuple[tuple[str, str], ...], Hostname, str]) -> Rule | None:
+        """The DestinationRule for a host: of the client's namespace, of the service's, of the root namespace."""
+        client, labels, hostname, owner = key
+        root = read.get(self.settings, "mesh").root_namespace
+        for namespace in dict.fromkeys((client, owner, root)):
+            if not namespace:
+                continue
+            for pattern in host_patterns(hostname):
+                rules = [
+                    rule
+                    for name in read.lookup(self.rules_by_host, (namespace, pattern))
+                    if (rule := read.get(self.objects, name)) is not None and _rule_acts(rule, client, labels, root)
+                ]
+                selected = [rule for rule in rules if rule.spec.workload_selector is not None] or rules
+                if selected:
+                    return merge_rules(selected)
+        return None
+
+    def virtual_service_for(self, read: Read, *, namespace: str, host: str, acts: Any) -> tuple[Object, Any] | None:
+        """Return the VirtualService that speaks for `host` to sidecars of `namespace`, and what `acts` made of it.
+
+        The most specific host wins, then order of creation; one of which `acts` makes nothing does not claim the host.
+        """
+        for pattern in host_patterns(host):
+            objects = [read.get(self.objects, key) for key in read.lookup(self.virtual_by_host, pattern)]
+            for obj in sorted((obj for obj in objects if obj is not None), key=age_key):
+                if exported_to(obj.spec.export_to, obj.key.namespace, namespace):
+                    result = acts(obj)
+                    if result:
+                        return obj, result
+        return None
+
+    def _port_mtls(self, read: Read, key: tuple[str, tuple[tuple[str, str], ...], int]) -> MtlsMode:
+        """The mode of one port (0: ports no service names) of the workloads with these labels."""
+        namespace, labels, port = key
+        root = read.get(self.settings, "mesh").root_namespace
+        own = () if namespace == root else read.lookup(self.peer_auth, namespace)
+        return mtls_mode(
+            [read.get(self.objects, name) for name in read.lookup(self.peer_auth, root)],
+            [read.get(self.objects, name) for name in own],
+            dict(labels),
+            port or None,
+        )
+
+    # ---- viewers
+
+    def _view(self, read: Read, name: str) -> View | None:
+        """The view of one workload's proxy."""
+        workload = read.get(self.workloads, name)
+        if workload is None:
+            return None
+        if workload.kind == "gateway":
+            return View(
+                kind="gateway",
+                namespace=workload.namespace,
+                labels=tuple(sorted(workload.labels.items())),
+                capture=workload.capture,
+                gateway_ports=tuple(sorted((number, target) for _, number, target in workload.ports)),
+            )
+        asked = sorted(
+            (label, value) for label, value in workload.labels.items() if read.lookup(self.asked_labels, label)
+        )
+        return View(
+            kind="sidecar",
+            namespace=workload.namespace,
+            labels=tuple(asked),
+            capture=workload.capture,
+            http_proxy_port=workload.http_proxy_port,
+        )
+
+
+def host_patterns(hostname: str) -> Iterator[str]:
+    """Yield what a rule may write to mean `hostname`, most specific first: itself, then ever shorter wildcards."""
+    yield hostname
+    rest = hostname
+    while "." in rest:
+        rest = rest.partition(".")[2]
+        wildcard = f"*.{rest}"
+        if rest and wildcard != hostname:
+            yield wildcard
+    if hostname != "*":
+        yield "*"
+
+
+def _visible(service: Service, namespace: str) -> bool:
+    return EVERYWHERE in service.export_to or namespace in service.export_to
+
+
+def _first_selector(key: ServiceKey, service: Service) -> Iterable[tuple[str, str, str]]:
+    return [(service.namespace, *service.selector[0])] if service.selector else []
+
+
+def _scoped_ports(key: ServiceKey, service: Service) -> list[tuple[str, int]]:
+    return sorted({(scope, port.number) for scope in service.export_to for port in service.ports})
+
+
+def _workload_labels(name: str, workload: Workload) -> list[tuple[str, str, str]]:
+    labels = sorted(workload.labels.items())
+    if workload.service:
+        labels.append((IMPLIED_LABEL, workload.service))
+    return [(workload.namespace, label, value) for label, value in labels]
+
+
+def _entry_labels(key: ResourceKey, obj: Object) -> list[tuple[str, str, str]]:
+    if key.kind != "WorkloadEntry":
+        return []
+    return [(key.namespace, label, value) for label, value in sorted((obj.spec.labels or {}).items())]
+
+
+def _rule_hosts(key: ResourceKey, obj: Object) -> list[tuple[str, str]]:
+    if key.kind != "DestinationRule":
+        return []
+    return [(key.namespace, _full_name(obj.spec.host, key.namespace))]
+
+
+def _virtual_hosts(key: ResourceKey, obj: Object) -> list[str]:
+    if key.kind != "VirtualService" or "mesh" not in _all_gateways(obj):
+        return []
+    return sorted({_full_name(host, key.namespace) for host in obj.spec.hosts})
+
+
+def _virtual_gateways(key: ResourceKey, obj: Object) -> list[str]:
+    return sorted(_all_gateways(obj)) if key.kind == "VirtualService" and obj.spec.hosts else []
+
+
+def _all_gateways(obj: Object) -> set[str]:
+    return set(bound_gateways(obj))
+
+
+def _gateway_labels(key: ResourceKey, obj: Object) -> list[tuple[str, str]]:
+    if key.kind != "Gateway":
+        return []
+    selector = sorted((obj.spec.selector or {}).items())
+    return [selector[0]] if selector else [("", "")]
+
+
+def _by_namespace(kind: str) -> Any:
+    return lambda key, obj: [key.namespace] if key.kind == kind else []
+
+
+def _asked_labels(key: ResourceKey, obj: Object) -> list[str]:
+    if key.kind == "DestinationRule":
+        selector = obj.spec.workload_selector
+        return sorted((selector.match_labels or {}) if selector is not None else ())
+    if key.kind != "VirtualService":
+        return []
+    rules = [*obj.spec.http, *obj.spec.tcp, *obj.spec.tls]
+    return sorted({label for rule in rules for match in rule.match for label in match.source_labels or ()})
+
+
+def _full_name(host: str, namespace: str) -> str:
+    return resolve_short_name(host, namespace, CLUSTER_DOMAIN).lower()
+
+
+def _rule_acts(rule: Object, client: str, labels: tuple[tuple[str, str], ...], root: str) -> bool:
+    namespace = rule.key.namespace
+    selector = rule.spec.workload_selector
+    if selector is not None:
+        wanted = (selector.match_labels or {}).items()
+        return namespace == client and all(pair in labels for pair in wanted)
+    if namespace == client == root:
+        # In the root namespace itself, only what is kept there is a client's own rule.
+        return exported_to(rule.spec.export_to, namespace, client)
+    return namespace == client or exported_to(rule.spec.export_to, namespace, client)
+
+
+def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
+    default = MeshSettings()
+    policy = spec.outbound_traffic_policy
+    mode = str(getattr(getattr(policy, "mode", None), "value", getattr(policy, "mode", None)) or ALLOW_ANY)
+    inbound = spec.inbound_traffic_policy
+    inbound_mode = str(getattr(getattr(inbound, "mode", None), "value", getattr(inbound, "mode", None)) or "")
+    upgrade = str(getattr(spec.h2_upgrade_policy, "value", spec.h2_upgrade_policy) or "")
+    encoding = str(getattr(spec.access_log_encoding, "value", spec.access_log_encoding) or "TEXT")
+    return MeshSettings(
+        trust_domain=trust_domain,
+        trust_domain_aliases=tuple(spec.trust_domain_aliases or ()),
+        root_namespace=spec.root_namespace or default.root_namespace,
+        outbound_policy=REGISTRY_ONLY if mode == REGISTRY_ONLY else ALLOW_ANY,
+        auto_mtls=True if spec.enable_auto_mtls is None else bool(spec.enable_auto_mtls),
+        connect_timeout=spec.connect_timeout or default.connect_timeout,
+        sniff_timeout=spec.protocol_detection_timeout or default.sniff_timeout,
+        dns_refresh=spec.dns_refresh_rate or default.dns_refresh,
+        h2_upgrade=upgrade == "UPGRADE",
+        inbound_localhost=inbound_mode == "LOCALHOST",
+        retries=spec.default_http_retry_policy,
+        default_policy=getattr(spec, "default_traffic_policy", None),
+        access_log=AccessLog(
+            path=spec.access_log_file or "", json=encoding == "JSON", format=spec.access_log_format or ""
+        ),
+    )

@@ -1,0 +1,618 @@
+"""What a view sends to: clusters, endpoints, listeners and routes, resolved.
+
+Every function here is derived: of a view and a host, a port or a name; it reads through `Read` and decides by the rules
+of docs/api/. One service's change touches that service's clusters, endpoints and virtual host, and the lists it is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lateen.api.hosts import resolve_short_name
+from lateen.api.protocol import Protocol
+from lateen.flow import Read
+from lateen.pilot.model.domains import service_domains
+from lateen.pilot.model.mesh import Mesh, MeshSettings, View, host_patterns
+from lateen.pilot.model.policy import EffectivePolicy, effective_policy, exported_to, hash_policies, upstream_tls
+from lateen.pilot.model.routes import (
+    MESH_GATEWAY,
+    Resolve,
+    Resolved,
+    Viewer,
+    default_route,
+    http_routes,
+    tcp_routes,
+    tls_routes,
+)
+from lateen.pilot.model.values import (
+    AutoMtls,
+    Cluster,
+    ClusterInput,
+    Destination,
+    EndpointInput,
+    EndpointsInput,
+    Hostname,
+    HttpProxyListenerInput,
+    MtlsMode,
+    OutboundListenerInput,
+    Peer,
+    Resolution,
+    RouteConfigInput,
+    ServiceRef,
+    TcpRoute,
+    VirtualHostInput,
+    VirtualOutboundInput,
+)
+from lateen.pilot.registry.services import CLUSTER_DOMAIN, static_endpoint
+from lateen.pilot.registry.values import Service, ServicePort, StaticEndpoint, Workload
+
+__all__ = ["HTTP_PROXY_ROUTE", "Outbound", "cluster_name", "parse_cluster_name", "peer_of"]
+
+HTTP_PROXY_ROUTE = "http_proxy"
+WILDCARD = "0.0.0.0"  # noqa: S104  # the bind of a listener that captures, not one that is open to the world
+RESERVED_PORTS = frozenset({15001, 15006, 15021, 15090})  # Envoy's own listeners: a service port there is not captured
+TLS_MODE_LABEL = "security.istio.io/tlsMode"
+
+
+def cluster_name(port: int, subset: str, hostname: str) -> Cluster:
+    """Return the name of an outbound cluster, as Istio's tools read it."""
+    return Cluster(f"outbound|{port}|{subset}|{hostname}")
+
+
+def parse_cluster_name(name: str) -> tuple[int, str, Hostname] | None:
+    """Return (port, subset, hostname) of an outbound cluster's name; None for any other name."""
+    parts = name.split("|", 3)
+    if len(parts) != 4 or parts[0] != "outbound" or not parts[1].isdecimal() or len(parts[1]) > 5:
+        return None
+    return int(parts[1]), parts[2], Hostname(parts[3])
+
+
+class Outbound:
+    """The derived collections of everything that leaves a proxy."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        graph = mesh.graph
+        # (view, hostname) -> tuple[ClusterInput, ...]
+        self.clusters = graph.derive("clusters", self._clusters)
+        # (view, cluster's name) -> EndpointsInput | None
+        self.endpoints = graph.derive("endpoints", self._endpoints)
+        # (view, hostname) -> tuple[OutboundListenerInput, ...]: those bound to the service's own address
+        self.service_listeners = graph.derive("service listeners", self._service_listeners)
+        # (view, port) -> OutboundListenerInput | None: the one all HTTP services of a port share
+        self.port_listener = graph.derive("port listener", self._port_listener)
+        # view -> the listeners every proxy of it has
+        self.base_listeners = graph.derive("base listeners", self._base_listeners)
+        # (view, port, hostname, name of the route configuration) -> VirtualHostInput | None
+        self.virtual_host = graph.derive("virtual host", self._virtual_host)
+        # (view, name) -> (RouteConfigInput without virtual hosts, keys of virtual hosts, others) | None
+        self.route_config = graph.derive("route configuration", self._route_config)
+
+        # Ports in use by scope: one row a port of a service, so that a scope's ports come and go as deltas.
+        self.port_rows = graph.table("port rows", mesh.services, self._port_rows)
+        self.implied_port_rows = graph.table("implied port rows", mesh.implied, self._port_rows)
+        self.ports_by_scope = graph.index("ports by scope", self.port_rows, lambda key, value: [key[0]])
+        self.implied_ports_by_scope = graph.index(
+            "implied ports by scope", self.implied_port_rows, lambda key, value: [key[0]]
+        )
+
+    @staticmethod
+    def _port_rows(read: Read, key: Any, service: Service) -> list[tuple[tuple[str, int, Any], bool]]:
+        return [
+            ((scope, number, key), True)
+            for scope in service.export_to
+            for number in sorted({port.number for port in service.ports if port.protocol is not Protocol.UDP})
+        ]
+
+    # ---- clusters
+
+    def _clusters(self, read: Read, key: tuple[View, Hostname]) -> tuple[ClusterInput, ...]:
+        view, hostname = key
+        service = read.get(self.mesh.service, (view.namespace, hostname))
+        if service is None or service.alias_of is not None:
+            return ()
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        rule = self._rule_for(read, view, service)
+        places = self._places(read, service)
+        dns = service.resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
+        found = []
+        for port in service.ports:
+            if port.protocol is Protocol.UDP:
+                continue
+            for subset in ("", *(entry.name for entry in (rule.subsets if rule else ()))):
+                policy = effective_policy(rule, port=port.number, subset=subset, mesh_default=settings.default_policy)
+                endpoints = self._select(read, view, service, port, subset, policy, places) if dns else ()
+                if dns and not endpoints:
+                    continue
+                found.append(
+                    ClusterInput(
+                        service=_service_ref(service),
+                        port=port.number,
+                        port_name=port.name,
+                        protocol=port.protocol,
+                        subset=subset,
+                        resolution=self._resolution(service, view),
+                        mesh_external=service.mesh_external,
+                        for_gateway=view.kind == "gateway",
+                        connect_timeout=settings.connect_timeout,
+                        connection_pool=policy.connection_pool,
+                        load_balancer=policy.load_balancer,
+                        outlier_detection=policy.outlier_detection,
+                        proxy_protocol=_proxy_protocol(policy),
+                        retry_budget=policy.retry_budget,
+                        h2_upgrade=settings.h2_upgrade,
+                        tls=upstream_tls(policy),
+                        auto_mtls=self._auto_mtls(read, service, settings, policy, places),
+                        sans=self._sans(service, settings, places),
+                        endpoints=endpoints,
+                        dns_refresh=settings.dns_refresh,
+                        target_port=port.target if isinstance(port.target, int) else None,
+                        rule=rule.ref if rule else None,
+                    )
+                )
+        return tuple(found)
+
+    @staticmethod
+    def _resolution(service: Service, view: View) -> Resolution:
+        # A gateway is nobody's capture: there is no original destination, so it picks endpoints itself.
+        if view.kind == "gateway" and service.resolution is Resolution.ORIGINAL_DST and service.headless:
+            return Resolution.EDS
+        return service.resolution
+
+    def _rule_for(self, read: Read, view: View, service: Service) -> Any:
+        return read.get(self.mesh.rule, (view.namespace, view.labels, service.hostname, service.namespace))
+
+    def _auto_mtls(
+        self,
+        read: Read,
+        service: Service,
+        settings: MeshSettings,
+        policy: EffectivePolicy,
+        places: tuple[_Place, ...],
+    ) -> AutoMtls:
+        if policy.tls is not None or not settings.auto_mtls or service.mesh_external:
+            return AutoMtls.OFF
+        balancer = policy.load_balancer
+        simple = str(getattr(getattr(balancer, "simple", None), "value", getattr(balancer, "simple", None)) or "")
+        if service.resolution is Resolution.ORIGINAL_DST or simple == "PASSTHROUGH":
+            return AutoMtls.ALL if places and all(place.in_mesh for place in places) else AutoMtls.OFF
+        mode = read.get(self.mesh.port_mtls, (service.namespace, (), 0))
+        return AutoMtls.OFF if mode is MtlsMode.DISABLE else AutoMtls.PER_ENDPOINT
+
+    @staticmethod
+    def _sans(service: Service, settings: MeshSettings, places: tuple[_Place, ...]) -> tuple[str, ...]:
+        accounts = {place.account for place in places if place.in_mesh and place.account}
+        identities = {
+            f"spiffe://{domain}/ns/{namespace}/sa/{account}"
+            for namespace, account in accounts
+            for domain in settings.trust_domains
+        }
+        return tuple(sorted({*identities, *service.subject_alt_names}))
+
+    # ---- endpoints
+
+    def _endpoints(self, read: Read, key: tuple[View, str]) -> EndpointsInput | None:
+        view, name = key
+        parsed = parse_cluster_name(name)
+        if parsed is None:
+            return None
+        number, subset, hostname = parsed
+        service = read.get(self.mesh.service, (view.namespace, hostname))
+        port = service.port(number) if service is not None else None
+        if service is None or port is None or self._resolution(service, view) is not Resolution.EDS:
+            return None
+        rule = self._rule_for(read, view, service)
+        if subset and (rule is None or all(entry.name != subset for entry in rule.subsets)):
+            return None
+        policy = effective_policy(rule, port=number, subset=subset)
+        places = self._places(read, service)
+        return EndpointsInput(
+            cluster=Cluster(name), endpoints=self._select(read, view, service, port, subset, policy, places)
+        )
+
+    def _places(self, read: Read, service: Service) -> tuple[_Place, ...]:
+        """Everything that serves `service`: running workloads, WorkloadEntries, endpoints written in it."""
+        places = [_Place.of_workload(workload) for workload in self.mesh.members(read, service)]
+        for obj in self.mesh.written_members(read, service):
+            endpoint = static_endpoint(obj.spec, obj.key.namespace, obj.key.name)
+            if endpoint is not None:
+                places.append(_Place.of_written(endpoint))
+        places.extend(_Place.of_written(endpoint) for endpoint in service.endpoints)
+        return tuple(places)
+
+    def _select(
+        self,
+        read: Read,
+        view: View,
+        service: Service,
+        port: ServicePort,
+        subset: str,
+        policy: EffectivePolicy,
+        places: tuple[_Place, ...],
+    ) -> tuple[EndpointInput, ...]:
+        wanted: Iterable[tuple[str, str]] = ()
+        if subset:
+            rule = self._rule_for(read, view, service)
+            chosen = next((entry for entry in rule.subsets if entry.name == subset), None) if rule else None
+            wanted = tuple((chosen.labels or {}).items()) if chosen is not None else ()
+        tls = upstream_tls(policy)
+        found = []
+        for place in places:
+            if not place.ready and not service.publish_not_ready:
+                continue
+            if any(place.labels.get(label) != value for label, value in wanted):
+                continue
+            number = place.port_for(port)
+            if number is None:
+                continue
+            if tls is not None:
+                mtls = tls.mode == "ISTIO_MUTUAL"
+            else:
+                labels = tuple(sorted(place.labels.items()))
+                mode = read.get(self.mesh.port_mtls, (place.namespace, labels, number)) if place.in_mesh else None
+                mtls = place.in_mesh and not service.mesh_external and mode is not MtlsMode.DISABLE
+            found.append(
+                EndpointInput(
+                    address=place.address,
+                    port=number,
+                    weight=place.weight,
+                    mtls=mtls,
+                    locality=place.locality,
+                    peer=place.peer,
+                )
+            )
+        return tuple(sorted(found, key=lambda e: (e.priority, e.locality, e.address, e.port)))
+
+    # ---- listeners
+
+    def _base_listeners(self, read: Read, view: View) -> tuple[VirtualOutboundInput | HttpProxyListenerInput, ...]:
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        if view.kind != "sidecar":
+            return ()
+        if view.capture:
+            return (VirtualOutboundInput(policy=settings.outbound_policy, telemetry=settings.telemetry),)
+        if view.http_proxy_port:
+            return (HttpProxyListenerInput(bind="127.0.0.1", port=view.http_proxy_port, telemetry=settings.telemetry),)
+        return ()
+
+    def _port_listener(self, read: Read, key: tuple[View, int]) -> OutboundListenerInput | None:
+        """The listener on a port's wildcard address: HTTP of all services, and TCP of those without an address."""
+        view, number = key
+        if view.kind != "sidecar" or not view.capture or number in RESERVED_PORTS:
+            return None
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        http = False
+        chains: list[TcpRoute] = []
+        for service in self._services_on_port(read, view, number):
+            port = service.port(number)
+            if port is None or service.alias_of is not None:
+                continue
+            if port.protocol.is_http:
+                http = True
+            elif port.protocol is not Protocol.UDP and not self._own_binds(read, view, service):
+                chains.extend(self._tcp_chains(read, view, service, port, by_address=False))
+        if not http and not chains:
+            return None
+        return OutboundListenerInput(
+            bind=WILDCARD,
+            port=number,
+            http_route=str(number) if http else "",
+            tcp=_first_of_each_match(chains),
+            policy=settings.outbound_policy,
+            sniff_timeout=settings.sniff_timeout,
+            telemetry=settings.telemetry,
+        )
+
+    def _service_listeners(self, read: Read, key: tuple[View, Hostname]) -> tuple[OutboundListenerInput, ...]:
+        """The listeners on a service's own addresses: its TCP ports, and those whose protocol is to be found out."""
+        view, hostname = key
+        service = read.get(self.mesh.service, (view.namespace, hostname))
+        if service is None or service.alias_of is not None or view.kind != "sidecar" or not view.capture:
+            return ()
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        binds = self._own_binds(read, view, service)
+        found = []
+        for port in service.ports:
+            if port.protocol.is_http or port.protocol is Protocol.UDP or port.number in RESERVED_PORTS:
+                continue
+            chains = self._tcp_chains(read, view, service, port, by_address=True)
+            for bind in binds:
+                found.append(
+                    OutboundListenerInput(
+                        bind=bind,
+                        port=port.number,
+                        http_route=f"{hostname}:{port.number}" if port.protocol is Protocol.AUTO else "",
+                        tcp=chains,
+                        policy=settings.outbound_policy,
+                        sniff_timeout=settings.sniff_timeout,
+                        telemetry=settings.telemetry,
+                    )
+                )
+        return tuple(found)
+
+    def _own_binds(self, read: Read, view: View, service: Service) -> tuple[str, ...]:
+        """The addresses by which a service's connections can be told from others': its own, or its workloads'."""
+        address = self.mesh.address(read, service)
+        if address and "/" not in address:
+            return (address,)
+        if service.headless:
+            return tuple(sorted({place.address for place in self._places(read, service)}))
+        return ()
+
+    def _services_on_port(self, read: Read, view: View, number: int) -> list[Service]:
+        hosts = set()
+        for scope in dict.fromkeys(("*", view.namespace)):
+            hosts.update(row.hostname for row in read.lookup(self.mesh.rows_by_port, (scope, number)))
+            hosts.update(row.hostname for row in read.lookup(self.mesh.implied_by_port, (scope, number)))
+        services = [read.get(self.mesh.service, (view.namespace, host)) for host in sorted(hosts)]
+        return [service for service in services if service is not None]
+
+    def _tcp_chains(
+        self, read: Read, view: View, service: Service, port: ServicePort, *, by_address: bool
+    ) -> tuple[TcpRoute, ...]:
+        viewer = Viewer(namespace=view.namespace, labels=dict(view.labels))
+        resolve = self.resolver(read, view)
+        select = tls_routes if port.protocol.is_tls else tcp_routes
+        spoken = self.mesh.virtual_service_for(
+            read,
+            namespace=view.namespace,
+            host=service.hostname,
+            acts=lambda vs: select(vs, port=port.number, viewer=viewer, resolve=resolve),
+        )
+        ref = _service_ref(service)
+        chains = list(spoken[1]) if spoken else []
+        if not any(not chain.sni and not chain.subnets for chain in chains):
+            target = cluster_name(port.number, "", service.hostname)
+            # Told apart by its name where the connection's address cannot tell.
+            sni = (str(service.hostname),) if port.protocol.is_tls and not by_address else ()
+            subnets = () if by_address else tuple(entry for entry in service.addresses if "/" in entry)
+            if not (port.protocol.is_tls and spoken):
+                chains.append(
+                    TcpRoute(
+                        destinations=(Destination(cluster=target),),
+                        stat_prefix=str(target),
+                        sni=sni,
+                        subnets=subnets,
+                        service=ref,
+                        protocol=port.protocol,
+                    )
+                )
+        return tuple(chains)
+
+    # ---- routes
+
+    def _route_config(self, read: Read, key: tuple[View, str]) -> tuple[RouteConfigInput, tuple[Any, ...]] | None:
+        """A route configuration without its virtual hosts, and the keys of those (`virtual_host`) in order."""
+        view, name = key
+        if view.kind != "sidecar":
+            return None
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        if name == HTTP_PROXY_ROUTE:
+            numbers = self._ports_in_sight(read, view)
+            keys = [
+                (view, number, service.hostname, name)
+                for number in numbers
+                for service in self._services_on_port(read, view, number)
+                if (port := service.port(number)) and (port.protocol.is_http or port.protocol is Protocol.AUTO)
+            ]
+            return RouteConfigInput(
+                name=name, virtual_hosts=(), catch_all=settings.outbound_policy, ignore_port_in_host=False
+            ), tuple(keys)
+        host, colon, text = name.rpartition(":")
+        if not text.isdecimal() or len(text) > 5:
+            return None
+        number = int(text)
+        if colon:
+            return RouteConfigInput(name=name, virtual_hosts=()), ((view, number, Hostname(host), name),)
+        hosts = [
+            service.hostname
+            for service in self._services_on_port(read, view, number)
+            if service.alias_of is None and (port := service.port(number)) and port.protocol.is_http
+        ]
+        if number == 80:
+            hosts.extend(self._foreign_hosts(read, view, number))
+        return RouteConfigInput(name=name, virtual_hosts=(), catch_all=settings.outbound_policy), tuple(
+            (view, number, host, name) for host in sorted(dict.fromkeys(hosts))
+        )
+
+    def _ports_in_sight(self, read: Read, view: View) -> list[int]:
+        numbers = set()
+        for scope in dict.fromkeys(("*", view.namespace)):
+            numbers.update(key[1] for key in read.lookup(self.ports_by_scope, scope))
+            numbers.update(key[1] for key in read.lookup(self.implied_ports_by_scope, scope))
+        return sorted(numbers)
+
+    def _foreign_hosts(self, read: Read, view: View, number: int) -> list[Hostname]:
+        """Hosts that only VirtualServices name: they are reached on port 80."""
+        hosts = set()
+        for key in read.lookup(self.mesh.virtual_by_gateway, MESH_GATEWAY):
+            obj = read.get(self.mesh.objects, key)
+            if obj is None or not exported_to(obj.spec.export_to, obj.key.namespace, view.namespace):
+                continue
+            for written in obj.spec.hosts:
+                host = Hostname(resolve_short_name(written, key.namespace, CLUSTER_DOMAIN).lower())
+                known = read.get(self.mesh.service, (view.namespace, host)) is not None
+                claims = "*" in host and any(
+                    host in host_patterns(service.hostname) for service in self._services_on_port(read, view, number)
+                )
+                if not known and not claims:
+                    hosts.add(host)
+        return sorted(hosts)
+
+    def _virtual_host(self, read: Read, key: tuple[View, int, Hostname, str]) -> VirtualHostInput | None:
+        view, number, hostname, config = key
+        service = read.get(self.mesh.service, (view.namespace, hostname))
+        viewer = Viewer(namespace=view.namespace, labels=dict(view.labels))
+        resolve = self.resolver(read, view)
+        spoken = self.mesh.virtual_service_for(
+            read,
+            namespace=view.namespace,
+            host=hostname,
+            acts=lambda vs: http_routes(vs, port=number, viewer=viewer, resolve=resolve),
+        )
+        if spoken is not None:
+            routes = spoken[1]
+        elif service is not None:
+            target = cluster_name(number, "", hostname)
+            policy = effective_policy(self._rule_for(read, view, service), port=number, subset="")
+            routes = (default_route(hostname, number, target, hash_policies(policy)),)
+        else:
+            return None
+        if ":" in config:
+            domains: tuple[str, ...] = ("*",)
+        elif service is None:
+            domains = (str(hostname),) if config != HTTP_PROXY_ROUTE else (str(hostname), f"{hostname}:{number}")
+        else:
+            address = self.mesh.address(read, service)
+            proxied = config == HTTP_PROXY_ROUTE
+            domains = service_domains(
+                hostname,
+                view.namespace,
+                [address] if address else [],
+                headless=service.headless,
+                ports=(number,) if proxied else (),
+            )
+            if proxied and number != 80:
+                domains = tuple(domain for domain in domains if domain.endswith(f":{number}"))
+        return VirtualHostInput(name=f"{hostname}:{number}", domains=domains, routes=routes)
+
+    def resolver(self, read: Read, view: View) -> Resolve:
+        """Return the function that turns a `destination` of the API into a cluster, with tracked reads."""
+
+        def resolve(destination: Any, namespace: str, listen_port: int) -> Resolved:
+            host = Hostname(resolve_short_name(destination.host, namespace, CLUSTER_DOMAIN).lower())
+            service = read.get(self.mesh.service, (view.namespace, host))
+            if service is not None and service.alias_of is not None:
+                host = service.alias_of
+                service = read.get(self.mesh.service, (view.namespace, host))
+            number = destination.port.number if destination.port is not None else 0
+            if not number:
+                single = service is not None and len(service.ports) == 1
+                number = service.ports[0].number if service is not None and single else listen_port
+            subset = destination.subset or ""
+            hashes = ()
+            if service is not None:
+                policy = effective_policy(self._rule_for(read, view, service), port=number, subset=subset)
+                hashes = hash_policies(policy)
+            return Resolved(
+                cluster_name(number, subset, host), hashes, _service_ref(service) if service is not None else None
+            )
+
+        return resolve
+
+
+class _Place:
+    """One thing that serves: a running workload, or an endpoint that somebody wrote down."""
+
+    __slots__ = (
+        "_ports",
+        "account",
+        "address",
+        "in_mesh",
+        "labels",
+        "locality",
+        "namespace",
+        "peer",
+        "ready",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        *,
+        address: str,
+        ports: tuple[tuple[str, int], ...] | None,
+        labels: dict[str, str],
+        namespace: str,
+        account: str,
+        in_mesh: bool,
+        ready: bool,
+        weight: int,
+        locality: str,
+        peer: Peer | None,
+    ) -> None:
+        self.address = address
+        self._ports = ports
+        self.labels = labels
+        self.namespace = namespace
+        self.account = (namespace, account) if account else None
+        self.in_mesh = in_mesh
+        self.ready = ready
+        self.weight = weight
+        self.locality = locality
+        self.peer = peer
+
+    @classmethod
+    def of_workload(cls, workload: Workload) -> _Place:
+        return cls(
+            address=workload.ip,
+            ports=tuple((name, number) for name, number, _ in workload.ports),
+            labels=dict(workload.labels),
+            namespace=workload.namespace,
+            account=workload.service_account,
+            in_mesh=True,
+            ready=workload.ready,
+            weight=1,
+            locality=workload.locality,
+            peer=peer_of(workload.name, workload.namespace, workload.labels, workload.cluster),
+        )
+
+    @classmethod
+    def of_written(cls, endpoint: StaticEndpoint) -> _Place:
+        labels = dict(endpoint.labels)
+        tls_mode = labels.get(TLS_MODE_LABEL) or ("istio" if endpoint.service_account else "disabled")
+        in_mesh = tls_mode == "istio"
+        return cls(
+            address=endpoint.address,
+            ports=endpoint.ports,
+            labels=labels,
+            namespace=endpoint.namespace,
+            account=endpoint.service_account,
+            in_mesh=in_mesh,
+            ready=True,
+            weight=endpoint.weight,
+            locality=endpoint.locality,
+            peer=peer_of(endpoint.name, endpoint.namespace, labels, "") if in_mesh else None,
+        )
+
+    def port_for(self, port: ServicePort) -> int | None:
+        """Return the number at which this place serves `port`: its own by name, else the service's target."""
+        named = dict(self._ports or ())
+        if isinstance(port.target, str):
+            return named.get(port.target)
+        if port.target:
+            return port.target
+        return named.get(port.name, port.number) if not self.in_mesh or port.name in named else port.number
+
+
+def peer_of(workload: str, namespace: str, labels: Any, cluster: str) -> Peer:
+    """Return how metrics name a workload. Rules for app, version and canonical names are Istio's."""
+    app = labels.get("app") or labels.get("app.kubernetes.io/name") or ""
+    version = labels.get("version") or labels.get("app.kubernetes.io/version") or ""
+    return Peer(
+        workload=workload,
+        namespace=namespace,
+        cluster=cluster,
+        app=app,
+        version=version,
+        canonical_service=labels.get("service.istio.io/canonical-name") or app or workload,
+        canonical_revision=labels.get("service.istio.io/canonical-revision") or version or "latest",
+    )
+
+
+def _service_ref(service: Service) -> ServiceRef:
+    return ServiceRef(hostname=service.hostname, name=service.name, namespace=service.namespace)
+
+
+def _proxy_protocol(policy: EffectivePolicy) -> str:
+    version = getattr(policy.proxy_protocol, "version", None)
+    return str(getattr(version, "value", version) or "V1") if policy.proxy_protocol is not None else ""
+
+
+def _first_of_each_match(chains: Iterable[TcpRoute]) -> tuple[TcpRoute, ...]:
+    """Drop chains whose match an earlier one has: Envoy refuses two of one match. The match-all one goes last."""
+    seen: dict[tuple[tuple[str, ...], tuple[str, ...]], TcpRoute] = {}
+    for chain in chains:
+        seen.setdefault((chain.sni, chain.subnets), chain)
+    return tuple(sorted(seen.values(), key=lambda chain: not chain.sni and not chain.subnets))

@@ -1,0 +1,121 @@
+"""Services and workloads in one shape, whatever they were written as.
+
+In:  core/v1 Services, ServiceEntries, WorkloadEntries, registrations of running workloads.
+Out: the values below; `lateen.pilot.model` resolves them against a viewer. No Envoy in here, no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from lateen.api.base import ResourceKey
+from lateen.api.protocol import Protocol
+from lateen.pilot.model.values import Hostname, Resolution
+
+__all__ = [
+    "EVERYWHERE",
+    "ROOT_NAMESPACE",
+    "Registry",
+    "Service",
+    "ServiceKey",
+    "ServicePort",
+    "StaticEndpoint",
+    "Workload",
+]
+
+EVERYWHERE = "*"  # an exportTo that every namespace sees
+ROOT_NAMESPACE = "istio-system"  # MeshConfig.rootNamespace's default
+
+
+class Registry(IntEnum):
+    """Where a service is from; the lower one wins a hostname that both claim."""
+
+    SERVICE = 0  # core/v1 Service
+    SERVICE_ENTRY = 1
+    IMPLIED = 2  # nothing but a running workload names it
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServiceKey:
+    """One service row. Several rows may name one host; `lateen.pilot.model.visibility` picks."""
+
+    hostname: Hostname
+    registry: Registry
+    namespace: str
+    name: str  # of the resource, or of the workload that implies it
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    name: str
+    number: int
+    protocol: Protocol
+    target: int | str | None  # number or name at the workload; None: the same number
+
+
+@dataclass(frozen=True, slots=True)
+class StaticEndpoint:
+    """One endpoint written down in a ServiceEntry or a WorkloadEntry."""
+
+    address: str
+    ports: tuple[tuple[str, int], ...] = ()  # service port's name -> number
+    labels: tuple[tuple[str, str], ...] = ()
+    weight: int = 1
+    locality: str = ""
+    service_account: str = ""
+    namespace: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A name with ports that traffic is sent to."""
+
+    hostname: Hostname
+    name: str  # short name; for services outside their hostname
+    namespace: str
+    registry: Registry
+    ports: tuple[ServicePort, ...]
+    address: str = ""  # virtual IP or CIDR as written; "" none was
+    addresses: tuple[str, ...] = ()  # all that were written
+    wants_vip: bool = False  # one is handed out when none was written
+    resolution: Resolution = Resolution.EDS
+    mesh_external: bool = False
+    export_to: tuple[str, ...] = (EVERYWHERE,)
+    selector: tuple[tuple[str, str], ...] = ()  # sorted; () selects nothing
+    endpoints: tuple[StaticEndpoint, ...] = ()
+    subject_alt_names: tuple[str, ...] = ()
+    alias_of: Hostname | None = None  # ExternalName
+    publish_not_ready: bool = False
+    session_affinity: bool = False
+    created: str = ""
+    source: ResourceKey | None = None
+
+    def port(self, number: int) -> ServicePort | None:
+        return next((port for port in self.ports if port.number == number), None)
+
+    @property
+    def headless(self) -> bool:
+        """No virtual IP, and clients dial the workloads themselves."""
+        return self.registry is not Registry.SERVICE_ENTRY and self.resolution is Resolution.ORIGINAL_DST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One running instance with one identity."""
+
+    name: str
+    kind: str = "sidecar"  # "sidecar" | "gateway"
+    namespace: str
+    service_account: str
+    service: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ip: str
+    ports: tuple[tuple[str, int, int], ...] = ()  # name, number clients use, number the application listens on
+    ready: bool = False
+    capture: bool = True
+    http_proxy_port: int = 0
+    locality: str = ""
+    cluster: str = "lateen"

@@ -1,0 +1,126 @@
+"""A folder of YAML as a source of resources: pure bookkeeping; the watching is in `watch.py`.
+
+Each file is taken as a whole or not at all: a fault anywhere in it keeps the file's last good resources in force and is
+told as problems. Two files that name one resource: the first by path order keeps it, the other one is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from lateen.api.base import Object, Problem, ResourceKey
+
+__all__ = ["Change", "Decoded", "Folder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One resource that is new, other than before, or gone (`obj` is None)."""
+
+    key: ResourceKey
+    obj: Object | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a file held when it was read. Any problem of level error makes the file unusable as it is now."""
+
+    objects: tuple[Object, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(slots=True)
+class _File:
+    objects: dict[ResourceKey, Object] = field(default_factory=dict)  # the last good ones
+    problems: tuple[Problem, ...] = ()
+
+
+class Folder:
+    """The last good state of every file, and who owns which resource."""
+
+    def __init__(self, decode: Callable[[bytes, str], Decoded]) -> None:
+        self._decode = decode
+        self._files: dict[str, _File] = {}
+        self._owners: dict[ResourceKey, list[str]] = {}  # sorted paths of the files that hold it
+        self._unreadable: dict[str, Problem] = {}
+
+    @property
+    def files(self) -> frozenset[str]:
+        return frozenset(self._files)
+
+    def write(self, files: Mapping[str, bytes | OSError | None]) -> list[Change]:
+        """Take new contents of files: bytes, None (gone), or why it could not be read. Return what changed, by key."""
+        before: dict[ResourceKey, Object | None] = {}
+        for path in sorted(files):
+            content = files[path]
+            if content is None:
+                self._remove(path, before)
+            elif isinstance(content, OSError):
+                message = f"cannot be read: {content.strerror or content}; the last good state stays in force"
+                self._unreadable[path] = Problem(path, 1, "", message)
+            else:
+                self._unreadable.pop(path, None)
+                self._replace(path, self._decode(content, path), before)
+        changes = []
+        for key in sorted(before):
+            now = self._winner(key)
+            if now != before[key] or (now is not None and before[key] is not None and now.origin != before[key].origin):  # type: ignore[union-attr]  # both are not None here
+                changes.append(Change(key, now))
+        return changes
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return every fault that stands now, by file and line."""
+        found: list[Problem] = [*self._unreadable.values()]
+        for file in self._files.values():
+            found.extend(file.problems)
+        for key, paths in self._owners.items():
+            found.extend(self._conflicts(key, paths))
+        return tuple(sorted(found, key=lambda p: (p.file, p.line, p.field, p.message)))
+
+    def _conflicts(self, key: ResourceKey, paths: list[str]) -> Iterable[Problem]:
+        for path in paths[1:]:
+            first = self._files[paths[0]].objects[key].origin
+            yield (
+                self._files[path]
+                .objects[key]
+                .problem(
+                    "metadata.name", f"{key} is defined at {first} already, which stays in force; names must be unique"
+                )
+            )
+
+    def _replace(self, path: str, decoded: Decoded, before: dict[ResourceKey, Object | None]) -> None:
+        file = self._files.setdefault(path, _File())
+        file.problems = decoded.problems
+        if any(problem.level == "error" for problem in decoded.problems):
+            return
+        objects = {obj.key: obj for obj in decoded.objects}
+        for key in {*file.objects, *objects}:
+            before.setdefault(key, self._winner(key))
+        self._disown(path, file.objects)
+        file.objects = objects
+        for key in objects:
+            owners = self._owners.setdefault(key, [])
+            owners.append(path)
+            owners.sort()
+
+    def _remove(self, path: str, before: dict[ResourceKey, Object | None]) -> None:
+        self._unreadable.pop(path, None)
+        file = self._files.get(path)
+        if file is None:
+            return
+        for key in file.objects:
+            before.setdefault(key, self._winner(key))
+        self._disown(path, file.objects)
+        del self._files[path]
+
+    def _disown(self, path: str, keys: Iterable[ResourceKey]) -> None:
+        for key in keys:
+            owners = self._owners[key]
+            owners.remove(path)
+            if not owners:
+                del self._owners[key]
+
+    def _winner(self, key: ResourceKey) -> Object | None:
+        owners = self._owners.get(key)
+        return self._files[owners[0]].objects[key] if owners else None
