@@ -159,7 +159,7 @@ class Mesh:
         return tuple(read.get(self.objects, key) for key in sorted(keys or ()))
 
     def services_of(self, read: Read, workload: Workload) -> tuple[Service, ...]:
-        """Return the services whose selector picks `workload`, oldest first; an implied one where no other has its name."""
+        """Return the services whose selector picks `workload`, oldest first; implied ones where no other stands."""
         found: list[tuple[tuple[Any, ...], Service]] = []
         for label, value in sorted(workload.labels.items()):
             for row in read.lookup(self.rows_by_selector, (workload.namespace, label, value)):

@@ -1,0 +1,85 @@
+"""What arrives at one workload: its ports, whose services they are, and the mutual TLS each demands."""
+
+from __future__ import annotations
+
+from lateen.api.protocol import Protocol, parse_protocol
+from lateen.flow import Read
+from lateen.pilot.model.mesh import Mesh, MeshSettings
+from lateen.pilot.model.policy import effective_policy
+from lateen.pilot.model.values import InboundListenerInput, InboundPort, ServiceRef
+from lateen.pilot.registry.values import Service, ServicePort, Workload
+
+__all__ = ["Inbound"]
+
+
+class Inbound:
+    """The derived collection of everything that reaches a proxy."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        # workload's name -> InboundListenerInput | None
+        self.listeners = mesh.graph.derive("inbound", self._listeners)
+
+    def _listeners(self, read: Read, name: str) -> InboundListenerInput | None:
+        workload: Workload | None = read.get(self.mesh.workloads, name)
+        if workload is None or workload.kind != "sidecar":
+            return None
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        labels = tuple(sorted(workload.labels.items()))
+        ports: dict[int, InboundPort] = {}
+        for service in self.mesh.services_of(read, workload):
+            for port in service.ports:
+                number = _target(port, workload)
+                # Two services on one port of the workload: the older one says what is spoken there.
+                if number is not None and port.protocol is not Protocol.UDP and number not in ports:
+                    ports[number] = self._port(read, workload, labels, service, port, number)
+        for port_name, number, _ in workload.ports:
+            if number not in ports:
+                loose = ServicePort(port_name, number, parse_protocol(port_name, "", number, "TCP"), number)
+                ports[number] = self._port(read, workload, labels, None, loose, number)
+        return InboundListenerInput(
+            ports=tuple(ports[number] for number in sorted(ports)),
+            passthrough_mtls=read.get(self.mesh.port_mtls, (workload.namespace, labels, 0)),
+            trust_domains=settings.trust_domains,
+            sniff_timeout=settings.sniff_timeout,
+            localhost=settings.inbound_localhost,
+            capture=workload.capture,
+            ips=(workload.ip,),
+            telemetry=settings.telemetry,
+        )
+
+    def _port(
+        self,
+        read: Read,
+        workload: Workload,
+        labels: tuple[tuple[str, str], ...],
+        service: Service | None,
+        port: ServicePort,
+        number: int,
+    ) -> InboundPort:
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        pool = settings.default_policy.connection_pool if settings.default_policy is not None else None
+        if service is not None:
+            rule = read.get(self.mesh.rule, (workload.namespace, (), service.hostname, service.namespace))
+            policy = effective_policy(rule, port=port.number, subset="", mesh_default=settings.default_policy)
+            pool = policy.connection_pool
+        listens = next((target for _, own, target in workload.ports if own == number), number)
+        return InboundPort(
+            port=number,
+            service_port=port.number,
+            protocol=port.protocol,
+            mtls=read.get(self.mesh.port_mtls, (workload.namespace, labels, number)),
+            service=ServiceRef(hostname=service.hostname, name=service.name, namespace=service.namespace)
+            if service is not None
+            else None,
+            connection_pool=pool,
+            bind="" if workload.capture else workload.ip,
+            forward="" if workload.capture else f"127.0.0.1:{listens}",
+        )
+
+
+def _target(port: ServicePort, workload: Workload) -> int | None:
+    """Return where the workload serves `port`; None when it names a port that the workload does not have."""
+    if isinstance(port.target, str):
+        return next((number for name, number, _ in workload.ports if name == port.target), None)
+    return port.target or port.number
