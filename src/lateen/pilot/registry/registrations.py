@@ -1,0 +1,180 @@
+"""Registrations of running workloads: files that outlive the control plane, and the processes behind them.
+
+A registration stands as long as its agent lives. A control plane that comes back reads the files, finds the agents alive
+and withdraws nothing; an agent that dies, however it dies, is told by its pidfd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from lateen.errors import BadInput, Refused
+from lateen.pilot.registry.values import Workload
+from lateen.wire.files import write_atomically
+from lateen.wire.local import Registration
+
+__all__ = ["Registrations", "check_registration", "start_ticks", "to_workload"]
+
+log = structlog.get_logger(__name__)
+
+MAX_NAME = 63  # one DNS label, and short enough for the paths of its sockets
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot (proc(5), field 22); None when there is no such one."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            stat = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command's name is in parentheses and may hold anything, also spaces and parentheses.
+    fields = stat[stat.rfind(b")") + 2 :].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def check_registration(registration: Registration) -> None:
+    """Raise `BadInput` for a registration that cannot be one."""
+    for field in ("name", "namespace", "service_account"):
+        value = getattr(registration, field)
+        if not _is_label(value):
+            raise BadInput(f"{field} must be a DNS label of 1 to {MAX_NAME} characters, got {value!r}")
+    if registration.service and not _is_label(registration.service):
+        raise BadInput(f"service must be a DNS label, got {registration.service!r}")
+    if registration.kind not in ("sidecar", "gateway"):
+        raise BadInput(f"kind must be 'sidecar' or 'gateway', got {registration.kind!r}")
+    for port in registration.ports:
+        if not (1 <= port.number <= 65535 and 1 <= port.target <= 65535):
+            raise BadInput(f"ports must be between 1 and 65535, got {port.number} and {port.target}")
+    numbers = [port.number for port in registration.ports]
+    if len(set(numbers)) != len(numbers):
+        raise BadInput(f"ports must be unique, got {numbers}")
+
+
+def to_workload(registration: Registration) -> Workload:
+    """Return the registry's value for a registration."""
+    return Workload(
+        name=registration.name,
+        kind=registration.kind,
+        namespace=registration.namespace,
+        service_account=registration.service_account,
+        service=registration.service,
+        labels=dict(registration.labels),
+        ip=registration.ip,
+        ports=tuple((port.name, port.number, port.target) for port in registration.ports),
+        ready=registration.ready,
+        capture=registration.mode == "capture",
+        http_proxy_port=registration.http_proxy_port,
+        locality=registration.locality,
+    )
+
+
+class Registrations:
+    """The registrations that stand. `on_change` is told each name with its registration, or None when it is gone."""
+
+    def __init__(self, folder: Path, on_change: Callable[[str, Registration | None], None]) -> None:
+        self._folder = folder
+        self._on_change = on_change
+        self._standing: dict[str, Registration] = {}
+        self._watched: dict[str, int] = {}  # name -> pidfd of its agent
+
+    def __iter__(self) -> Iterator[Registration]:
+        return iter([self._standing[name] for name in sorted(self._standing)])
+
+    def get(self, name: str) -> Registration | None:
+        return self._standing.get(name)
+
+    def load(self) -> None:
+        """Take over what an earlier control plane left; registrations of dead agents are removed."""
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                registration = msgspec.json.decode(path.read_bytes(), type=Registration)
+                check_registration(registration)
+            except (msgspec.MsgspecError, BadInput) as error:
+                log.warning("registration removed: not readable", file=str(path), error=str(error))
+                path.unlink(missing_ok=True)
+                continue
+            if start_ticks(registration.pid) != registration.start_ticks or not self._watch(registration):
+                log.info("registration removed: its agent is gone", workload=registration.name, pid=registration.pid)
+                path.unlink(missing_ok=True)
+                continue
+            self._standing[registration.name] = registration
+            self._on_change(registration.name, registration)
+
+    def put(self, registration: Registration) -> None:
+        """Create or replace a registration. Raises `BadInput`; `Refused` when a living agent has the name."""
+        check_registration(registration)
+        known = self._standing.get(registration.name)
+        same_agent = known is not None and (known.pid, known.start_ticks) == (
+            registration.pid,
+            registration.start_ticks,
+        )
+        if known is not None and not same_agent and start_ticks(known.pid) == known.start_ticks:
+            raise Refused(f"a workload {registration.name!r} runs already, agent pid {known.pid}; choose another name")
+        if start_ticks(registration.pid) != registration.start_ticks:
+            raise BadInput(f"no process {registration.pid} that started at tick {registration.start_ticks}")
+        if not same_agent:
+            self._unwatch(registration.name)
+            if not self._watch(registration):
+                raise BadInput(f"process {registration.pid} is gone")
+        if known == registration:
+            return
+        self._standing[registration.name] = registration
+        write_atomically(self._path(registration.name), msgspec.json.encode(registration))
+        self._on_change(registration.name, registration)
+
+    def remove(self, name: str, pid: int) -> None:
+        """Forget the registration of agent `pid`; one that another agent took over stays."""
+        known = self._standing.get(name)
+        if known is None or known.pid != pid:
+            return
+        del self._standing[name]
+        self._unwatch(name)
+        self._path(name).unlink(missing_ok=True)
+        self._on_change(name, None)
+
+    def close(self) -> None:
+        """Stop watching; the files stay for the next control plane."""
+        for name in list(self._watched):
+            self._unwatch(name)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+    def _watch(self, registration: Registration) -> bool:
+        try:
+            descriptor = os.pidfd_open(registration.pid)
+        except ProcessLookupError:
+            return False
+        name, pid = registration.name, registration.pid
+
+        def ended() -> None:
+            log.info("workload's agent ended", workload=name, pid=pid)
+            self.remove(name, pid)
+
+        self._watched[name] = descriptor
+        asyncio.get_running_loop().add_reader(descriptor, ended)
+        return True
+
+    def _unwatch(self, name: str) -> None:
+        descriptor = self._watched.pop(name, None)
+        if descriptor is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
+
+
+def _is_label(text: str) -> bool:
+    return (
+        0 < len(text) <= MAX_NAME
+        and text.isascii()
+        and text.replace("-", "").isalnum()
+        and text[0] != "-"
+        and text[-1] != "-"
+    )

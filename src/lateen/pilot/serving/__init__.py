@@ -1,0 +1,1 @@
+"""Where the model, the translation and the xDS server are wired together, and the control plane is run."""

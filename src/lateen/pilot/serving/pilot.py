@@ -1,0 +1,116 @@
+"""Pilot without I/O: changes in, what proxies are served out.
+
+Owns the graph and everything derived. `apply` takes one batch of changes of any origin; what it did is told to the
+listeners of `source` before it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import structlog
+
+from lateen.api.base import Object, Problem
+from lateen.errors import Unavailable
+from lateen.flow import Graph
+from lateen.pilot.model.gateway import Gateways, gateway_problems
+from lateen.pilot.model.inbound import Inbound
+from lateen.pilot.model.mesh import Mesh
+from lateen.pilot.model.names import Names
+from lateen.pilot.model.outbound import Outbound
+from lateen.pilot.model.support import unsupported
+from lateen.pilot.registry.services import implied_rows, service_rows
+from lateen.pilot.registry.values import Registry, Service, Workload
+from lateen.pilot.registry.vips import VipTable
+from lateen.pilot.serving.render import Render
+from lateen.pilot.serving.scopes import Scopes
+from lateen.pilot.serving.source import MeshSource
+from lateen.pilot.sources.folder import Change
+
+__all__ = ["Pilot"]
+
+log = structlog.get_logger(__name__)
+
+
+class Pilot:
+    """The state of one mesh and what follows from it."""
+
+    def __init__(self, *, trust_domain: str, vips: VipTable) -> None:
+        self.graph = Graph()
+        self.mesh = Mesh(self.graph, trust_domain)
+        self.outbound = Outbound(self.mesh)
+        self.inbound = Inbound(self.mesh)
+        self.gateways = Gateways(self.mesh, self.outbound)
+        self.render = Render(
+            self.mesh,
+            outbound=self.outbound,
+            inbound=self.inbound,
+            gateways=self.gateways,
+            names=Names(self.mesh),
+        )
+        self.scopes = Scopes(self.mesh, self.outbound, self.render)
+        self.source = MeshSource(self.mesh, self.scopes, trust_domain=trust_domain)
+        self.vips = vips
+        self.graph.on_error(self._log_errors)
+
+    def apply(self, changes: Iterable[Change], workloads: Mapping[str, Workload | None] | None = None) -> None:
+        """Take one batch: resources that changed, workloads that came, changed or (None) left."""
+        changes = list(changes)
+        services = [service for change in changes if change.obj is not None for _, service in service_rows(change.obj)]
+        # What is written down is reserved before anything is handed out, whatever the order of the files.
+        self.vips.reserve(address for service in services for address in service.addresses)
+        for workload in (workloads or {}).values():
+            if workload is not None:
+                services.extend(service for _, service in implied_rows(workload))
+        with self.graph.batch():
+            for service in services:
+                self._give_address(service)
+            for change in changes:
+                if change.obj is None:
+                    self.mesh.objects.delete(change.key)
+                else:
+                    self.mesh.objects.set(change.key, change.obj)
+            for name, workload in (workloads or {}).items():
+                if workload is None:
+                    self.mesh.workloads.delete(name)
+                else:
+                    self.mesh.workloads.set(name, workload)
+        self.source.flush()
+
+    def _give_address(self, service: Service) -> None:
+        if not service.wants_vip or self.mesh.vips.get(service.hostname) is not None:
+            return
+        try:
+            address = self.vips.address_of(service.hostname, entry=service.registry is Registry.SERVICE_ENTRY)
+        except Unavailable as error:
+            log.error("no virtual ip left", service=service.hostname, error=str(error))
+            return
+        self.mesh.vips.set(service.hostname, address)
+
+    def problems(self) -> list[Problem]:
+        """Return what is decoded but not acted on, what fails to translate, and what a proxy rejected."""
+        found: list[Problem] = []
+        for _, obj in self.mesh.objects.items():
+            found.extend(unsupported(obj))
+            if obj.key.kind == "Gateway":
+                found.extend(gateway_problems(obj))
+        for rejection in self.source.rejections.values():
+            message = f"proxy {rejection.proxy} rejected {rejection.name}: {rejection.error}"
+            culprits = [obj for key in rejection.culprits if (obj := self.mesh.objects.get(key)) is not None]
+            rules = [obj for obj in culprits if obj.key.kind not in ("Service", "Namespace")] or culprits
+            found.extend(obj.problem("", message) for obj in rules)
+            if not rules:
+                found.append(Problem("", 0, "", message))
+        for (collection, key), error in self.graph.errors.items():
+            culprit: Object | None = self.mesh.objects.get(key) if collection is self.mesh.services else None
+            message = f"cannot be translated ({collection.name} of {key}): {error}; what was served before stays"
+            found.append(culprit.problem("", message) if culprit is not None else Problem("", 0, "", message))
+        return found
+
+    @staticmethod
+    def _log_errors(changes: list[tuple[object, object, Exception | None]]) -> None:
+        for collection, key, error in changes:
+            if error is not None:
+                log.error(
+                    "derived value failed", collection=getattr(collection, "name", ""), key=str(key), exc_info=error
+                )

@@ -1,0 +1,368 @@
+"""One view's slices, fed from the graph: what all of its proxies share.
+
+A scope lives as long as a proxy uses it. Its membership (which hosts, which ports) follows live index lookups, so that a
+service that comes or goes costs that service, not the list it is in.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lateen.flow import Derived, Index
+from lateen.pilot.model.mesh import Mesh, View
+from lateen.pilot.model.names import NameEntry
+from lateen.pilot.model.outbound import Outbound
+from lateen.pilot.registry.values import EVERYWHERE
+from lateen.pilot.serving.render import Render
+from lateen.pilot.serving.slices import NamedSlice, UnionSlice
+from lateen.pilot.translate.clusters import build_fixed_clusters
+from lateen.pilot.translate.pack import resource_of
+from lateen.pilot.xds.source import Delta, Resource, Slice
+from lateen.wire.nds import NAME_TABLE_TYPE_URL, NameInfo, build_name_table
+
+__all__ = ["CDS", "EDS", "LDS", "NDS", "RDS", "Scopes", "ViewScope", "WorkloadScope", "name_table"]
+
+CDS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+EDS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+LDS = "type.googleapis.com/envoy.config.listener.v3.Listener"
+RDS = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+NDS = NAME_TABLE_TYPE_URL
+
+NAME_TABLE = "nametable"
+
+
+class ViewScope:
+    """The slices of one view, and the live outputs that feed them."""
+
+    def __init__(self, view: View, scopes: Scopes) -> None:
+        self.view = view
+        self.users = 0
+        self._scopes = scopes
+        render = scopes.render
+        proxyless = view.kind == "proxyless"
+        self.clusters: UnionSlice | NamedSlice
+        self.listeners: UnionSlice | NamedSlice
+        if proxyless:
+            self.clusters = self._named(CDS, render.proxyless_cluster)
+            self.listeners = self._named(LDS, render.proxyless_listener)
+            self.routes = self._named(RDS, render.proxyless_routes)
+        else:
+            self.clusters = UnionSlice(CDS)
+            self.listeners = UnionSlice(LDS)
+            self.routes = self._named(RDS, render.routes)
+        self.endpoints = self._named(EDS, render.endpoints)
+        self.names = UnionSlice(NDS)
+        self._hosts: Counter[Any] = Counter()
+        self._ports: Counter[int] = Counter()
+        self._entries: dict[Any, NameEntry] = {}
+        self._names_touched = False
+        if not proxyless:
+            self._open()
+
+    @property
+    def slices(self) -> dict[str, tuple[Slice, ...]]:
+        return {
+            CDS: (self.clusters,),
+            EDS: (self.endpoints,),
+            LDS: (self.listeners,),
+            RDS: (self.routes,),
+            NDS: (self.names,),
+        }
+
+    def _open(self) -> None:
+        assert isinstance(self.clusters, UnionSlice)
+        assert isinstance(self.listeners, UnionSlice)
+        # Parts of one slice must have an order among them: hosts are (1, host), ports (2, port), fixed ones (0, "").
+        fixed = build_fixed_clusters(for_gateway=self.view.kind == "gateway")
+        self.clusters.set_part((0, ""), tuple(resource_of(cluster) for cluster in fixed))
+        self.listeners.set_part((0, ""), self._scopes.render.base_listeners.live(self.view, ()))
+        for index, scope in self._memberships():
+            self._scopes.subscribe(index, scope, self)
+        # The first content is no change: a stream that opens asks for all of it.
+        self.take_deltas()
+
+    def _memberships(self) -> list[tuple[Index[Any, Any], str]]:
+        mesh, outbound = self._scopes.mesh, self._scopes.outbound
+        indexes: list[Index[Any, Any]] = [
+            mesh.rows_by_scope,
+            mesh.implied_by_scope,
+            outbound.ports_by_scope,
+            outbound.implied_ports_by_scope,
+        ]
+        return [(index, scope) for index in indexes for scope in dict.fromkeys((EVERYWHERE, self.view.namespace))]
+
+    def close(self) -> None:
+        """Let everything go; nothing holds the slices any more."""
+        if self.view.kind != "proxyless":
+            for index, scope in self._memberships():
+                self._scopes.unsubscribe(index, scope, self)
+            for host in list(self._hosts):
+                self._drop_host(host)
+            for port in list(self._ports):
+                self._drop_port(port)
+            self._scopes.render.base_listeners.release(self.view)
+        for named in (self.endpoints, self.routes, self.clusters, self.listeners):
+            if isinstance(named, NamedSlice):
+                named.drain()
+
+    # ---- membership
+
+    def member_changes(self, index: Index[Any, Any], added: Iterable[Any], removed: Iterable[Any]) -> None:
+        """Take what came to and went from one of the memberships."""
+        outbound = self._scopes.outbound
+        if index is outbound.ports_by_scope or index is outbound.implied_ports_by_scope:
+            self._count(
+                self._ports, [key[1] for key in added], [key[1] for key in removed], self._add_port, self._drop_port
+            )
+        else:
+            self._count(
+                self._hosts,
+                [key.hostname for key in added],
+                [key.hostname for key in removed],
+                self._add_host,
+                self._drop_host,
+            )
+
+    @staticmethod
+    def _count(
+        counter: Counter[Any],
+        added: Iterable[Any],
+        removed: Iterable[Any],
+        add: Callable[[Any], None],
+        drop: Callable[[Any], None],
+    ) -> None:
+        for member in added:
+            counter[member] += 1
+            if counter[member] == 1:
+                add(member)
+        for member in removed:
+            counter[member] -= 1
+            if not counter[member]:
+                drop(member)
+                del counter[member]
+
+    def _add_host(self, host: Any) -> None:
+        render, key = self._scopes.render, (self.view, host)
+        assert isinstance(self.clusters, UnionSlice)
+        assert isinstance(self.listeners, UnionSlice)
+        self.clusters.set_part((1, host), render.clusters.live(key, ()))
+        if self.view.kind == "sidecar":
+            self.listeners.set_part((1, host), render.service_listeners.live(key, ()))
+            self.set_name(host, render.names.live(key, None))
+
+    def _drop_host(self, host: Any) -> None:
+        render, key = self._scopes.render, (self.view, host)
+        assert isinstance(self.clusters, UnionSlice)
+        assert isinstance(self.listeners, UnionSlice)
+        self.clusters.set_part((1, host), ())
+        render.clusters.release(key)
+        if self.view.kind == "sidecar":
+            self.listeners.set_part((1, host), ())
+            render.service_listeners.release(key)
+            self.set_name(host, None)
+            render.names.release(key)
+
+    def _add_port(self, port: int) -> None:
+        if self.view.kind == "sidecar":
+            assert isinstance(self.listeners, UnionSlice)
+            self.listeners.set_part((2, str(port)), self._scopes.render.port_listeners.live((self.view, port), ()))
+
+    def _drop_port(self, port: int) -> None:
+        if self.view.kind == "sidecar":
+            assert isinstance(self.listeners, UnionSlice)
+            self.listeners.set_part((2, str(port)), ())
+            self._scopes.render.port_listeners.release((self.view, port))
+
+    # ---- content
+
+    def set_name(self, host: Any, entry: NameEntry | None) -> None:
+        """Take one row of the name table."""
+        if entry is None:
+            self._entries.pop(host, None)
+        else:
+            self._entries[host] = entry
+        self._names_touched = True
+
+    def entries(self) -> Iterable[NameEntry]:
+        """Return the rows of the view's name table."""
+        return self._entries.values()
+
+    def take_deltas(self) -> list[Delta]:
+        """Return what changed in the view's slices since the last call."""
+        if self._names_touched:
+            self._names_touched = False
+            self.names.set_part((0, ""), (name_table(self._entries.values()),))
+        slices: list[UnionSlice | NamedSlice] = [self.clusters, self.endpoints, self.listeners, self.routes, self.names]
+        return [delta for one in slices if (delta := one.take_delta()) is not None]
+
+    def _named(self, type_url: str, derived: Derived[Any, Any]) -> NamedSlice:
+        return NamedSlice(
+            type_url,
+            lambda name: derived.live((self.view, name), None),
+            lambda name: derived.release((self.view, name)),
+        )
+
+
+class WorkloadScope:
+    """The slices that only one workload's proxy has: what arrives at it."""
+
+    def __init__(self, name: str, scopes: Scopes) -> None:
+        self.name = name
+        self.users = 0
+        self._scopes = scopes
+        self.clusters = UnionSlice(CDS)
+        self.listeners = UnionSlice(LDS)
+        self.clusters.set_part((0, ""), scopes.render.inbound_clusters.live(name, ()))
+        self.listeners.set_part((0, ""), scopes.render.inbound_listeners.live(name, ()))
+        self.take_deltas()
+
+    def close(self) -> None:
+        self._scopes.render.inbound_clusters.release(self.name)
+        self._scopes.render.inbound_listeners.release(self.name)
+
+    def take_deltas(self) -> list[Delta]:
+        return [delta for one in (self.clusters, self.listeners) if (delta := one.take_delta()) is not None]
+
+
+class Scopes:
+    """All scopes in use, and the way of a changed output to the slices that hold it."""
+
+    def __init__(self, mesh: Mesh, outbound: Outbound, render: Render) -> None:
+        self.mesh = mesh
+        self.outbound = outbound
+        self.render = render
+        self.views: dict[View, ViewScope] = {}
+        self.workloads: dict[str, WorkloadScope] = {}
+        self._members: dict[tuple[Index[Any, Any], str], set[ViewScope]] = {}
+        self._wire()
+
+    def view(self, view: View) -> ViewScope:
+        """Return the scope of `view`, one user more."""
+        scope = self.views.get(view)
+        if scope is None:
+            scope = self.views[view] = ViewScope(view, self)
+        scope.users += 1
+        return scope
+
+    def workload(self, name: str) -> WorkloadScope:
+        """Return the scope of one workload, one user more."""
+        scope = self.workloads.get(name)
+        if scope is None:
+            scope = self.workloads[name] = WorkloadScope(name, self)
+        scope.users += 1
+        return scope
+
+    def leave(self, scope: ViewScope | WorkloadScope) -> None:
+        """Return what `view` or `workload` gave; the last user closes it."""
+        scope.users -= 1
+        if scope.users:
+            return
+        if isinstance(scope, ViewScope):
+            del self.views[scope.view]
+        else:
+            del self.workloads[scope.name]
+        scope.close()
+
+    def take_deltas(self) -> list[Delta]:
+        """Return what the last batch did to every slice in use."""
+        deltas: list[Delta] = []
+        for scope in (*self.views.values(), *self.workloads.values()):
+            deltas.extend(scope.take_deltas())
+        return deltas
+
+    def subscribe(self, index: Index[Any, Any], key: str, scope: ViewScope) -> None:
+        """Tell `scope` the members under one index key, now and as they change."""
+        members = self._members.setdefault((index, key), set())
+        members.add(scope)
+        scope.member_changes(index, index.live(key), ())
+
+    def unsubscribe(self, index: Index[Any, Any], key: str, scope: ViewScope) -> None:
+        self._members[index, key].discard(scope)
+        index.release(key)
+
+    def _wire(self) -> None:
+        graph, render = self.mesh.graph, self.render
+        for index in (
+            self.mesh.rows_by_scope,
+            self.mesh.implied_by_scope,
+            self.outbound.ports_by_scope,
+            self.outbound.implied_ports_by_scope,
+        ):
+            graph.on_index_change(index, self._membership_teller(index))
+        self._route(render.clusters, lambda scope, host, value: _union(scope.clusters).set_part((1, host), value))
+        self._route(
+            render.service_listeners, lambda scope, host, value: _union(scope.listeners).set_part((1, host), value)
+        )
+        self._route(
+            render.port_listeners, lambda scope, port, value: _union(scope.listeners).set_part((2, str(port)), value)
+        )
+        self._route(render.names, lambda scope, host, value: scope.set_name(host, value))
+        self._route(render.endpoints, lambda scope, name, value: scope.endpoints.changed(name, value))
+        self._route(render.routes, lambda scope, name, value: scope.routes.changed(name, value))
+        self._route(render.proxyless_listener, lambda scope, name, value: _named(scope.listeners).changed(name, value))
+        self._route(render.proxyless_routes, lambda scope, name, value: scope.routes.changed(name, value))
+        self._route(render.proxyless_cluster, lambda scope, name, value: _named(scope.clusters).changed(name, value))
+        graph.on_change(render.base_listeners, self._base_changed)
+        graph.on_change(render.inbound_listeners, self._inbound_teller("listeners"))
+        graph.on_change(render.inbound_clusters, self._inbound_teller("clusters"))
+
+    def _route(self, derived: Derived[Any, Any], apply: Callable[[ViewScope, Any, Any], None]) -> None:
+        def tell(changes: list[tuple[Any, Any, Any]]) -> None:
+            for (view, part), _, value in changes:
+                scope = self.views.get(view)
+                if scope is not None:
+                    apply(scope, part, value)
+
+        self.mesh.graph.on_change(derived, tell)
+
+    def _membership_teller(self, index: Index[Any, Any]) -> Callable[[list[tuple[Any, Any, Any]]], None]:
+        def tell(changes: list[tuple[Any, Any, Any]]) -> None:
+            for key, added, removed in changes:
+                for scope in self._members.get((index, key), ()):
+                    scope.member_changes(index, added, removed)
+
+        return tell
+
+    def _base_changed(self, changes: list[tuple[Any, Any, Any]]) -> None:
+        for view, _, value in changes:
+            scope = self.views.get(view)
+            if scope is not None:
+                _union(scope.listeners).set_part((0, ""), value)
+
+    def _inbound_teller(self, which: str) -> Callable[[list[tuple[Any, Any, Any]]], None]:
+        def tell(changes: list[tuple[Any, Any, Any]]) -> None:
+            for name, _, value in changes:
+                scope = self.workloads.get(name)
+                if scope is not None:
+                    getattr(scope, which).set_part((0, ""), value)
+
+        return tell
+
+
+def name_table(entries: Iterable[NameEntry]) -> Resource:
+    """Return the name table of one view as a resource. Same rows, same bytes."""
+    table = build_name_table(
+        {
+            str(entry.hostname): NameInfo(
+                ips=entry.addresses,
+                registry="Kubernetes" if entry.kubernetes else "External",
+                shortname=entry.name if entry.kubernetes else "",
+                namespace=entry.namespace if entry.kubernetes else "",
+            )
+            for entry in entries
+        }
+    )
+    packed = resource_of(table)
+    return Resource(NAME_TABLE, packed.version, packed.body)
+
+
+def _union(one: UnionSlice | NamedSlice) -> UnionSlice:
+    assert isinstance(one, UnionSlice)
+    return one
+
+
+def _named(one: UnionSlice | NamedSlice) -> NamedSlice:
+    assert isinstance(one, NamedSlice)
+    return one

@@ -1,0 +1,256 @@
+"""Who may connect and what they are served: the xDS server's `ProxySource` over the graph.
+
+A proxy's claims (its node's metadata) are held against what the transport proved: a certificate of one workload never
+opens another's configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from lateen.api.base import ResourceKey
+from lateen.errors import Refused, Unavailable
+from lateen.flow import Derived
+from lateen.pilot.model.mesh import Mesh, View
+from lateen.pilot.registry.values import Workload
+from lateen.pilot.serving.scopes import CDS, EDS, LDS, RDS, Scopes, ViewScope, WorkloadScope
+from lateen.pilot.xds.source import Identity, Listener, NodeInfo, Proxy, Slice
+from lateen.wire.spiffe import parse_spiffe_id
+
+__all__ = ["MeshProxy", "MeshSource", "Rejection"]
+
+log = structlog.get_logger(__name__)
+
+PROXYLESS_GENERATOR = "grpc"  # node metadata GENERATOR of a gRPC client that is its own proxy
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A NACK that still stands: Envoy's words about one resource, and the resources of the API that shaped it."""
+
+    proxy: str
+    type_url: str
+    name: str
+    error: str
+    culprits: tuple[ResourceKey, ...]
+
+
+@dataclass(eq=False)
+class MeshProxy:
+    """One connected proxy and its scope."""
+
+    name: str  # workload's name
+    namespace: str
+    view: View
+    shared: ViewScope
+    own: WorkloadScope | None
+    metadata: Mapping[str, object]
+    _source: MeshSource = field(repr=False)
+
+    @property
+    def slices(self) -> Mapping[str, tuple[Slice, ...]]:
+        slices = dict(self.shared.slices)
+        if self.own is not None:
+            slices[CDS] = (*slices[CDS], self.own.clusters)
+            slices[LDS] = (*slices[LDS], self.own.listeners)
+        return slices
+
+    def close(self) -> None:
+        self._source.leave(self)
+
+
+class MeshSource:
+    """Accepts proxies and tells the hub what changed. Owned by the control plane's loop."""
+
+    def __init__(self, mesh: Mesh, scopes: Scopes, *, trust_domain: str) -> None:
+        self.mesh = mesh
+        self.scopes = scopes
+        self.ready = False  # sources have been read once; before that nobody is told that nothing exists
+        self.rejections: dict[tuple[str, str, str], Rejection] = {}
+        self.on_rejections: Callable[[], None] | None = None
+        self._trust_domain = trust_domain
+        self._listeners: list[Listener] = []
+        self._proxies: dict[str, set[MeshProxy]] = {}
+        self._view_of: set[str] = set()
+        mesh.graph.on_change(mesh.view, self._views_changed)
+        self._moved: dict[MeshProxy, None] = {}
+
+    def subscribe(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def connect(self, node: NodeInfo, identity: Identity) -> Proxy:
+        if not self.ready:
+            raise Unavailable("the control plane is still reading its sources")
+        kind, name, namespace = _node_parts(node)
+        claimed = node.metadata.get("NAMESPACE")
+        if claimed is not None and claimed != namespace:
+            raise Refused(f"node {node.id!r} is of namespace {namespace!r}, its metadata say {claimed!r}")
+        account = node.metadata.get("SERVICE_ACCOUNT")
+        self._check_identity(node, identity, namespace, account if isinstance(account, str) else None)
+        workload: Workload | None = self.mesh.workloads.get(name)
+        if workload is not None and (
+            workload.namespace != namespace or (account and workload.service_account != account)
+        ):
+            raise Refused(
+                f"node {node.id!r} claims workload {name!r}, which is {workload.namespace}/{workload.service_account}"
+            )
+        if node.metadata.get("GENERATOR") == PROXYLESS_GENERATOR:
+            view, own = View(kind="proxyless", namespace=namespace), None
+        elif workload is not None:
+            found = self.mesh.view.live(name, None)
+            view = found or _view_of_node(kind, namespace, node)
+            own = self.scopes.workload(name) if workload.kind == "sidecar" else None
+        else:
+            view, own = _view_of_node(kind, namespace, node), None
+        proxy = MeshProxy(name, namespace, view, self.scopes.view(view), own, node.metadata, self)
+        if workload is not None and own is None and view.kind == "proxyless":
+            workload = None
+        self._proxies.setdefault(name, set()).add(proxy)
+        if workload is not None:
+            self._view_of.add(name)
+        return proxy
+
+    def leave(self, proxy: MeshProxy) -> None:
+        """Forget a proxy whose stream ended."""
+        peers = self._proxies.get(proxy.name)
+        if peers is None or proxy not in peers:
+            return
+        peers.discard(proxy)
+        if not peers:
+            del self._proxies[proxy.name]
+        self._moved.pop(proxy, None)
+        for key in [key for key in self.rejections if key[0] == proxy.name and not peers]:
+            del self.rejections[key]
+        if proxy.own is not None or proxy.view.kind == "gateway":
+            self._release_view(proxy.name)
+        self.scopes.leave(proxy.shared)
+        if proxy.own is not None:
+            self.scopes.leave(proxy.own)
+
+    def _release_view(self, name: str) -> None:
+        if name in self._view_of:
+            self.mesh.view.release(name)
+            if name not in self._proxies:
+                self._view_of.discard(name)
+
+    def _check_identity(self, node: NodeInfo, identity: Identity, namespace: str, account: str | None) -> None:
+        if identity.spiffe_id is None:
+            return  # local trust: reaching the socket is the proof
+        spiffe = parse_spiffe_id(identity.spiffe_id)
+        if spiffe.trust_domain != self._trust_domain:
+            raise Refused(f"{identity.spiffe_id} is not of trust domain {self._trust_domain!r}")
+        if spiffe.namespace != namespace or (account is not None and spiffe.service_account != account):
+            raise Refused(
+                f"{identity.spiffe_id} may not speak for node {node.id!r}, which claims {namespace}/{account or '?'}"
+            )
+
+    # ---- changes
+
+    def flush(self) -> None:
+        """Tell the listeners what the last batch did; call it after every batch."""
+        moved, self._moved = self._moved, {}
+        for proxy in moved:
+            self._move(proxy)
+        deltas = self.scopes.take_deltas()
+        if deltas:
+            for listener in self._listeners:
+                listener.on_batch(deltas)
+
+    def _views_changed(self, changes: list[tuple[Any, Any, Any]]) -> None:
+        for name, _, view in changes:
+            for proxy in self._proxies.get(name, ()):
+                if view is not None and proxy.view != view and proxy.view.kind != "proxyless":
+                    self._moved[proxy] = None
+
+    def _move(self, proxy: MeshProxy) -> None:
+        view = self.mesh.view.peek(proxy.name)
+        if view is None or view == proxy.view:
+            return
+        before, proxy.view, proxy.shared = proxy.shared, view, self.scopes.view(view)
+        for listener in self._listeners:
+            listener.on_scope(proxy)
+        self.scopes.leave(before)
+
+    # ---- verdicts
+
+    def rejected(self, proxy: Proxy, type_url: str, names: tuple[str, ...], error: str) -> None:
+        assert isinstance(proxy, MeshProxy)
+        for name in names:
+            culprits = self.culprits(proxy, type_url, name)
+            self.rejections[proxy.name, type_url, name] = Rejection(proxy.name, type_url, name, error, culprits)
+            log.warning(
+                "proxy rejected a resource",
+                proxy=proxy.name,
+                type_url=type_url,
+                resource=name,
+                error=error,
+                shaped_by=[str(key) for key in culprits],
+            )
+        if self.on_rejections is not None:
+            self.on_rejections()
+
+    def accepted(self, proxy: Proxy, type_url: str, names: tuple[str, ...]) -> None:
+        for name in names:
+            self.rejections.pop((proxy.name, type_url, name), None)
+        if self.on_rejections is not None:
+            self.on_rejections()
+
+    def culprits(self, proxy: MeshProxy, type_url: str, name: str) -> tuple[ResourceKey, ...]:
+        """Return the resources of the API that shaped one Envoy resource: rules first, then what they refer to."""
+        found: set[ResourceKey] = set()
+        for derived, key in self._makers(proxy, type_url, name):
+            for source, source_key in self.mesh.graph.provenance(derived, key):
+                if source is self.mesh.objects and self.mesh.objects.get(source_key) is not None:
+                    found.add(source_key)
+        return tuple(sorted(found, key=lambda key: (key.kind in ("Service", "Namespace"), key)))
+
+    def _makers(self, proxy: MeshProxy, type_url: str, name: str) -> list[tuple[Derived[Any, Any], Any]]:
+        render, view = self.scopes.render, proxy.view
+        if type_url == RDS:
+            return [(render.routes, (view, name))]
+        if type_url == EDS:
+            return [(render.endpoints, (view, name))]
+        if type_url == CDS:
+            parts = name.split("|", 3)
+            if parts[0] == "outbound" and len(parts) == 4:
+                return [(render.clusters, (view, parts[3]))]
+            return [(render.inbound_clusters, proxy.name)] if proxy.own is not None else []
+        if type_url == LDS:
+            bind, _, port = name.rpartition("_")
+            if proxy.own is not None and (name.startswith("virtualInbound") or name in proxy.own.listeners.all()):
+                return [(render.inbound_listeners, proxy.name)]
+            if name in ("virtualOutbound",) or view.kind == "gateway":
+                return [(render.base_listeners, view)]
+            makers: list[tuple[Derived[Any, Any], Any]] = []
+            if port.isdecimal():
+                makers.append((render.port_listeners, (view, int(port))))
+                makers.extend((render.service_listeners, (view, host)) for host in self._hosts_at(proxy, bind))
+            return makers
+        return []
+
+    def _hosts_at(self, proxy: MeshProxy, address: str) -> list[Any]:
+        return [entry.hostname for entry in proxy.shared.entries() if address in entry.addresses]
+
+
+def _node_parts(node: NodeInfo) -> tuple[str, str, str]:
+    """Return (kind, workload's name, namespace) of a node id `<type>~<ip>~<name>.<namespace>~<domain>`."""
+    parts = node.id.split("~")
+    if len(parts) != 4 or parts[0] not in ("sidecar", "router"):
+        raise Refused(f"node id {node.id!r} is not '<sidecar|router>~<ip>~<name>.<namespace>~<dns domain>'")
+    name, _, namespace = parts[2].rpartition(".")
+    if not name or not namespace:
+        raise Refused(f"node id {node.id!r} names no workload and namespace: '<name>.<namespace>' wanted third")
+    return ("gateway" if parts[0] == "router" else "sidecar"), name, namespace
+
+
+def _view_of_node(kind: str, namespace: str, node: NodeInfo) -> View:
+    """The view of a proxy that no registration describes: an Envoy or a client that somebody started by hand."""
+    labels = node.metadata.get("LABELS")
+    pairs = tuple(sorted((str(k), str(v)) for k, v in labels.items())) if isinstance(labels, Mapping) else ()
+    view = View(kind=kind, namespace=namespace, capture=node.metadata.get("INTERCEPTION_MODE") != "NONE")
+    return dataclasses.replace(view, labels=pairs) if kind == "gateway" else view
