@@ -83,7 +83,7 @@ class Computed(Collection):
         self.recomputed += 1
         try:
             value = self.fn(read, memo.key)
-            changed = value is not old and (old is FAILED or value != old)
+            changed = old is FAILED or not same(old, value)
             error: Exception | None = None
         except Exception as exc:  # kept, told and raised to readers: see Graph.errors
             value, error = old, exc

@@ -112,7 +112,7 @@ class Graph:
     # -- declaring
 
     def input(self, name: str) -> Input[Any, Any]:
-        """Declare a collection that is set from outside."""
+        """Declare a collection that is set from outside. Annotate what it is assigned to: `Input[str, Service]`."""
         return Input(self, name)
 
     def derive(self, name: str, fn: Callable[[Read, K], V]) -> Derived[K, V]:
@@ -216,7 +216,7 @@ class Graph:
         touched, self._touched = self._touched, {}
         for source in touched:
             source.flush()
-        if self.cyclic and self.active:
+        if self.cyclic and touched:
             cyclic, self.cyclic = self.cyclic, {}
             for memo in cyclic:
                 if not memo.state:
@@ -238,11 +238,10 @@ class Graph:
         self.depth += 1  # callbacks gather
         problems: list[Exception] = []
         try:
-            while self._touched or self.active or self.changed or self._error_changes:
+            while self._touched or self.active or self.loose or self.changed or self._error_changes:
                 self.settle()
                 self._sweep()
                 self._tell(problems)
-            self._sweep()
         finally:
             self.depth -= 1
         if problems:
@@ -337,7 +336,14 @@ class Graph:
         outputs: dict[Derived[Any, Any], list[tuple[Any, Any, Any]]] = {}
         indexes: dict[Index[Any, Any], list[tuple[Any, tuple[Any, ...], tuple[Any, ...]]]] = {}
         for coll in sorted(changed, key=attrgetter("order")):
-            told = coll.take_changes()
+            try:
+                told = coll.take_changes()
+            except (
+                TypeError
+            ) as exc:  # keys without an order, a mistake in the program; the others are told all the same
+                exc.add_note(f"sorting what changed in {coll!r}: its keys need a total order")
+                problems.append(exc)
+                continue
             if told:
                 if isinstance(coll, Derived):
                     outputs[coll] = told

@@ -252,14 +252,14 @@ class Index(Collection, Generic[IK, K]):
 
     def take_changes(self) -> list[tuple[IK, tuple[K, ...], tuple[K, ...]]]:
         """Return what joined and left the live buckets since the last call, in order, and forget it."""
+        changed, self.changed = self.changed, {}
         told = []
-        for bucket in sorted(self.changed, key=lambda b: b.key):
+        for bucket in sorted(changed, key=lambda b: b.key):
             delta, bucket.delta = bucket.delta, {}
             if delta:
                 added = tuple(sorted(key for key, is_in in delta.items() if is_in))
                 removed = tuple(sorted(key for key, is_in in delta.items() if not is_in))
                 told.append((bucket.key, added, removed))
-        self.changed = {}
         return told
 
     def _note(self, bucket: Bucket) -> None:

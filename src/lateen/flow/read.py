@@ -32,7 +32,7 @@ class Read:
         self.known: set[Collection] = set()
 
     @overload
-    def get(self, collection: Derived[K, V], key: K) -> V: ...
+    def get(self, collection: Derived[K, V], key: K, default: object = None) -> V: ...
     @overload
     def get(self, collection: Keyed[K, V], key: K) -> V | None: ...
     @overload
@@ -40,7 +40,8 @@ class Read:
     def get(self, collection: Any, key: Any, default: Any = None) -> Any:
         """Return the value of one key, `default` where an input or table has no such row.
 
-        A derived value is computed if need be; if its function raised and it never had a value, this raises the same.
+        A derived value is computed if need be, so `default` is never wanted there; if its function raised and it has no
+        older value, this raises the same.
         """
         deps = self.deps
         if deps is None:
