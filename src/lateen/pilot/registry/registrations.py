@@ -1,7 +1,7 @@
 """Registrations of running workloads: files that outlive the control plane, and the processes behind them.
 
-A registration stands as long as its agent lives. A control plane that comes back reads the files, finds the agents alive
-and withdraws nothing; an agent that dies, however it dies, is told by its pidfd.
+A registration stands as long as its agent lives. A control plane that comes back reads the files, finds the agents
+alive and withdraws nothing; an agent that dies, however it dies, is told by its pidfd.
 """
 
 from __future__ import annotations

@@ -13,14 +13,15 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from lateen.api.hosts import resolve_short_name
 from lateen.flow import Graph, Read
 from lateen.pilot.model.gateway import Gateways
 from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.model.names import Names
-from lateen.pilot.model.outbound import Outbound
-from lateen.pilot.model.values import HttpProxyListenerInput, Hostname, VirtualHostInput
-from lateen.pilot.translate import proxyless
+from lateen.pilot.model.outbound import Outbound, parse_cluster_name
+from lateen.pilot.model.values import Hostname, HttpProxyListenerInput, VirtualHostInput
+from lateen.pilot.registry.services import CLUSTER_DOMAIN
 from lateen.pilot.translate.clusters import build_outbound_cluster
 from lateen.pilot.translate.endpoints import build_endpoints
 from lateen.pilot.translate.gateway import build_gateway_listener
@@ -31,6 +32,7 @@ from lateen.pilot.translate.listeners import (
     build_virtual_outbound,
 )
 from lateen.pilot.translate.pack import resource_of
+from lateen.pilot.translate.proxyless import build_proxyless_cluster, build_proxyless_listener, build_proxyless_routes
 from lateen.pilot.translate.routes import build_route_config, build_virtual_host, splice_route_config
 from lateen.pilot.xds.source import Resource
 
@@ -134,7 +136,7 @@ class Render:
         return made
 
     def _routes(self, read: Read, key: tuple[View, str]) -> Resource | None:
-        view, name = key
+        view = key[0]
         if view.kind == "gateway":
             gateway = read.get(self._gateways.route_config, key)
             # A name nobody serves is answered, empty: Envoy would wait for it.
@@ -147,13 +149,34 @@ class Render:
         return splice_route_config(shell, [(host.domains, host.data) for host in made if host is not None])
 
     def _proxyless_listener(self, read: Read, key: tuple[View, str]) -> Resource | None:
-        return proxyless.listener(read, self._outbound, key)
+        view, name = key
+        host, _, text = name.rpartition(":")
+        if not text.isdecimal() or len(text) > 5:
+            return None
+        hostname = Hostname(resolve_short_name(host, view.namespace, CLUSTER_DOMAIN).lower())
+        service = read.get(self._outbound.mesh.service, (view.namespace, hostname))
+        if service is None or service.port(int(text)) is None:
+            return None
+        return self._resource(build_proxyless_listener, (name, str(hostname), int(text)))
 
     def _proxyless_routes(self, read: Read, key: tuple[View, str]) -> Resource | None:
-        return proxyless.routes(read, self._outbound, key)
+        view, name = key
+        parsed = parse_cluster_name(name)
+        if parsed is None:
+            return None
+        port, _, hostname = parsed
+        found = read.get(self._outbound.virtual_host, (view, port, hostname, name))
+        return self._resource(build_proxyless_routes, (name, found)) if found is not None else None
 
     def _proxyless_cluster(self, read: Read, key: tuple[View, str]) -> Resource | None:
-        return proxyless.cluster(read, self._outbound, key)
+        view, name = key
+        parsed = parse_cluster_name(name)
+        if parsed is None:
+            return None
+        port, subset, hostname = parsed
+        inputs = read.get(self._outbound.clusters, (view, hostname))
+        found = next((entry for entry in inputs if (entry.port, entry.subset) == (port, subset)), None)
+        return self._resource(build_proxyless_cluster, found) if found is not None else None
 
 
 class _HostBytes:

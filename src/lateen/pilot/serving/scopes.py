@@ -1,7 +1,7 @@
 """One view's slices, fed from the graph: what all of its proxies share.
 
-A scope lives as long as a proxy uses it. Its membership (which hosts, which ports) follows live index lookups, so that a
-service that comes or goes costs that service, not the list it is in.
+A scope lives as long as a proxy uses it. Its membership (which hosts, which ports) follows live index lookups, so that
+a service that comes or goes costs that service, not the list it is in.
 """
 
 from __future__ import annotations

@@ -1,0 +1,44 @@
+"""Parse what people type as arguments: durations, ports."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from datetime import timedelta
+
+from lateen.wire.local import WorkloadPort
+
+__all__ = ["parse_address_argument", "parse_duration_argument", "parse_port_argument"]
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+def parse_duration_argument(text: str) -> timedelta:
+    """Return `90s`, `1h30m`, `2d` as a duration. Raises argparse's error for anything else, and for zero."""
+    parts = list(_PART.finditer(text))
+    if not parts or "".join(part[0] for part in parts) != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 24h, 1h30m or 10s")
+    seconds = sum(float(part[1]) * _UNITS[part[2]] for part in parts)
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be longer than zero")
+    return timedelta(seconds=seconds)
+
+
+def parse_port_argument(text: str) -> WorkloadPort:
+    """Return `http:9080` (name, number) or `9080` as a port. The name's first part is the protocol, as in a Service."""
+    name, colon, number = text.rpartition(":")
+    if not number.isdecimal() or not 1 <= int(number) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:PORT with a port between 1 and 65535, as http:9080")
+    if colon and not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
+        raise argparse.ArgumentTypeError(f"{text!r}: the port's name must be a DNS label, as http or tcp-redis")
+    return WorkloadPort(name=name, number=int(number), target=int(number))
+
+
+def parse_address_argument(text: str) -> tuple[str, int, int]:
+    """Return `[ADDRESS:]PORT[:TARGET]` as (address, port, target); the address is loopback unless given."""
+    parts = text.split(":")
+    address = "127.0.0.1" if parts[0].isdecimal() else parts.pop(0)
+    if not 1 <= len(parts) <= 2 or not all(part.isdecimal() and 1 <= int(part) <= 65535 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not [ADDRESS:]PORT[:TARGET], as 127.0.0.1:8080:80")
+    return address, int(parts[0]), int(parts[-1] if len(parts) == 2 else "80")
