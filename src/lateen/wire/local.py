@@ -65,6 +65,7 @@ class Registration(_Message, frozen=True, kw_only=True):
     app_pid: int = 0
     envoy_pid: int = 0
     locality: str = ""  # region/zone/subzone
+    certificate: CertificateInfo | None = None  # what the agent holds now
 
 
 class Registered(_Message, frozen=True, kw_only=True):

@@ -1,0 +1,54 @@
+# Everything a person does here. `make demo` and `make test` set up whatever is missing.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+DEV_STAMP := $(VENV)/.dev-ready
+TESTS ?= tests
+
+.PHONY: help setup demo test check format e2e bench lock clean
+
+help: ## what there is
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | column -ts $$'\t'
+
+setup: $(STAMP) ## a virtual environment in .venv with Lateen and its Envoy
+
+$(STAMP): requirements/base.txt pyproject.toml tools/setup.sh
+	@tools/setup.sh $(VENV) requirements/base.txt
+	@touch $@
+
+$(DEV_STAMP): $(STAMP) requirements/dev.txt
+	@tools/setup.sh $(VENV) requirements/dev.txt
+	@touch $@
+
+demo: $(STAMP) ## a mesh with the sample shop, live in this terminal; Ctrl-C ends it
+	@$(BIN)/lateen demo $(ARGS)
+
+test: $(DEV_STAMP) ## all tests, with real Envoys and real traffic
+	@$(BIN)/python -m pytest -q $(ARGS) $(TESTS)
+
+check: $(DEV_STAMP) ## format, lint, types, import rules
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(DEV_STAMP) ## write the format
+	$(BIN)/ruff format src tests bench
+	$(BIN)/ruff check --fix src tests bench
+
+e2e: $(DEV_STAMP) ## only the tests that run a whole mesh
+	@$(BIN)/python -m pytest -q -m e2e $(ARGS) tests
+
+bench: $(DEV_STAMP) ## measure, print a table, write bench/results/*.json
+	@$(BIN)/python -m bench $(ARGS)
+
+lock: 
+	@for set in base dev; do \
+	  extra=$$([ $$set = dev ] && echo "--extra dev"); \
+	  uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+	    --python-version 3.11 --upgrade $$extra pyproject.toml requirements/build.in -o requirements/$$set.txt; \
+	done
+
+clean: ## forget the environment and what tools left
+	rm -rf $(VENV) build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,298 @@
+"""`lateen up`: sources, Pilot, Citadel and their sockets in one process, from the first scan to the last drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TextIO
+
+import grpc
+import grpc.aio
+import msgspec
+import structlog
+
+from lateen import __version__
+from lateen.api.base import Problem
+from lateen.api.decode import decode_documents
+from lateen.citadel.audit import AuditLog
+from lateen.citadel.authority import Authority
+from lateen.citadel.server_identity import ServerIdentity
+from lateen.citadel.service import LocalTrust, certificate_handlers
+from lateen.errors import BadInput, LateenError, Refused
+from lateen.logs import configure_logging
+from lateen.net.client import Lease, ensure_holder
+from lateen.pilot.registry.registrations import Registrations, start_ticks, to_workload
+from lateen.pilot.registry.values import Workload
+from lateen.pilot.registry.vips import load_vips, save_vips
+from lateen.pilot.serving.pilot import Pilot
+from lateen.pilot.serving.reports import Reporter
+from lateen.pilot.sources.folder import Change, Decoded, Folder
+from lateen.pilot.sources.watch import read_changes, scan, watch_folder
+from lateen.pilot.xds.batching import Batcher
+from lateen.pilot.xds.server import AdsServer
+from lateen.settings import Settings
+from lateen.wire.control import control_handlers
+from lateen.wire.files import write_atomically
+from lateen.wire.local import Goodbye, ProxyReport, Query, Registered, Registration, StatusReport
+
+__all__ = ["ControlPlane", "ControlPlaneOptions", "run_control_plane"]
+
+log = structlog.get_logger(__name__)
+
+MESH_ID = "lateen"
+CLUSTER_ID = "lateen"
+DRAIN_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlaneOptions:
+    """What one run is asked to do."""
+
+    config: Path
+    trust_domain: str = "cluster.local"
+    certificate_lifetime: timedelta | None = None  # default and maximum of workload certificates; None: Citadel's own
+    network: str = "auto"  # "auto" | "capture" | "explicit"
+    log_json: bool = False
+
+
+async def run_control_plane(settings: Settings, options: ControlPlaneOptions) -> int:
+    """Serve the mesh until SIGINT or SIGTERM; return the exit code.
+
+    Raises `Unavailable` when a control plane of this state folder runs already, `BadInput` for a folder that is none.
+    """
+    configure_logging(json=options.log_json)
+    if not options.config.is_dir():
+        raise BadInput(f"{options.config} is not a folder; 'lateen up' wants the folder of the mesh's YAML")
+    async with ControlPlane(settings, options) as plane:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await plane.serve(stop)
+    return 0
+
+
+class ControlPlane:
+    """All parts of one control plane. Entering starts them, leaving stops them and frees what they hold."""
+
+    def __init__(self, settings: Settings, options: ControlPlaneOptions) -> None:
+        self.settings = settings
+        self.options = options
+        self.started = datetime.now(UTC)
+        self.network = "explicit"
+        self._stack = contextlib.AsyncExitStack()
+        self._missing: Problem | None = None
+        self._pending_changes: list[Change] = []
+        self._pending_workloads: dict[str, Workload | None] = {}
+        self._shown: frozenset[Problem] = frozenset()
+
+    async def __aenter__(self) -> ControlPlane:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        settings, options = self.settings, self.options
+        for folder in (settings.state, settings.run, settings.registrations, settings.state / "w"):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+        self._stack.enter_context(_only_one(settings))
+        self.authority = Authority.load_or_create(settings.ca_dir, options.trust_domain)
+        self.vips = load_vips(settings.vips_file)
+        self.pilot = Pilot(trust_domain=options.trust_domain, vips=self.vips)
+        self.folder = Folder(_decode)
+        self._snapshot = scan(options.config)
+        self._pending_changes = self.folder.write(read_changes({}, self._snapshot))
+        self.batcher = Batcher(self._apply)
+        self.registrations = Registrations(settings.registrations, self._registration_changed)
+        self.registrations.load()
+        self._stack.callback(self.registrations.close)
+        self._apply()
+        self.pilot.source.ready = True
+        self.pilot.source.on_rejections = self._show_problems
+        self.ads = AdsServer(self.pilot.source)
+        self.reporter = Reporter(self)
+        await self._stack.enter_async_context(self._servers())
+        self.network = self._join_network()
+        mesh = {"pid": os.getpid(), "startTicks": start_ticks(os.getpid()), "config": str(options.config.resolve())}
+        write_atomically(settings.mesh_file, msgspec.json.encode(mesh))
+        self._stack.callback(lambda: settings.mesh_file.unlink(missing_ok=True))
+        log.info(
+            "control plane ready",
+            version=__version__,
+            config=str(options.config),
+            network=self.network,
+            resources=len(list(self.pilot.mesh.objects.items())),
+            workloads=len(list(self.registrations)),
+        )
+        self._show_problems()
+
+    def _join_network(self) -> str:
+        if self.options.network == "explicit":
+            return "explicit"
+        try:
+            lease: Lease = ensure_holder(self.settings)
+        except LateenError as error:
+            if self.options.network == "capture":
+                raise
+            log.warning("no namespaces on this machine; workloads use loopback and an HTTP proxy", reason=str(error))
+            return "explicit"
+        self._stack.callback(lease.close)
+        return lease.mode
+
+    @contextlib.asynccontextmanager
+    async def _servers(self) -> AsyncIterator[None]:
+        """Listen on the three sockets; stop the streams before the servers, so that each ends in order."""
+        identity = ServerIdentity(self.authority)
+        audit = AuditLog(self.settings.state / "audit.log")
+        lifetime = self.options.certificate_lifetime
+        options = [("grpc.max_receive_message_length", 4 * 2**20), ("grpc.so_reuseport", 0)]
+        local = grpc.aio.server(options=options)
+        limits = {} if lifetime is None else {"default_lifetime": lifetime, "max_lifetime": lifetime}
+        local.add_generic_rpc_handlers(
+            (
+                certificate_handlers(
+                    self.authority, authenticator=LocalTrust(self.options.trust_domain), audit=audit, **limits
+                ),
+                control_handlers(self),
+            )
+        )
+        secure, plain = grpc.aio.server(options=options), grpc.aio.server(options=options)
+        self.ads.add_to_server(secure, local_trust=False)
+        self.ads.add_to_server(plain, local_trust=True)
+        servers = [local, secure, plain]
+        for path in (self.settings.ca_socket, self.settings.xds_socket, self.settings.xds_local_socket):
+            path.unlink(missing_ok=True)
+        local.add_insecure_port(f"unix:{self.settings.ca_socket}")
+        plain.add_insecure_port(f"unix:{self.settings.xds_local_socket}")
+        secure.add_secure_port(f"unix:{self.settings.xds_socket}", identity.server_credentials())
+        for server in servers:
+            await server.start()
+        for path in (self.settings.ca_socket, self.settings.xds_socket, self.settings.xds_local_socket):
+            path.chmod(0o600)
+        try:
+            yield
+        finally:
+            await self.ads.close()
+            await asyncio.gather(*(server.stop(DRAIN_SECONDS) for server in servers))
+            audit.close()
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Follow the config folder until `stop` is set; the first failure of a part ends all and is raised."""
+        async with asyncio.TaskGroup() as tasks:
+            parts = [
+                tasks.create_task(self._watch(), name="config folder"),
+                tasks.create_task(self.batcher.run(), name="batches"),
+            ]
+            await stop.wait()
+            log.info("control plane stops")
+            for part in parts:
+                part.cancel()
+
+    # ---- changes
+
+    async def _watch(self) -> None:
+        async for files in watch_folder(self.options.config, self._snapshot, self._folder_missing):
+            changes = self.folder.write(files)
+            if changes:
+                self._pending_changes.extend(changes)
+                self.batcher.touch()
+            self._show_problems()
+
+    def _folder_missing(self, error: OSError | None) -> None:
+        config = str(self.options.config)
+        text = f"cannot be read: {error.strerror}; what was read last stays in force" if error is not None else ""
+        self._missing = Problem(config, 1, "", text) if error is not None else None
+        self._show_problems()
+
+    def _registration_changed(self, name: str, registration: Registration | None) -> None:
+        self._pending_workloads[name] = to_workload(registration) if registration is not None else None
+        self.batcher.touch()
+
+    def _apply(self) -> None:
+        changes, self._pending_changes = self._pending_changes, []
+        workloads, self._pending_workloads = self._pending_workloads, {}
+        self.pilot.apply(changes, workloads)
+        try:
+            save_vips(self.settings.vips_file, self.vips)
+        except OSError as error:
+            # Served all the same: after a restart another address may be chosen, which is told here.
+            log.error("virtual ips not saved", file=str(self.settings.vips_file), error=str(error))
+        if changes:
+            log.info("configuration applied", changed=[str(change.key) for change in changes[:20]], count=len(changes))
+
+    def problems(self) -> list[Problem]:
+        """Return everything that is wrong with the configuration now, by file and line."""
+        found = [*self.folder.problems(), *self.pilot.problems()]
+        if self._missing is not None:
+            found.append(self._missing)
+        return sorted(set(found), key=lambda p: (p.file, p.line, p.field, p.message))
+
+    def _show_problems(self) -> None:
+        """Log each problem once, when it appears, and once when it is mended."""
+        now = frozenset(self.problems())
+        for problem in sorted(now - self._shown):
+            tell = log.error if problem.level == "error" else log.warning
+            tell("configuration problem", problem=str(problem))
+        for problem in sorted(self._shown - now):
+            log.info("configuration problem mended", problem=str(problem))
+        self._shown = now
+
+    # ---- the local service (`lateen.wire.local`)
+
+    async def register(self, message: Registration) -> Registered:
+        self.registrations.put(message)
+        return self._registered()
+
+    async def deregister(self, message: Goodbye) -> Registered:
+        self.registrations.remove(message.name, message.pid)
+        return self._registered()
+
+    async def status(self, message: Query) -> StatusReport:
+        return self.reporter.status(message)
+
+    async def proxy_status(self, message: Query) -> ProxyReport:
+        return self.reporter.proxies(message)
+
+    def _registered(self) -> Registered:
+        return Registered(
+            trust_domain=self.options.trust_domain,
+            cluster_domain="cluster.local",
+            mesh_id=MESH_ID,
+            cluster_id=CLUSTER_ID,
+        )
+
+
+@contextlib.contextmanager
+def _only_one(settings: Settings) -> Any:
+    """Hold the state folder's lock; the kernel frees it however the process ends. Raises `Refused`."""
+    file: TextIO = open(settings.state / "lock", "w")  # noqa: SIM115  # open as long as the lock is held
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise Refused(
+            f"a control plane runs already on state folder {settings.state}; stop it, or name another with --state"
+        ) from None
+    try:
+        yield
+    finally:
+        file.close()
+
+
+def _decode(data: bytes, path: str) -> Decoded:
+    decoded = decode_documents(data, path)
+    return Decoded(decoded.objects, decoded.problems)

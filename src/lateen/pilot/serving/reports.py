@@ -1,0 +1,99 @@
+"""What the control plane tells people: the answers behind `lateen status` and `lateen proxy-status`."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from lateen import __version__
+from lateen.api.base import Problem
+from lateen.wire.local import (
+    ControlPlaneInfo,
+    ProblemInfo,
+    ProxyReport,
+    Query,
+    Registration,
+    StatusReport,
+    WorkloadInfo,
+)
+from lateen.wire.spiffe import SpiffeId
+
+if TYPE_CHECKING:
+    from lateen.pilot.serving.control_plane import ControlPlane
+
+__all__ = ["Reporter"]
+
+
+class Reporter:
+    """Reads a control plane; changes nothing."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    def status(self, query: Query) -> StatusReport:
+        plane = self._plane
+        connected = {proxy.name for proxy in plane.ads.status()}
+        problems = plane.problems()
+        return StatusReport(
+            control_plane=ControlPlaneInfo(
+                pid=os.getpid(),
+                version=__version__,
+                started=rfc3339(plane.started),
+                config=str(plane.options.config),
+                trust_domain=plane.options.trust_domain,
+                root_expires=rfc3339(plane.authority.root_not_after),
+                network=plane.network,
+                resources=len(list(plane.pilot.mesh.objects.items())),
+                services=len({key.hostname for key, _ in plane.pilot.mesh.services.items()}),
+                proxies=len(connected),
+            ),
+            workloads=tuple(
+                self._workload(registration, registration.name in connected)
+                for registration in plane.registrations
+                if query.workload in ("", registration.name)
+            ),
+            errors=tuple(_problem(problem) for problem in problems if problem.level == "error"),
+            warnings=tuple(_problem(problem) for problem in problems if problem.level != "error"),
+        )
+
+    def proxies(self, query: Query) -> ProxyReport:
+        return ProxyReport(
+            proxies=tuple(proxy for proxy in self._plane.ads.status() if query.workload in ("", proxy.name))
+        )
+
+    def _workload(self, registration: Registration, connected: bool) -> WorkloadInfo:
+        identity = str(SpiffeId(self._plane.options.trust_domain, registration.namespace, registration.service_account))
+        return WorkloadInfo(
+            name=registration.name,
+            kind=registration.kind,
+            namespace=registration.namespace,
+            service=registration.service,
+            version=registration.version,
+            pid=registration.pid,
+            app_pid=registration.app_pid,
+            envoy_pid=registration.envoy_pid,
+            ip=registration.ip,
+            ports=registration.ports,
+            mode=registration.mode,
+            identity=identity,
+            ready=registration.ready,
+            connected=connected,
+            certificate=registration.certificate,
+        )
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return a time as people and programs read it, to the second."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _problem(problem: Problem) -> ProblemInfo:
+    return ProblemInfo(
+        file=problem.file,
+        line=problem.line,
+        field=problem.field,
+        message=problem.message,
+        level=problem.level,
+        resource=str(problem.resource) if problem.resource is not None else "",
+    )
