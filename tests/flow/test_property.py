@@ -25,7 +25,8 @@ class Traced:
         self._log = log
 
     def get(self, collection: Any, key: Any, default: Any = None) -> Any:
-        return self._note("get", collection, key, self._read.get(collection, key, default))
+        answer = self._note("get", collection, key, self._read.get(collection, key, "no row"))
+        return default if answer == "no row" else answer
 
     def lookup(self, index: Any, key: Any) -> Any:
         return self._note("lookup", index, key, self._read.lookup(index, key))
@@ -165,6 +166,7 @@ def step() -> st.SearchStrategy[Op]:
 def apply(world: World, op: Op) -> None:
     if op[0] == "settle":
         world.top.peek(0)
+        world.forget_dropped_runs()
         return
     name, key, value = op
     source = getattr(world, name)
