@@ -1,23 +1,54 @@
 """What every resource has in common: its key, where it was written, and how a fault in it is told.
 
 Shapes only; decoding is in `lateen.api.decode`. Rules: Istio's API conventions, docs/api/README.md.
+
+How a module of this package describes its kinds:
+
+- One frozen struct a message, `class Gateway(Spec, frozen=True, kw_only=True)` (the type checker wants both words on
+  every class). Fields are snake_case; YAML says camelCase, and may say snake_case too. `msgspec.field(name="meshMTLS")`
+  where the camelCase differs.
+- Scalars are `str`, `bool`, `int`, `float` or those of `lateen.api.scalars`. `T | None = None` keeps "not set" apart
+  from zero. A field without a default is required. `msgspec.Meta` (`ge`, `le`, `gt`, `lt`, `min_length`, `max_length`,
+  `pattern`) in `Annotated` is obeyed.
+- Enums are `Literal["A", "B"]`. Lists are `tuple[X, ...] = ()`. Maps are `Mapping[str, X] = EMPTY` and decode to the
+  hashable `FrozenMap`; `Mapping[int, X]` takes numbers, quoted or not, as keys. Free-form is `Any`, decoded to
+  `FrozenMap`, tuples and scalars. So every decoded value can be hashed, and be the key of a cache.
+- `null` is "absent" for a field and a fault inside a list or a map.
+- One-of: `ONE_OF: ClassVar[OneOf] = (("exact", "prefix", "regex"),)`: of each group of fields at most one may appear.
+- `KINDS: dict[str, KindInfo]` names the module's kinds; `lateen.api.kinds` collects them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
-__all__ = ["Level", "Object", "Origin", "Problem", "ResourceKey", "Spec"]
+from lateen.api.frozen import EMPTY, FrozenMap
+
+__all__ = [
+    "EMPTY",
+    "FrozenMap",
+    "KindInfo",
+    "Level",
+    "Object",
+    "OneOf",
+    "Origin",
+    "Problem",
+    "ResourceKey",
+    "Spec",
+]
 
 Level = Literal["error", "warning"]
+OneOf = tuple[tuple[str, ...], ...]
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
     """Base of every API struct: camelCase in YAML, unknown fields refused, `None` means not set."""
+
+    ONE_OF: ClassVar[OneOf] = ()  # groups of field names of which at most one may be set
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,11 +97,11 @@ class Object:
     key: ResourceKey
     api_version: str  # as written, "networking.istio.io/v1"
     spec: Any  # the kind's own struct, `VirtualService` and so on
-    labels: Mapping[str, str] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = EMPTY
+    annotations: Mapping[str, str] = EMPTY
     created: str = ""  # metadata.creationTimestamp as written (RFC 3339), "" when absent; older sorts first
     origin: Origin = field(default=Origin("", 0), compare=False)
-    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)  # field path -> line
+    lines: Mapping[str, int] = field(default=EMPTY, compare=False, repr=False)  # field path -> line
 
     def line_of(self, path: str) -> int:
         """Return the line of `path`, or of the nearest field around it that has one."""
@@ -83,3 +114,18 @@ class Object:
     def problem(self, path: str, message: str, level: Level = "error") -> Problem:
         """Tell one fault of this object at one of its fields."""
         return Problem(self.origin.file, self.line_of(path), path, message, level, self.key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindInfo:
+    """What the decoder must know about one kind."""
+
+    group: str  # "networking.istio.io"; "" is the core group of Kubernetes
+    versions: tuple[str, ...]  # every version that is read; all carry the same schema
+    spec: type[Spec]
+    namespaced: bool = True
+    spec_required: bool = False
+    # Fields are beside `metadata` instead of below `spec` (as in ServiceAccount).
+    inline: bool = False
+    # What the kind must satisfy beyond its shape: yields every fault of one object.
+    check: Callable[[Object], Iterator[Problem]] | None = None
