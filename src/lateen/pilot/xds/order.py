@@ -1,0 +1,143 @@
+"""Make before break: what must wait for what, in one stream.
+
+Rules, after the xDS protocol's "Eventual consistency considerations":
+
+1. Clusters and endpoints first. What names clusters (`ROUTING`) waits until every *new* cluster was accepted and the
+   endpoints of those that need some were accepted, too.
+2. Clusters and endpoints leave last: after all changes of `ROUTING` types were accepted, and after routes that accepted
+   listeners asked for. While a listener or route stands rejected the proxy goes on with the old one, which may need
+   them: they stay until the rejection is gone.
+3. Envoy warms a cluster anew when it is updated, and a warming cluster waits for its endpoints even if they are what
+   they were: after an accepted update they are told again. An endpoint change that comes with a cluster update waits
+   for it, so that it is sent once.
+
+A client that does not answer, or never asks for endpoints, would hold others back for good: `Patience` ends each wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lateen.pilot.xds.references import CHILD_TYPE
+from lateen.pilot.xds.state import UNTOLD, TypeState
+from lateen.pilot.xds.type_urls import CDS, LDS, ROUTING
+
+if TYPE_CHECKING:
+    from lateen.pilot.xds.stream import Stream
+
+__all__ = [
+    "Patience",
+    "children_of",
+    "endpoints_of_updates",
+    "is_removal",
+    "lacks_clusters",
+    "routing_is_open",
+    "routing_is_refused",
+]
+
+
+class Patience:
+    """How long each kind of wait has lasted, and whether it may go on. Times are the caller's monotonic seconds."""
+
+    __slots__ = ("_limit_seconds", "_since", "wake_at")
+
+    def __init__(self, limit_seconds: float) -> None:
+        self._limit_seconds = limit_seconds
+        self._since: dict[str, float] = {}
+        self.wake_at: float | None = None  # when a wait that is going on ends at the latest
+
+    def start_round(self) -> None:
+        self.wake_at = None
+
+    def waits(self, kind: str, blocked: bool, now: float) -> bool:
+        """Return whether to wait (once more), given that what is waited for is still `blocked`."""
+        if not blocked:
+            self._since.pop(kind, None)
+            return False
+        ends = self._since.setdefault(kind, now) + self._limit_seconds
+        if now >= ends:
+            return False
+        self.wake_at = ends if self.wake_at is None else min(self.wake_at, ends)
+        return True
+
+
+def is_removal(state: TypeState, name: str, version: str | None) -> bool:
+    """Tell a removal from the news, to one who just asked, that there is no such resource."""
+    return version is None and state.behind.get(name) != UNTOLD
+
+
+def lacks_clusters(stream: Stream) -> bool:
+    """Return whether a cluster that the proxy never had is not there yet, or has no endpoints yet (rule 1)."""
+    state, cohort = stream.types.get(CDS), stream.cohorts.get(CDS)
+    if state is not None and cohort is not None:
+        for name, held in state.behind.items():
+            if not held and cohort.version(name) is not None and not _refused(state, name, cohort.version(name)):
+                return True
+    return _lacks_children(stream, CDS)
+
+
+def routing_is_open(stream: Stream) -> bool:
+    """Return whether a listener or route change is not yet accepted, or accepted listeners lack routes (rule 2)."""
+    for type_url in ROUTING:
+        state = stream.types.get(type_url)
+        if state is not None and (state.in_flight is not None or (state.behind and stream.unsent(type_url))):
+            return True
+    return _lacks_children(stream, LDS)
+
+
+def routing_is_refused(stream: Stream) -> bool:
+    """Return whether the proxy keeps an older listener or route because it rejected the newer (rule 2)."""
+    return any(type_url in stream.types and stream.types[type_url].rejected for type_url in ROUTING)
+
+
+def endpoints_of_updates(stream: Stream) -> frozenset[str]:
+    """Return endpoints that will be told again anyway, once a cluster update is accepted (rule 3)."""
+    state, cohort = stream.types.get(CDS), stream.cohorts.get(CDS)
+    if state is None or cohort is None or not state.behind:
+        return frozenset()
+    names: set[str] = set()
+    for name, held in state.behind.items():
+        entry = cohort.entry(name)
+        if held and entry is not None and not _refused(state, name, entry.resource.version):
+            names.update(entry.references)
+    return frozenset(names)
+
+
+def _lacks_children(stream: Stream, parent_type: str) -> bool:
+    """Return whether something that accepted resources refer to is still to come; forget what has come."""
+    expected = stream.expected.get(parent_type)
+    state = stream.types.get(CHILD_TYPE[parent_type])
+    if not expected or state is None:
+        # Never subscribed to: at its start Envoy asks for listeners only after the endpoints came.
+        return False
+    left = {
+        child: parent for child, parent in expected.items() if not _has_come(stream, state, child, parent_type, parent)
+    }
+    stream.expected[parent_type] = left
+    return bool(left)
+
+
+def _has_come(stream: Stream, state: TypeState, child: str, parent_type: str, parent: str) -> bool:
+    if stream.cohorts[parent_type].version(parent) is None:
+        return True  # nobody needs it any more
+    if child not in state.subscription.names:
+        return False
+    return child not in state.behind or child in state.rejected
+
+
+def _refused(state: TypeState, name: str, version: str | None) -> bool:
+    rejection = state.rejected.get(name)
+    return rejection is not None and rejection.version == version
+
+
+def children_of(stream: Stream, type_url: str, versions: Mapping[str, str | None]) -> dict[str, str]:
+    """Return child -> parent for the resources that these (name -> version told) refer to."""
+    cohort = stream.cohorts[type_url]
+    children = {}
+    for name, version in versions.items():
+        entry = cohort.entry(name)
+        if version is not None and entry is not None:
+            for child in entry.references:
+                children[child] = name
+    return children

@@ -1,0 +1,314 @@
+"""One stream: where each type of one proxy stands, and the bytes to send next. No I/O; the hub owns it.
+
+In:  requests (parsed), changes of shared content, the time. Out: whole responses, at most one in flight a type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from lateen.errors import BadInput
+from lateen.pilot.xds import order
+from lateen.pilot.xds.content import Cohort, Entry, Library, digest_of
+from lateen.pilot.xds.frames import delta_response, sotw_response
+from lateen.pilot.xds.references import CHILD_TYPE
+from lateen.pilot.xds.source import NodeInfo, Proxy
+from lateen.pilot.xds.state import (
+    Outcome,
+    Subscription,
+    TypeState,
+    Verdict,
+    Versions,
+    after_sending,
+    delta_subscription,
+    nonce_of,
+    on_change,
+    on_delta_request,
+    on_forgotten,
+    on_new_content,
+    on_sotw_request,
+    select_unsent,
+    sotw_subscription,
+)
+from lateen.pilot.xds.type_urls import CDS, EDS, FULL_STATE, KNOWN, NAMED, ROUTING, rank
+
+__all__ = ["Response", "Stream", "StreamLimits", "empty_response"]
+
+# Between the version of endpoints and that of their cluster in what a delta client is told: see `_told_version`.
+_OF_CLUSTER: Final = "+"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamLimits:
+    patience_seconds: float = 5.0  # the longest that make-before-break holds anything back
+    response_bytes: int = 8 << 20  # a larger change goes as several responses, one after the other (delta only)
+    names: int = 20_000  # explicit names of one type
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    type_url: str
+    resources: int
+    removed: int
+    data: bytes = field(repr=False)
+
+
+class Stream:
+    """One open stream. `types` and `cohorts` have the same keys: what the client has asked for."""
+
+    __slots__ = (
+        "_library",
+        "_limits",
+        "_patience",
+        "_sent_to",
+        "_sorted",
+        "cohorts",
+        "expected",
+        "node",
+        "proxy",
+        "sotw",
+        "types",
+    )
+
+    def __init__(self, *, library: Library, proxy: Proxy, node: NodeInfo, sotw: bool, limits: StreamLimits) -> None:
+        self.proxy = proxy
+        self.node = node
+        self.sotw = sotw
+        self.types: dict[str, TypeState] = {}
+        self.cohorts: dict[str, Cohort] = {}
+        # By type: resources that accepted ones refer to and that have not been accepted yet (child -> parent).
+        self.expected: dict[str, dict[str, str]] = {}
+        # By type: what the child type was subscribed to when the response in flight was sent.
+        self._sent_to: dict[str, Subscription] = {}
+        self._library = library
+        self._limits = limits
+        self._patience = order.Patience(limits.patience_seconds)
+        self._sorted: tuple[str, ...] = ()
+
+    @property
+    def wake_at(self) -> float | None:
+        """When to ask for `next_responses` again even if nothing happens; monotonic seconds."""
+        return self._patience.wake_at
+
+    def serves(self, type_url: str) -> bool:
+        return type_url in KNOWN or type_url in self.proxy.slices
+
+    def receive(self, request: Any) -> Outcome:
+        """Take one request of a type that is served. Raises `BadInput` when it asks for too much."""
+        type_url: str = request.type_url
+        state = self.types.get(type_url)
+        subscribe = sotw_subscription if self.sotw else delta_subscription
+        subscription = subscribe(state, request, named=type_url in NAMED)
+        if len(subscription.names) > self._limits.names:
+            raise BadInput(
+                f"{len(subscription.names)} names of {type_url} in one stream, at most {self._limits.names} wanted"
+            )
+        if state is None or subscription is not state.subscription:
+            self._enter(type_url, subscription)
+        cohort = self.cohorts[type_url]
+        if self.sotw:
+            full = type_url in FULL_STATE
+            # Looked at in a first request only; a digest goes over all names.
+            digest = cohort.digest() if state is None and request.version_info else "-"
+            state, outcome = on_sotw_request(state, request, cohort.subscription, cohort, full=full, digest=digest)
+        else:
+            initial = self._initial(type_url, request.initial_resource_versions) if state is None else {}
+            state, outcome = on_delta_request(state, request, cohort.subscription, cohort, initial)
+        self.types[type_url] = state
+        if outcome.verdict is Verdict.ACK and type_url in CHILD_TYPE:
+            self._after_parents(type_url, outcome)
+        return outcome
+
+    def change(self, type_url: str, before: Versions) -> tuple[str, ...]:
+        """Take changes of this stream's cohort of a type. Return names whose rejection is over."""
+        self.types[type_url], recovered = on_change(self.types[type_url], before, self.cohorts[type_url])
+        return recovered
+
+    def rescope(self) -> dict[str, tuple[str, ...]]:
+        """Read the proxy's slices again. Return names whose rejection is over, by type."""
+        recovered = {}
+        for type_url, state in self.types.items():
+            old = self.cohorts[type_url]
+            new = self._library.enter(self, type_url, self.proxy.slices.get(type_url, ()), state.subscription)
+            if new is old:
+                continue
+            both = set(old.feeds) & set(new.feeds)
+            names = {name for feed in {*old.feeds, *new.feeds} - both for name in feed.current}
+            self.types[type_url], over = on_new_content(state, names, old, new)
+            self.cohorts[type_url] = new
+            self._library.leave(self, old)
+            if over:
+                recovered[type_url] = over
+        return recovered
+
+    def close(self) -> None:
+        for cohort in self.cohorts.values():
+            self._library.leave(self, cohort)
+        self.cohorts.clear()
+        self.types.clear()
+
+    def unsent(self, type_url: str) -> dict[str, str | None]:
+        """Return what the client must be told of a type, in whatever order; name -> version."""
+        unsent = select_unsent(self.types[type_url], self.cohorts[type_url])
+        if self.sotw and type_url not in FULL_STATE:
+            # State of the world has no word for a removal here.
+            return {name: version for name, version in unsent.items() if version is not None}
+        return unsent
+
+    def next_responses(self, now: float) -> list[Response]:
+        """Return all that may be sent now, in order, and count it as sent."""
+        self._patience.start_round()
+        responses = []
+        for type_url in self._sorted:
+            state = self.types[type_url]
+            if state.in_flight is None and (state.behind or state.owes_answer):
+                told = self._select(type_url, state, now)
+                if told is not None:
+                    responses.append(self._respond(type_url, told))
+        return responses
+
+    def held(self, type_url: str) -> dict[str, str]:
+        """Return the versions that the client is known to hold, by name. Takes time; for status."""
+        state, cohort = self.types[type_url], self.cohorts[type_url]
+        versions = {name: state.behind.get(name, cohort.version(name)) for name in {*cohort.names(), *state.behind}}
+        return {name: version for name, version in versions.items() if version}
+
+    def digest(self, type_url: str) -> str:
+        """Return a digest over what the client holds."""
+        if not self.types[type_url].behind:
+            return self.cohorts[type_url].digest()
+        return digest_of(self.held(type_url).items())
+
+    def _enter(self, type_url: str, subscription: Subscription) -> None:
+        old = self.cohorts.get(type_url)
+        new = self._library.enter(self, type_url, self.proxy.slices.get(type_url, ()), subscription)
+        self.cohorts[type_url] = new
+        if old is None:
+            self._sorted = tuple(sorted((*self._sorted, type_url), key=rank))
+        elif old is not new:
+            self._library.leave(self, old)
+
+    def _after_parents(self, type_url: str, outcome: Outcome) -> None:
+        """Note what accepted clusters (listeners) now wait for in the proxy: rules 1 to 3 of `order`."""
+        child_type = CHILD_TYPE[type_url]
+        child_state = self.types.get(child_type)
+        if child_state is None:
+            return
+        accepted = outcome.accepted
+        if type_url == CDS:
+            again = self._sent_to[type_url]
+            owed = [child for child in order.children_of(self, type_url, accepted) if again.covers(child)]
+            # Those that came to be subscribed to only now are told for that reason.
+            self.types[child_type] = on_forgotten(child_state, owed)
+            accepted = {name: version for name, version in accepted.items() if not outcome.held_before[name]}
+        expected = self.expected.setdefault(type_url, {})
+        expected.update(order.children_of(self, type_url, accepted))
+
+    def _select(self, type_url: str, state: TypeState, now: float) -> dict[str, str | None] | None:
+        """Return what to tell of one type now; None to send nothing."""
+        unsent = self.unsent(type_url) if state.behind else {}
+        waits = self._patience.waits
+        if type_url in ROUTING:
+            if unsent and waits("clusters", order.lacks_clusters(self), now):
+                return None
+        elif type_url in (CDS, EDS) and unsent:
+            changes = {n: v for n, v in unsent.items() if not order.is_removal(state, n, v)}
+            if changes and type_url == EDS:
+                updates = order.endpoints_of_updates(self)
+                if waits("cluster updates", not updates.isdisjoint(changes), now):
+                    changes = {n: v for n, v in changes.items() if n not in updates}
+                    if not changes:
+                        return None
+            if changes:
+                unsent = unsent if self.sotw else changes
+            elif order.routing_is_refused(self) or waits("routes", order.routing_is_open(self), now):
+                return {} if state.owes_answer else None
+        if unsent or state.owes_answer:
+            return unsent
+        return None
+
+    def _respond(self, type_url: str, told: dict[str, str | None]) -> Response:
+        cohort = self.cohorts[type_url]
+        if self.sotw and type_url in FULL_STATE:
+            entries: list[Entry] = [entry for name in cohort.names() if (entry := cohort.entry(name)) is not None]
+        else:
+            entries = self._fitting(cohort, told)
+        state = self.types[type_url] = after_sending(self.types[type_url], told)
+        if type_url in CHILD_TYPE:
+            child = self.types.get(CHILD_TYPE[type_url])
+            self._sent_to[type_url] = child.subscription if child else Subscription(False, frozenset())
+        parts: list[bytes] = []
+        if self.sotw:
+            for entry in entries:
+                parts += entry.sotw_parts()
+            data = sotw_response(type_url=type_url, nonce=nonce_of(state), version=cohort.digest(), parts=parts)
+            return Response(type_url, len(entries), 0, data)
+        for entry in entries:
+            parts += entry.delta_parts(self._told_version(type_url, entry))
+        removed = [name for name, version in told.items() if version is None]
+        data = delta_response(type_url=type_url, nonce=nonce_of(state), version="", parts=parts, removed=removed)
+        return Response(type_url, len(entries), len(removed), data)
+
+    def _fitting(self, cohort: Cohort, told: dict[str, str | None]) -> list[Entry]:
+        """Return the entries of what is told; cut `told` where a response would become too large."""
+        entries: list[Entry] = []
+        size_bytes = 0
+        for name in list(told):
+            entry = cohort.entry(name)
+            if entry is None:
+                continue
+            size_bytes += entry.size_bytes
+            if entries and size_bytes > self._limits.response_bytes:
+                del told[name]
+            else:
+                entries.append(entry)
+        return entries
+
+    def _told_version(self, type_url: str, entry: Entry) -> str:
+        """Return the version of a resource as this client is told.
+
+        Endpoints get that of the cluster they are for beside their own: a client that comes back with endpoints that
+        it was sent before its cluster changed shows so that the cluster still waits for them, even to a control plane
+        which never saw that.
+        """
+        if type_url != EDS:
+            return entry.resource.version
+        suffix = self._cluster_versions(entry.resource.name)
+        return f"{entry.resource.version}{_OF_CLUSTER}{suffix}" if suffix else entry.resource.version
+
+    def _initial(self, type_url: str, versions: Mapping[str, str]) -> dict[str, str]:
+        """Return what a client says it holds, without endpoints that it needs again."""
+        if type_url != EDS:
+            return dict(versions)
+        initial = {}
+        for name, told in versions.items():
+            version, _, suffix = told.partition(_OF_CLUSTER)
+            if CDS not in self.types or suffix == self._cluster_versions(name):
+                initial[name] = version
+        return initial
+
+    def _cluster_versions(self, endpoints: str) -> str:
+        state, cohort = self.types.get(CDS), self.cohorts.get(CDS)
+        if state is None or cohort is None:
+            return ""
+        flying: Versions = state.in_flight.versions if state.in_flight else {}
+        versions = {}
+        for name in cohort.parents(endpoints):
+            held = flying[name] if name in flying else state.behind.get(name, cohort.version(name))
+            if held:
+                versions[name] = held
+        if len(versions) == 1:
+            return next(iter(versions.values()))
+        return digest_of(versions.items()) if versions else ""
+
+
+def empty_response(type_url: str, *, sotw: bool) -> bytes:
+    """Return the answer to a request for a type that is not served: nothing, so that the client stops waiting.
+
+    Its nonce never names a response in flight, so an ACK of it changes nothing.
+    """
+    if sotw:
+        return sotw_response(type_url=type_url, nonce="0", version="0", parts=())
+    return delta_response(type_url=type_url, nonce="0", version="", parts=(), removed=())
