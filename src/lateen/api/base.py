@@ -15,7 +15,8 @@ How a module of this package describes its kinds:
   `FrozenMap`, tuples and scalars. So every decoded value can be hashed, and be the key of a cache.
 - `null` is "absent" for a field and a fault inside a list or a map.
 - One-of: `ONE_OF: ClassVar[OneOf] = (("exact", "prefix", "regex"),)`: of each group of fields at most one may appear.
-- `KINDS: dict[str, KindInfo]` names the module's kinds; `lateen.api.kinds` collects them.
+- What a kind must satisfy beyond its shape: `check_<kind>(obj: Object) -> Iterator[Problem]` in a `check_...` module.
+- The table in `lateen.api.kinds` names every kind: its group, versions, struct and check.
 """
 
 from __future__ import annotations

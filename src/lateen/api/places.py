@@ -1,0 +1,110 @@
+"""Places inside a document: paths as people read them, and the line each stands on.
+
+`spec.http[0].route[1].weight`; a key that is not a plain word stands in brackets, `metadata.labels[app.test/name]`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final, TypeAlias
+
+__all__ = ["Lines", "Place", "Tree", "join_path", "path_text", "tree_line"]
+
+# The place of a value: that of what holds it, and its key or position there. None is the document itself.
+Place: TypeAlias = "tuple[Place, str | int] | None"
+
+# Lines of a document: of a scalar its own; of a map or a list also those of its values.
+Tree: TypeAlias = "int | tuple[int, dict[str, Tree] | list[Tree]]"
+
+_WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+
+
+def join_path(path: str, key: str | int) -> str:
+    """Return the path of `key` below `path`."""
+    if isinstance(key, str) and _WORD.match(key):
+        return f"{path}.{key}" if path else key
+    return f"{path}[{key}]"
+
+
+def path_text(place: Place) -> str:
+    """Return a place as text."""
+    keys = []
+    while place is not None:
+        place, key = place
+        keys.append(key)
+    path = ""
+    for key in reversed(keys):
+        path = join_path(path, key)
+    return path
+
+
+def tree_line(tree: Tree) -> int:
+    """Return the line on which a value begins (that of its key, where it has one)."""
+    return tree if isinstance(tree, int) else tree[0]
+
+
+class Lines(Mapping[str, int]):
+    """Field path -> line, read from a tree of lines when asked: a document's paths are never written out."""
+
+    __slots__ = ("_tree",)
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    def __getitem__(self, path: str) -> int:
+        tree = self._tree
+        for step in _steps(path):
+            if isinstance(tree, int):
+                raise KeyError(path)
+            children = tree[1]
+            if isinstance(children, dict):
+                found = children.get(step)
+            else:
+                position = int(step) if step.isdecimal() and len(step) < 10 else -1
+                found = children[position] if 0 <= position < len(children) else None
+            if found is None:
+                raise KeyError(path)
+            tree = found
+        return tree_line(tree)
+
+    def __iter__(self) -> Iterator[str]:
+        return (path for path, _ in _walk(self._tree, ""))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _steps(path: str) -> Iterator[str]:
+    """Yield the keys of a path; brackets inside brackets belong to the key. An unbalanced end is a key of its own."""
+    at = 0
+    while at < len(path):
+        if path[at] == "[":
+            depth = 0
+            end = at
+            while end < len(path):
+                depth += {"[": 1, "]": -1}.get(path[end], 0)
+                end += 1
+                if depth == 0:
+                    break
+            yield path[at + 1 : end - 1] if depth == 0 else path[at:]
+            at = end
+        else:
+            at += path[at] == "."
+            ends = [end for end in (path.find(".", at), path.find("[", at)) if end >= 0]
+            end = min(ends, default=len(path))
+            yield path[at:end]
+            at = end
+
+
+def _walk(tree: Tree, path: str) -> Iterator[tuple[str, int]]:
+    if isinstance(tree, int):
+        return
+    children = tree[1]
+    pairs: Iterator[tuple[str | int, Tree]] = (
+        iter(children.items()) if isinstance(children, dict) else enumerate(children)
+    )
+    for key, child in pairs:
+        below = join_path(path, key)
+        yield below, tree_line(child)
+        yield from _walk(child, below)
