@@ -38,6 +38,7 @@ __all__ = ["Response", "Stream", "StreamLimits", "empty_response"]
 
 # Between the version of endpoints and that of their cluster in what a delta client is told: see `_told_version`.
 _OF_CLUSTER: Final = "+"
+_EVERYTHING: Final = Subscription(wildcard=True, names=frozenset())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,6 @@ class Stream:
         "_library",
         "_limits",
         "_patience",
-        "_sent_to",
         "_sorted",
         "cohorts",
         "expected",
@@ -80,8 +80,6 @@ class Stream:
         self.cohorts: dict[str, Cohort] = {}
         # By type: resources that accepted ones refer to and that have not been accepted yet (child -> parent).
         self.expected: dict[str, dict[str, str]] = {}
-        # By type: what the child type was subscribed to when the response in flight was sent.
-        self._sent_to: dict[str, Subscription] = {}
         self._library = library
         self._limits = limits
         self._patience = order.Patience(limits.patience_seconds)
@@ -190,21 +188,19 @@ class Stream:
         elif old is not new:
             self._library.leave(self, old)
 
+    def _after_sending_clusters(self, told: Versions) -> None:
+        """Have the endpoints told again that go with these clusters (rule 3 of `order`)."""
+        state = self.types.get(EDS)
+        if state is not None:
+            self.types[EDS] = on_forgotten(state, order.children_of(self, CDS, told))
+
     def _after_parents(self, type_url: str, outcome: Outcome) -> None:
-        """Note what accepted clusters (listeners) now wait for in the proxy: rules 1 to 3 of `order`."""
-        child_type = CHILD_TYPE[type_url]
-        child_state = self.types.get(child_type)
-        if child_state is None:
-            return
+        """Note what accepted clusters (listeners) still lack: rules 1 and 2 of `order`."""
         accepted = outcome.accepted
-        if type_url == CDS:
-            again = self._sent_to[type_url]
-            owed = [child for child in order.children_of(self, type_url, accepted) if again.covers(child)]
-            # Those that came to be subscribed to only now are told for that reason.
-            self.types[child_type] = on_forgotten(child_state, owed)
+        if type_url == CDS:  # an updated cluster serves on with the endpoints it had
             accepted = {name: version for name, version in accepted.items() if not outcome.held_before[name]}
-        expected = self.expected.setdefault(type_url, {})
-        expected.update(order.children_of(self, type_url, accepted))
+        if accepted and CHILD_TYPE[type_url] in self.types:
+            self.expected.setdefault(type_url, {}).update(order.children_of(self, type_url, accepted))
 
     def _select(self, type_url: str, state: TypeState, now: float) -> dict[str, str | None] | None:
         """Return what to tell of one type now; None to send nothing."""
@@ -215,12 +211,6 @@ class Stream:
                 return None
         elif type_url in (CDS, EDS) and unsent:
             changes = {n: v for n, v in unsent.items() if not order.is_removal(state, n, v)}
-            if changes and type_url == EDS:
-                updates = order.endpoints_of_updates(self)
-                if waits("cluster updates", not updates.isdisjoint(changes), now):
-                    changes = {n: v for n, v in changes.items() if n not in updates}
-                    if not changes:
-                        return None
             if changes:
                 unsent = unsent if self.sotw else changes
             elif order.routing_is_refused(self) or waits("routes", order.routing_is_open(self), now):
@@ -236,9 +226,8 @@ class Stream:
         else:
             entries = self._fitting(cohort, told)
         state = self.types[type_url] = after_sending(self.types[type_url], told)
-        if type_url in CHILD_TYPE:
-            child = self.types.get(CHILD_TYPE[type_url])
-            self._sent_to[type_url] = child.subscription if child else Subscription(False, frozenset())
+        if type_url == CDS:
+            self._after_sending_clusters(told)
         parts: list[bytes] = []
         if self.sotw:
             for entry in entries:
@@ -280,23 +269,32 @@ class Stream:
 
     def _initial(self, type_url: str, versions: Mapping[str, str]) -> dict[str, str]:
         """Return what a client says it holds, without endpoints that it needs again."""
-        if type_url != EDS:
+        if type_url != EDS or not versions:
             return dict(versions)
+        # While a cluster warms Envoy says nothing of clusters, on a new stream neither: then it is to have the one
+        # that is current, and needs endpoints unless it has got them with just that one.
+        silent = CDS not in self.types
+        if silent:
+            self.cohorts[CDS] = self._library.enter(self, CDS, self.proxy.slices.get(CDS, ()), _EVERYTHING)
         initial = {}
         for name, told in versions.items():
             version, _, suffix = told.partition(_OF_CLUSTER)
-            if CDS not in self.types or suffix == self._cluster_versions(name):
+            if suffix == self._cluster_versions(name):
                 initial[name] = version
+        if silent:
+            self._library.leave(self, self.cohorts.pop(CDS))
         return initial
 
     def _cluster_versions(self, endpoints: str) -> str:
+        """Return a word for the versions that the client has of the clusters which use these endpoints."""
         state, cohort = self.types.get(CDS), self.cohorts.get(CDS)
-        if state is None or cohort is None:
+        if cohort is None:
             return ""
-        flying: Versions = state.in_flight.versions if state.in_flight else {}
+        flying: Versions = state.in_flight.versions if state is not None and state.in_flight else {}
+        behind: Versions = state.behind if state is not None else {}
         versions = {}
         for name in cohort.parents(endpoints):
-            held = flying[name] if name in flying else state.behind.get(name, cohort.version(name))
+            held = flying[name] if name in flying else behind.get(name, cohort.version(name))
             if held:
                 versions[name] = held
         if len(versions) == 1:
