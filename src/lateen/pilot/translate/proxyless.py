@@ -1,7 +1,7 @@
 """Resources for gRPC clients that are their own proxies (`xds:///host:port`).
 
 In:  the same model values as for Envoy. Out: the subset of Envoy's API that gRPC's xDS client takes (gRFC A27, A28):
-an API listener, a route configuration of one virtual host, a cluster with endpoints over EDS, no filters but the router.
+an API listener, a route configuration of one virtual host, an EDS cluster, no filters but the router.
 """
 
 from __future__ import annotations

@@ -1,0 +1,184 @@
+"""The HTTP connection manager of a filter chain.
+
+In:  which side of the mesh it is on, where its routes come from, what it reports.
+Out: one network filter, `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
+Rules: Istio's defaults and filter order, docs/api/translation.md "HTTP". Filters that are the same everywhere are
+serialised once, when this module is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
+from envoy.config.listener.v3.listener_components_pb2 import Filter
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors
+from envoy.extensions.filters.http.fault.v3.fault_pb2 import HTTPFault
+from envoy.extensions.filters.http.grpc_stats.v3.config_pb2 import FilterConfig as GrpcStats
+from envoy.extensions.filters.http.grpc_web.v3.grpc_web_pb2 import GrpcWeb
+from envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+    HttpFilter,
+    Rds,
+    RequestIDExtension,
+)
+from envoy.extensions.request_id.uuid.v3.uuid_pb2 import UuidRequestIdConfig
+from envoy.type.tracing.v3.custom_tag_pb2 import CustomTag
+from envoy.type.v3.percent_pb2 import Percent
+from google.protobuf.message import Message
+from google.protobuf.wrappers_pb2 import BoolValue
+
+from lateen.pilot.model.values import Telemetry
+from lateen.pilot.translate.access_logs import file_loggers
+from lateen.pilot.translate.alpn import ALPN_FILTER
+from lateen.pilot.translate.names import stat_name
+from lateen.pilot.translate.pack import pack
+from lateen.pilot.translate.parts import ADS_PATIENT, ZERO
+from lateen.pilot.translate.peers import READ_PEER, STRIP_PEER
+from lateen.pilot.translate.route_filters import CORS_FILTER, FAULT_FILTER
+from lateen.pilot.translate.telemetry import GATEWAY_HTTP, INBOUND_HTTP, OUTBOUND_HTTP
+from lateen.wire.peer_env import PEER_FIELDS
+
+__all__ = ["HCM_NAME", "gateway_manager", "inbound_manager", "outbound_manager"]
+
+HCM_NAME: Final = "envoy.filters.network.http_connection_manager"
+SERVER_NAME: Final = "istio-envoy"  # what Istio's users see in the `server` header
+TRUE: Final = BoolValue(value=True)
+FALSE: Final = BoolValue(value=False)
+
+
+def _filter(name: str, config: Message) -> HttpFilter:
+    return HttpFilter(name=name, typed_config=pack(config))
+
+
+_GRPC_WEB: Final = _filter("envoy.filters.http.grpc_web", GrpcWeb())
+_COMMON: Final = (
+    _filter("envoy.filters.http.grpc_stats", GrpcStats(emit_filter_state=True, stats_for_all_methods=FALSE)),
+)
+_TAIL: Final = (
+    _filter(FAULT_FILTER, HTTPFault()),
+    _filter(CORS_FILTER, Cors()),
+    _filter("envoy.filters.http.router", Router()),
+)
+OUTBOUND_FILTERS: Final = (*_COMMON, ALPN_FILTER, *_TAIL)
+INBOUND_FILTERS: Final = (*_COMMON, *_TAIL)
+
+_WEBSOCKET: Final = HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")
+_REQUEST_ID: Final = RequestIDExtension(typed_config=pack(UuidRequestIdConfig(use_request_id_for_trace_sampling=TRUE)))
+_CLIENT_DETAILS: Final = HttpConnectionManager.SetCurrentClientCertDetails(subject=TRUE, uri=True, dns=True)
+_GATEWAY_CLIENT_DETAILS: Final = HttpConnectionManager.SetCurrentClientCertDetails(
+    subject=TRUE, cert=True, uri=True, dns=True
+)
+
+_TRACE_TAGS: Final = tuple(
+    CustomTag(tag=tag, environment=CustomTag.Environment(name=PEER_FIELDS[field], default_value=default))
+    for tag, field, default in (
+        ("istio.canonical_revision", "canonical_revision", "latest"),
+        ("istio.canonical_service", "canonical_service", "unknown"),
+        ("istio.cluster_id", "cluster", "unknown"),
+        ("istio.namespace", "workload_namespace", "default"),
+    )
+)
+
+
+def outbound_manager(
+    *, name: str, route_name: str, telemetry: Telemetry, tracing_percent: float | None = None
+) -> Filter:
+    """Return the manager of requests that leave the workload. `name` is the listener's, for native statistics."""
+    return _manager(
+        stat_prefix=stat_name(f"outbound_{name}"),
+        rds=_rds(route_name),
+        http_filters=OUTBOUND_FILTERS,
+        early_header_mutation_extensions=[STRIP_PEER],
+        access_log=[*OUTBOUND_HTTP, *file_loggers(telemetry.access_log)],
+        tracing=_tracing(tracing_percent, span=False),
+    )
+
+
+def inbound_manager(
+    *,
+    name: str,
+    route: RouteConfiguration,
+    telemetry: Telemetry,
+    tracing_percent: float | None,
+    mtls: bool,
+    h2: bool = False,
+    grpc_web: bool = False,
+) -> Filter:
+    """Return the manager of requests that reach the workload.
+
+    `mtls`: the chain ends mutual TLS, so what the client's proxy says of itself is read; otherwise it is thrown away.
+    """
+    filters = (_GRPC_WEB, *INBOUND_FILTERS) if grpc_web else INBOUND_FILTERS
+    return _manager(
+        stat_prefix=stat_name(name),
+        route_config=route,
+        http_filters=(READ_PEER, *filters) if mtls else filters,
+        early_header_mutation_extensions=() if mtls else [STRIP_PEER],
+        forward_client_cert_details=HttpConnectionManager.APPEND_FORWARD,
+        set_current_client_cert_details=_CLIENT_DETAILS,
+        server_name=SERVER_NAME,
+        http2_protocol_options=Http2ProtocolOptions() if h2 else None,
+        access_log=[*INBOUND_HTTP, *file_loggers(telemetry.access_log)],
+        tracing=_tracing(tracing_percent, span=False),
+    )
+
+
+def gateway_manager(
+    *,
+    name: str,
+    route_name: str,
+    num_trusted_proxies: int,
+    telemetry: Telemetry,
+    tracing_percent: float | None,
+) -> Filter:
+    """Return the manager of requests that enter the mesh: nothing a client says about itself is believed."""
+    return _manager(
+        stat_prefix=stat_name(f"outbound_{name}"),
+        rds=_rds(route_name),
+        http_filters=OUTBOUND_FILTERS,
+        early_header_mutation_extensions=[STRIP_PEER],
+        use_remote_address=TRUE,
+        xff_num_trusted_hops=num_trusted_proxies,
+        forward_client_cert_details=HttpConnectionManager.SANITIZE_SET,
+        set_current_client_cert_details=_GATEWAY_CLIENT_DETAILS,
+        server_name=SERVER_NAME,
+        access_log=[*GATEWAY_HTTP, *file_loggers(telemetry.access_log)],
+        tracing=_tracing(tracing_percent, span=True),
+    )
+
+
+def _manager(*, http_filters: Sequence[HttpFilter], **fields: Any) -> Filter:
+    return Filter(
+        name=HCM_NAME,
+        typed_config=pack(
+            HttpConnectionManager(
+                http_filters=http_filters,
+                stream_idle_timeout=ZERO,
+                upgrade_configs=[_WEBSOCKET],
+                normalize_path=TRUE,
+                proxy_100_continue=True,
+                request_id_extension=_REQUEST_ID,
+                **fields,
+            )
+        ),
+    )
+
+
+def _rds(name: str) -> Rds:
+    return Rds(config_source=ADS_PATIENT, route_config_name=name)
+
+
+def _tracing(percent: float | None, *, span: bool) -> HttpConnectionManager.Tracing | None:
+    if percent is None:
+        return None
+    return HttpConnectionManager.Tracing(
+        client_sampling=Percent(value=100),
+        random_sampling=Percent(value=percent),
+        overall_sampling=Percent(value=100),
+        custom_tags=_TRACE_TAGS,
+        spawn_upstream_span=TRUE if span else None,
+    )

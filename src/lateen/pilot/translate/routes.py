@@ -1,0 +1,109 @@
+"""Build route configurations.
+
+In:  one `RouteConfigInput`.
+Out: one `envoy.config.route.v3.RouteConfiguration`.
+Rules: Istio `VirtualService` and outbound traffic policy, docs/api/translation.md "Routes".
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from envoy.config.core.v3.base_pb2 import Metadata
+from envoy.config.route.v3.route_components_pb2 import (
+    Decorator,
+    DirectResponseAction,
+    Route,
+    RouteAction,
+    VirtualHost,
+)
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from google.protobuf.wrappers_pb2 import BoolValue
+
+from lateen.pilot.model.values import (
+    ALLOW_ANY,
+    REGISTRY_ONLY,
+    ConfigRef,
+    RouteConfigInput,
+    RouteInput,
+    VirtualHostInput,
+)
+from lateen.pilot.translate.actions import NO_TIMEOUT, build_action
+from lateen.pilot.translate.headers import header_fields
+from lateen.pilot.translate.matches import EVERYTHING, build_match
+from lateen.pilot.translate.names import PASSTHROUGH
+from lateen.pilot.translate.parts import config_path, metadata, uint32
+from lateen.pilot.translate.route_filters import per_filter_config
+
+__all__ = ["build_route_config", "build_virtual_host"]
+
+MAX_DIRECT_RESPONSE_BYTES: Final = 1 << 20
+BLOCKED_STATUS: Final = 502  # what REGISTRY_ONLY answers for hosts that nobody registered
+_BODY_LIMIT: Final = uint32(MAX_DIRECT_RESPONSE_BYTES)
+# A route may name a cluster that does not exist (yet): the request fails, the configuration does not.
+_NOT_VALIDATED: Final = BoolValue(value=False)
+
+
+def build_route_config(inp: RouteConfigInput) -> RouteConfiguration:
+    """Return all virtual hosts of one name. Same input, same bytes. Does not raise."""
+    hosts = [build_virtual_host(host) for host in inp.virtual_hosts]
+    return RouteConfiguration(
+        name=inp.name,
+        virtual_hosts=[*hosts, *_catch_all(inp)],
+        validate_clusters=_NOT_VALIDATED,
+        max_direct_response_body_size_bytes=_BODY_LIMIT,
+        ignore_port_in_host_matching=inp.ignore_port_in_host,
+    )
+
+
+def build_virtual_host(inp: VirtualHostInput) -> VirtualHost:
+    """Return one virtual host; usable on its own for VHDS."""
+    return VirtualHost(
+        name=inp.name,
+        domains=inp.domains,
+        routes=[route for route in map(_route, inp.routes) if route is not None],
+        require_tls=VirtualHost.ALL if inp.require_tls else VirtualHost.NONE,
+        include_request_attempt_count=True,
+    )
+
+
+def _route(inp: RouteInput) -> Route | None:
+    action = build_action(inp)
+    if not action:
+        return None
+    # One destination's headers are the route's; of several, each cluster has its own.
+    headers = (inp.headers, inp.destinations[0].headers) if len(inp.destinations) == 1 else (inp.headers,)
+    return Route(
+        name=inp.name,
+        match=build_match(inp.match),
+        metadata=_config_metadata(inp.rule),
+        decorator=Decorator(operation=inp.operation) if inp.operation else None,
+        stat_prefix=(inp.match.stat_prefix or "") if inp.match is not None else "",
+        typed_per_filter_config=per_filter_config(inp.fault, inp.cors),
+        **action,
+        **header_fields(*headers),
+    )
+
+
+def _config_metadata(rule: ConfigRef | None) -> Metadata | None:
+    return None if rule is None else metadata(istio={"config": config_path(rule)})
+
+
+def _catch_all(inp: RouteConfigInput) -> list[VirtualHost]:
+    """Return the last virtual host, for hosts that are not in the registry."""
+    match inp.catch_all:
+        case "":
+            return []
+        case "ALLOW_ANY":
+            route = Route(
+                name="allow_any",
+                match=EVERYTHING,
+                route=RouteAction(cluster=inp.egress_proxy or PASSTHROUGH, **NO_TIMEOUT),
+            )
+        case "REGISTRY_ONLY":
+            route = Route(
+                name="block_all", match=EVERYTHING, direct_response=DirectResponseAction(status=BLOCKED_STATUS)
+            )
+        case other:
+            raise ValueError(f"catch-all {other!r}; {ALLOW_ANY}, {REGISTRY_ONLY} or none wanted")
+    return [VirtualHost(name=route.name, domains=["*"], routes=[route], include_request_attempt_count=True)]

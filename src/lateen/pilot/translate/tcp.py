@@ -1,0 +1,92 @@
+"""The TCP proxy of a filter chain, and what may stand before it.
+
+In:  destinations, or one cluster; what is reported.
+Out: network filters, the TCP proxy last.
+Rules: Istio's TCP routes, docs/api/translation.md "TCP".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
+from envoy.config.listener.v3.listener_components_pb2 import Filter
+from envoy.extensions.filters.network.mongo_proxy.v3.mongo_proxy_pb2 import MongoProxy
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import ON_DOWNSTREAM_TLS_HANDSHAKE, TcpProxy
+from envoy.type.v3.hash_policy_pb2 import HashPolicy
+
+from lateen.api.protocol import Protocol
+from lateen.pilot.model.values import Destination, TcpRoute, Telemetry
+from lateen.pilot.translate.access_logs import file_loggers
+from lateen.pilot.translate.pack import pack
+from lateen.pilot.translate.parts import duration, uint32
+from lateen.pilot.translate.telemetry import INBOUND_TCP, OUTBOUND_TCP
+
+__all__ = ["inbound_tcp", "outbound_tcp", "route_tcp"]
+
+EARLY_BYTES: Final = (
+    32 * 1024
+)  # read from a client while its handshake, or the connection to the application, is under way
+
+_ON_CONNECTED: Final = TcpProxy.TcpAccessLogOptions(flush_access_log_on_connected=True)
+_SOURCE_IP: Final = HashPolicy(source_ip=HashPolicy.SourceIp())
+
+
+def route_tcp(route: TcpRoute, telemetry: Telemetry) -> list[Filter]:
+    """Return the filters for connections that leave the workload by one route."""
+    proxy = _proxy(
+        stat_prefix=route.stat_prefix,
+        idle_timeout=None if route.idle_timeout is None else duration(route.idle_timeout),
+        max_downstream_connection_duration=duration(route.max_duration) if route.max_duration else None,
+        hash_policy=[_SOURCE_IP] if route.hash_source_ip else (),
+        access_log=[*OUTBOUND_TCP, *file_loggers(telemetry.access_log)],
+        **_target(route.destinations),
+    )
+    return [_mongo(route.stat_prefix), proxy] if route.protocol is Protocol.MONGO else [proxy]
+
+
+def outbound_tcp(cluster: str, telemetry: Telemetry) -> Filter:
+    """Return the filter for connections that no service is known for."""
+    loggers = [*OUTBOUND_TCP, *file_loggers(telemetry.access_log)]
+    return _proxy(stat_prefix=cluster, cluster=cluster, access_log=loggers)
+
+
+def inbound_tcp(cluster: str, telemetry: Telemetry, *, mtls: bool) -> Filter:
+    """Return the filter for connections to the application.
+
+    `mtls`: the chain ends mutual TLS. The application is then connected to only once the client is known; before that,
+    a connection would be reported as nobody's.
+    """
+    waiting: dict[str, Any] = (
+        {"upstream_connect_mode": ON_DOWNSTREAM_TLS_HANDSHAKE, "max_early_data_bytes": uint32(EARLY_BYTES)}
+        if mtls
+        else {}
+    )
+    loggers = [*INBOUND_TCP, *file_loggers(telemetry.access_log)]
+    return _proxy(stat_prefix=cluster, cluster=cluster, access_log=loggers, **waiting)
+
+
+def _proxy(*, access_log: Sequence[AccessLog], **fields: Any) -> Filter:
+    return Filter(
+        name="envoy.filters.network.tcp_proxy",
+        typed_config=pack(TcpProxy(access_log=access_log, access_log_options=_ON_CONNECTED, **fields)),
+    )
+
+
+def _target(destinations: Sequence[Destination]) -> dict[str, Any]:
+    if len(destinations) == 1:
+        return {"cluster": destinations[0].cluster}
+    return {
+        "weighted_clusters": TcpProxy.WeightedCluster(
+            clusters=[
+                TcpProxy.WeightedCluster.ClusterWeight(name=entry.cluster, weight=entry.weight)
+                for entry in destinations
+                if entry.weight
+            ]
+        )
+    }
+
+
+def _mongo(stat_prefix: str) -> Filter:
+    return Filter(name="envoy.filters.network.mongo_proxy", typed_config=pack(MongoProxy(stat_prefix=stat_prefix)))
