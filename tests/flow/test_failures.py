@@ -54,6 +54,28 @@ def test_a_failing_output_keeps_its_value_and_the_others_go_on(graph: Graph, num
     assert told[1:] == [[(output, "a", None)]]
 
 
+def test_failing_again_in_the_same_way_is_not_told_again(graph: Graph, numbers: Input[str, int]) -> None:
+    ratio = graph.derive("ratio", lambda read, key: (read.get(numbers, "top") or 0) / (read.get(numbers, key) or 0))
+    ratio.live("a", None)
+    told: list[Any] = []
+    graph.on_error(told.append)
+    graph.stats.reset()
+    numbers.set("top", 5)
+    assert graph.stats.recomputed == {"ratio": 1}
+    assert told == []
+
+
+def test_raising_a_kept_error_again_does_not_lengthen_its_traceback(graph: Graph, numbers: Input[str, int]) -> None:
+    output = inverse(graph, numbers)
+    output.live("a", None)
+    lengths = set()
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError) as caught:
+            output.peek("a")
+        lengths.add(len(caught.traceback))
+    assert len(lengths) == 1
+
+
 def test_a_first_failure_is_raised_and_leaves_nothing(graph: Graph, numbers: Input[str, int]) -> None:
     output = inverse(graph, numbers)
     reader = graph.derive("reader", lambda read, key: read.get(output, key))
@@ -189,6 +211,27 @@ def test_a_circle_that_closes_keeps_values_and_one_that_opens_gives_new_ones(gra
     after.set("a", "d")
     assert [path.peek(key) for key in "xabc"] == ["xad", "ad", "bcad", "cad"]
     assert graph.errors == {}
+    after.set("d", "d")
+    for key in "xabc":
+        path.release(key)
+    assert graph.stats.held == {"after": 5}
+    assert not graph.cyclic
+
+
+def test_a_circle_that_replaces_another_failure_reaches_its_readers(graph: Graph, numbers: Input[str, int]) -> None:
+    def _way(read: Read, key: str) -> int:
+        if key == "a":
+            raise ValueError(f"after {read.get(way, 'b')}")
+        return read.get(way, "a") if read.get(numbers, "circle") else 7
+
+    way: Any = graph.derive("way", _way)
+    reader = graph.derive("reader", lambda read, key: read.get(way, key))
+    reader.live("a", None)
+    assert str(graph.errors[reader, "a"]) == "after 7"
+    numbers.set("circle", 1)
+    assert str(graph.errors[reader, "a"]) == "reads go in a circle: way('a') -> way('b') -> way('a')"
+    numbers.set("circle", 0)
+    assert str(graph.errors[reader, "a"]) == "after 7"
 
 
 def test_swallowing_the_error_does_not_hide_a_circle(graph: Graph) -> None:

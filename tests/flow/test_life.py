@@ -91,6 +91,20 @@ def test_a_released_output_is_not_run_in_the_same_batch(graph: Graph, numbers: I
     assert graph.stats.held == {"numbers": 1}
 
 
+def test_a_change_that_was_released_before_the_end_of_the_batch_is_not_told(
+    graph: Graph, numbers: Input[int, int]
+) -> None:
+    low, _ = layers(graph, numbers)
+    low.live(1)
+    told: list[Any] = []
+    graph.on_change(low, told.append)
+    with graph.batch():
+        numbers.set(1, 5)
+        assert low.peek(1) == 50
+        low.release(1)
+    assert told == []
+
+
 def test_a_long_chain_is_dropped_without_recursion(graph: Graph, numbers: Input[int, int]) -> None:
     def _count(read: Read, key: int) -> int:
         return (read.get(numbers, 0) or 0) + (read.get(count, key - 1) if key else 0)

@@ -227,6 +227,21 @@ def test_what_nobody_will_ask_for_again_is_not_run(graph: Graph, prices: Input[s
     assert graph.stats.held["tag"] == 1
 
 
+def test_tables_go_first_because_they_tell_what_is_still_wanted(graph: Graph, prices: Input[str, int]) -> None:
+    tag = graph.derive("tag", lambda read, key: f"{key}: {read.get(prices, key)}")
+    offers = graph.table("offers", prices, lambda read, key, value: [(key, value)])
+    cheap = graph.index("cheap", offers, lambda key, value: [value < 10])
+    shelves = graph.derive(
+        "shelves", lambda read, key: [key, *(read.get(tag, name) for name in read.lookup(cheap, True))]
+    )
+    shelves.live("left")
+    shelves.live("right")
+    graph.stats.reset()
+    prices.delete("pear")
+    assert shelves.peek("left") == ["left", "apple: 3"]
+    assert graph.stats.recomputed == {"shelves": 2}
+
+
 def test_a_derived_collection_may_read_itself(graph: Graph) -> None:
     parent: Input[str, str] = graph.input("parent")
     with graph.batch():
@@ -263,18 +278,19 @@ def test_collections_may_be_declared_in_any_order(graph: Graph, prices: Input[st
         return read.get(late, (key, "copy")) if read.get(flag, "on") else None
 
     first = graph.derive("first", _first)
-    second = graph.derive("second", lambda read, key: [read.get(first, key)])
+    second = graph.derive("second", lambda read, key: [read.get(first, key), read.get(prices, key)])
     middle = graph.derive("middle", lambda read, key: (read.get(prices, key) or 0) + 1)
     late = graph.table("late", prices, lambda read, key, value: [((key, "copy"), read.get(middle, key))])
-    assert second.live("apple") == [None]
+    assert second.live("apple") == [None, 3]
     graph.stats.reset()
     with graph.batch():
         flag.set("on", True)
         prices.set("apple", 10)
-    assert second.peek("apple") == [11]
+    assert second.peek("apple") == [11, 10]
     assert graph.stats.recomputed == {"first": 1, "second": 1, "middle": 1, "late": 1}
     prices.set("apple", 20)
-    assert second.peek("apple") == [21]
+    assert second.peek("apple") == [21, 20]
+    assert graph.stats.recomputed == {"first": 2, "second": 2, "middle": 2, "late": 2}
 
 
 def test_provenance_names_every_input_key_behind_an_output(graph: Graph, prices: Input[str, int]) -> None:

@@ -158,6 +158,21 @@ def test_live_index_keys_tell_what_joined_and_left(graph: Graph, words: Input[in
     assert told[2:] == [[("b", (9,), ())]]
 
 
+def test_joining_and_leaving_within_a_batch_is_not_told(graph: Graph, words: Input[int, str]) -> None:
+    index = graph.index("index", words, lambda key, word: word)
+    told: list[Any] = []
+    graph.on_index_change(index, told.append)
+    words.set(1, "a")
+    index.live("a")
+    with graph.batch():
+        words.set(2, "a")
+        words.delete(1)
+        assert index.get("a") == (2,)  # applied, so that what follows is another change
+        words.delete(2)
+        words.set(1, "a")
+    assert told == []
+
+
 def test_released_within_the_batch_nothing_is_told(graph: Graph, words: Input[int, str]) -> None:
     index = graph.index("index", words, lambda key, word: word)
     told: list[Any] = []
@@ -206,3 +221,7 @@ def test_a_live_delta_costs_the_delta_and_sorting_again_merges(graph: Graph) -> 
     assert Counted.compared == 0
     assert len(index.get("all")) == size
     assert Counted.compared < 2 * size  # one run and a tail; sorting afresh would take 20,000
+    Counted.compared = 0
+    rows.delete(Counted(6))
+    assert len(index.get("all")) == size - 1
+    assert Counted.compared == 0  # what is in order stays so when one leaves

@@ -46,19 +46,18 @@ class Computed(Collection):
         self.dirty.append(memo)
 
     def work(self) -> None:
-        """Bring all queued memos up to date, or stop early when this collection has got another rank."""
+        """Bring all queued memos up to date."""
         if self.recursive:
             self._spread()
-        rank, dirty = self.rank, self.dirty
-        while dirty and self.rank == rank:
+        dirty = self.dirty
+        while dirty:
             memo = dirty.pop()
             if memo.state == STALE and not memo.wanted():
                 # All who read it will run anyway: they ask for it, or it is garbage when they have run.
                 self.graph.loose.append(memo)
             elif memo.state != CLEAN:
                 self.refresh(memo)
-        if not dirty:
-            self.graph.active.pop(self, None)
+        self.graph.active.pop(self, None)
 
     def refresh(self, memo: Memo) -> None:
         """Bring one memo up to date. Raises `CycleError` when that is under way already."""
@@ -252,7 +251,7 @@ class Derived(Computed, Generic[K, V]):
         return [
             (memo.key, None if old is FAILED else old, memo.value)
             for memo, old in sorted(changed.items(), key=lambda item: item[0].key)
-            if memo.value is not FAILED and not same(old, memo.value)
+            if not same(old, memo.value)
         ]
 
     def _demand(self, key: K) -> Memo:
@@ -319,8 +318,7 @@ class Table(Computed, Keyed[K2, V2]):
 
     def work(self) -> None:
         super().work()
-        if not self.dirty:
-            self.flush()
+        self.flush()
 
     def publish(self, memo: Memo, old: Any) -> None:
         new = memo.value
