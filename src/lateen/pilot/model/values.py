@@ -359,6 +359,7 @@ class InboundListenerInput:
     ports: tuple[InboundPort, ...]  # sorted by port
     passthrough_mtls: MtlsMode  # of ports no service names
     trust_domains: tuple[str, ...]  # accepted in clients' SPIFFE IDs: the own one and its aliases
+    connect_timeout: timedelta = timedelta(seconds=10)  # towards the application: the mesh's
     sniff_timeout: timedelta = timedelta(0)
     localhost: bool = False  # inboundTrafficPolicy LOCALHOST
     capture: bool = True

@@ -6,7 +6,7 @@
     routes      `build_route_config`, `build_virtual_host`
     listeners   `build_outbound_listener`, `build_virtual_outbound`, `build_http_proxy_listener`
     inbound     `build_inbound_listeners`
-    gateways    `build_gateway_listener`
+    gateway     `build_gateway_listener`
     pack        `resource_of`: a message, serialised, with its version
 
 Import the modules themselves: this package loads none of them, for names are cheap and Envoy's messages are not.

@@ -69,6 +69,7 @@ from lateen.pilot.translate.upstream_http import (
 
 __all__ = [
     "build_black_hole_cluster",
+    "build_fixed_clusters",
     "build_inbound_cluster",
     "build_inbound_passthrough_cluster",
     "build_outbound_cluster",
@@ -77,6 +78,7 @@ __all__ = [
 
 INBOUND_SOURCE: Final = "127.0.0.6"  # Istio's: connections from here reach the application, all others the proxy
 SOCKET_MARK: Final = 1337
+CONNECT_TIMEOUT: Final = timedelta(seconds=10)  # Istio's `connectTimeout` where the mesh says nothing
 PASSTHROUGH_IDLE: Final = timedelta(minutes=5)
 NEVER: Final = Duration(seconds=9223372035)  # the longest that Envoy's timers take
 DNS_JITTER: Final = timedelta(milliseconds=100)
@@ -301,6 +303,19 @@ def _inbound_dialled() -> dict[str, Any]:
         # The only address ever dialled is the workload's own: forgetting it every few seconds would close connections.
         "cleanup_interval": NEVER,
     }
+
+
+def build_fixed_clusters(
+    *, for_gateway: bool, connect_timeout: timedelta = CONNECT_TIMEOUT, connection_pool: Any = None
+) -> tuple[Cluster, ...]:
+    """Return the clusters that every proxy of a kind has. A gateway is nobody's capture: nothing passes through it."""
+    if for_gateway:
+        return (build_black_hole_cluster(),)
+    return (
+        build_black_hole_cluster(),
+        build_inbound_passthrough_cluster(connect_timeout=connect_timeout, connection_pool=connection_pool),
+        build_passthrough_cluster(connect_timeout=connect_timeout, connection_pool=connection_pool),
+    )
 
 
 def build_passthrough_cluster(*, connect_timeout: timedelta, connection_pool: Any = None) -> Cluster:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.base_pb2 import TrafficDirection, TransportSocket
 from envoy.config.listener.v3.listener_components_pb2 import FilterChain, FilterChainMatch, ListenerFilter
 from envoy.config.listener.v3.listener_pb2 import Listener
@@ -33,6 +34,7 @@ from lateen.pilot.translate.chains import (
     build_chain,
     without_inspection,
 )
+from lateen.pilot.translate.clusters import build_inbound_cluster
 from lateen.pilot.translate.http_manager import inbound_manager
 from lateen.pilot.translate.matches import EVERYTHING
 from lateen.pilot.translate.names import (
@@ -48,7 +50,7 @@ from lateen.pilot.translate.retries import INBOUND_RETRY
 from lateen.pilot.translate.tcp import inbound_tcp
 from lateen.pilot.translate.tls import ALL_ISTIO_ALPN, HTTP_ALPN, MESH_HTTP_ALPN, TCP_ALPN, build_mesh_downstream
 
-__all__ = ["build_inbound_listeners"]
+__all__ = ["build_inbound_clusters", "build_inbound_listeners"]
 
 WILDCARD: Final = "0.0.0.0"  # noqa: S104 - captured connections arrive there, inside a workload's own namespace
 FALSE: Final = BoolValue(value=False)
@@ -150,6 +152,13 @@ def build_inbound_listeners(inp: InboundListenerInput) -> tuple[Listener, ...]:
     if inp.capture:
         return (_virtual_inbound(inp, socket),)
     return tuple(_port_listener(inp, port, socket) for port in inp.ports)
+
+
+def build_inbound_clusters(inp: InboundListenerInput) -> tuple[Cluster, ...]:
+    """Return the clusters that the workload's listeners name, in order of the ports. Fixed ones are not among them."""
+    return tuple(
+        build_inbound_cluster(port, connect_timeout=inp.connect_timeout, localhost=inp.localhost) for port in inp.ports
+    )
 
 
 def _virtual_inbound(inp: InboundListenerInput, socket: TransportSocket) -> Listener:

@@ -15,9 +15,19 @@ from google.protobuf.message import Message
 
 from lateen.pilot.xds.source import Resource
 
-__all__ = ["TYPE_PREFIX", "name_of", "pack", "resource_of", "unpack"]
+__all__ = [
+    "LENGTH_DELIMITED",
+    "TYPE_PREFIX",
+    "name_of",
+    "pack",
+    "resource_of",
+    "resource_of_bytes",
+    "unpack",
+    "varint",
+]
 
 TYPE_PREFIX: Final = "type.googleapis.com/"
+LENGTH_DELIMITED: Final = 2  # protobuf's wire type of messages and texts
 VERSION_BYTES: Final = 10  # 80 bits: two contents of one resource meet by chance once in 2**80
 
 M = TypeVar("M", bound=Message)
@@ -46,5 +56,22 @@ def name_of(message: Message) -> str:
 
 def resource_of(message: Message) -> Resource:
     """Return `message` ready to send. Same content, same bytes, same version, in every process."""
-    body = pack(message).SerializeToString(deterministic=True)
-    return Resource(name_of(message), blake2b(body, digest_size=VERSION_BYTES).hexdigest(), body)
+    return resource_of_bytes(
+        name_of(message), message.DESCRIPTOR.full_name, message.SerializeToString(deterministic=True)
+    )
+
+
+def resource_of_bytes(name: str, kind: str, value: bytes) -> Resource:
+    """Return a message of type `kind`, serialised already, ready to send."""
+    body = AnyMessage(type_url=TYPE_PREFIX + kind, value=value).SerializeToString(deterministic=True)
+    return Resource(name, blake2b(body, digest_size=VERSION_BYTES).hexdigest(), body)
+
+
+def varint(value: int) -> bytes:
+    """Return a whole number as protobuf writes lengths and tags."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -7,7 +7,8 @@ Rules: Istio `VirtualService` and outbound traffic policy, docs/api/translation.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 from envoy.config.core.v3.base_pb2 import Metadata
 from envoy.config.route.v3.route_components_pb2 import (
@@ -32,13 +33,18 @@ from lateen.pilot.translate.actions import NO_TIMEOUT, build_action
 from lateen.pilot.translate.headers import header_fields
 from lateen.pilot.translate.matches import EVERYTHING, build_match
 from lateen.pilot.translate.names import PASSTHROUGH
+from lateen.pilot.translate.pack import LENGTH_DELIMITED, resource_of_bytes, varint
 from lateen.pilot.translate.parts import config_path, metadata, uint32
 from lateen.pilot.translate.route_filters import per_filter_config
+from lateen.pilot.xds.source import Resource
 
-__all__ = ["build_route_config", "build_virtual_host"]
+__all__ = ["build_route_config", "build_virtual_host", "splice_route_config"]
 
 MAX_DIRECT_RESPONSE_BYTES: Final = 1 << 20
 BLOCKED_STATUS: Final = 502  # what REGISTRY_ONLY answers for hosts that nobody registered
+_VIRTUAL_HOSTS_TAG: Final = varint(
+    RouteConfiguration.DESCRIPTOR.fields_by_name["virtual_hosts"].number << 3 | LENGTH_DELIMITED
+)
 _BODY_LIMIT: Final = uint32(MAX_DIRECT_RESPONSE_BYTES)
 # A route may name a cluster that does not exist (yet): the request fails, the configuration does not.
 _NOT_VALIDATED: Final = BoolValue(value=False)
@@ -47,13 +53,49 @@ _NOT_VALIDATED: Final = BoolValue(value=False)
 def build_route_config(inp: RouteConfigInput) -> RouteConfiguration:
     """Return all virtual hosts of one name. Same input, same bytes. Does not raise."""
     hosts = [build_virtual_host(host) for host in inp.virtual_hosts]
-    return RouteConfiguration(
-        name=inp.name,
-        virtual_hosts=[*hosts, *_catch_all(inp)],
-        validate_clusters=_NOT_VALIDATED,
-        max_direct_response_body_size_bytes=_BODY_LIMIT,
-        ignore_port_in_host_matching=inp.ignore_port_in_host,
-    )
+    return RouteConfiguration(name=inp.name, virtual_hosts=[*hosts, *_catch_all(inp)], **_options(inp))
+
+
+def _options(inp: RouteConfigInput) -> dict[str, Any]:
+    return {
+        "validate_clusters": _NOT_VALIDATED,
+        "max_direct_response_body_size_bytes": _BODY_LIMIT,
+        "ignore_port_in_host_matching": inp.ignore_port_in_host,
+    }
+
+
+def splice_route_config(shell: RouteConfigInput, hosts: Iterable[tuple[tuple[str, ...], bytes]]) -> Resource:
+    """Return the resource that `build_route_config` would give, from virtual hosts that are serialised already.
+
+    `shell` has no virtual hosts; `hosts` are (domains, bytes of the `VirtualHost`), in order. One changed host costs
+    its own translation and one concatenation. Envoy refuses a domain that two hosts have: the first one keeps it, and
+    a host left without domains is left out.
+    """
+    spliced = b"".join(_entry(data) for data in _without_duplicates(hosts))
+    # In the order of field numbers, which is how protobuf writes them: equal content, equal bytes.
+    head = RouteConfiguration(name=shell.name)
+    tail = RouteConfiguration(virtual_hosts=_catch_all(shell), **_options(shell))
+    value = head.SerializeToString() + spliced + tail.SerializeToString(deterministic=True)
+    return resource_of_bytes(shell.name, RouteConfiguration.DESCRIPTOR.full_name, value)
+
+
+def _without_duplicates(hosts: Iterable[tuple[tuple[str, ...], bytes]]) -> Iterator[bytes]:
+    taken: set[str] = set()
+    for domains, data in hosts:
+        wanted = [domain for domain in domains if domain.lower() not in taken]
+        taken.update(domain.lower() for domain in wanted)
+        if len(wanted) == len(domains):
+            yield data
+        elif wanted:
+            host = VirtualHost.FromString(data)
+            del host.domains[:]
+            host.domains.extend(wanted)
+            yield host.SerializeToString(deterministic=True)
+
+
+def _entry(data: bytes) -> bytes:
+    """Return `data` as one entry of the field `virtual_hosts`."""
+    return _VIRTUAL_HOSTS_TAG + varint(len(data)) + data
 
 
 def build_virtual_host(inp: VirtualHostInput) -> VirtualHost:
