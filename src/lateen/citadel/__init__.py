@@ -1,1 +1,10 @@
-"""citadel"""
+"""Citadel, the certificate authority: the root, issuance, the audit trail, the control plane's own certificate.
+
+store            the folder that keeps the root
+template         checks of CSRs, profiles of certificates; pure
+authority        `Authority`: signs
+authenticate     who asks
+service          Istio's CreateCertificate over gRPC
+audit            what was issued and refused
+server_identity  the control plane's own certificate, renewed as it goes
+"""

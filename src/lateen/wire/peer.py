@@ -7,7 +7,7 @@ from typing import Protocol
 
 from cryptography import x509
 
-from lateen.wire.svid import spiffe_id_of
+from lateen.wire.svid import UNREADABLE, spiffe_id_of
 
 __all__ = ["AuthContext", "peer_spiffe_id"]
 
@@ -30,6 +30,6 @@ def peer_spiffe_id(context: AuthContext) -> str | None:
         return None
     try:
         identity = spiffe_id_of(x509.load_pem_x509_certificate(pems[0]))
-    except ValueError:
+    except UNREADABLE:
         return None
     return None if identity is None else str(identity)

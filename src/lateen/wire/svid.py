@@ -9,12 +9,24 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from lateen.errors import BadInput
 from lateen.wire.local import CertificateInfo
 from lateen.wire.spiffe import SpiffeId, parse_spiffe_id
 
-__all__ = ["CertificateSummary", "read_certificate", "spiffe_id_of"]
+__all__ = ["UNREADABLE", "CertificateSummary", "read_certificate", "spiffe_id_of"]
+
+# What `cryptography` raises on bytes from a stranger: these have no common base below Exception.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +55,7 @@ def read_certificate(pem: bytes) -> CertificateSummary:
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
         )
-    except ValueError as error:
+    except UNREADABLE as error:
         raise BadInput(f"no certificate in PEM that can be read: {error}") from error
 
 
@@ -52,7 +64,7 @@ def spiffe_id_of(certificate: x509.Certificate) -> SpiffeId | None:
     try:
         sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = sans.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except UNREADABLE:
         return None
     if len(uris) != 1:
         return None
