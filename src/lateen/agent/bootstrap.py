@@ -1,0 +1,310 @@
+"""Build Envoy's bootstrap: who it is, where it gets its configuration, what it counts.
+
+In:  one `BootstrapInput`. Out: plain JSON values; Envoy's messages would cost an agent memory for one document.
+Rules: Istio's bootstrap, docs/design/0005-agent.md "Bootstrap". Same input, same document.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lateen.agent.spec import Node
+
+__all__ = ["PROMETHEUS_PORT", "BootstrapInput", "build_bootstrap", "encode_bootstrap"]
+
+PROMETHEUS_PORT: Final = 15090
+XDS_CLUSTER: Final = "xds-grpc"
+SDS_CLUSTER: Final = "sds-grpc"  # translation names it in every TLS context
+ADMIN_CLUSTER: Final = "prometheus_stats"
+PILOT_NAME: Final = "pilot.lateen.local"  # of the control plane's certificate; a Unix socket's path cannot be in one
+
+SOL_SOCKET: Final = 1  # asm-generic/socket.h
+SO_MARK: Final = 36
+MAX_CONNECTIONS: Final = 2**31 - 1  # unlimited, as Istio writes it
+XDS_REQUESTS: Final = 100_000  # Envoy's own limit of 1024 would hold streams of the control plane to it
+
+# Whatever else a mesh counts is not made at all: stats that nobody reads were once most of a sidecar's memory.
+STATS_PREFIXES: Final = (
+    "reporter=",
+    "component",
+    "istio",  # what the stats access logger writes
+    "cluster_manager",
+    "listener_manager",
+    "server",
+    "cluster.xds-grpc",
+    "wasm",
+)
+STATS_SUFFIXES: Final = (
+    "rbac.allowed",
+    "rbac.denied",
+    "shadow_allowed",
+    "shadow_denied",
+    "downstream_cx_active",  # these two tell when a proxy that leaves has nothing left to do
+    "downstream_rq_active",
+)
+STATS_REGEXES: Final = (r"vhost\..*\.route\..*",)
+
+# Tag -> what is cut from a stat's name (outer group) and becomes the tag's value (inner group). Names of clusters and
+# listeners hold dots themselves; translation ends them with `;` (`alt_stat_name`, `stat_prefix`).
+STATS_TAGS: Final[Mapping[str, str]] = {
+    "cluster_name": r"^cluster(\.([^;]+);)",
+    "http_conn_manager_prefix": r"^http(\.([^;]+);)",
+    "tcp_prefix": r"^tcp(\.([^;]+?);?)\.\w+$",
+    "listener_address": r"^listener(\.(.+?))\.(?:worker_\d+\.)?downstream_cx_active$",
+    "response_code": r"_rq(_(\d{3}))$",
+    "response_code_class": r"_rq(_(\dxx))$",
+    "authz_enforce_result": r"rbac(\.(allowed|denied))$",
+}
+
+# Istio's, which are Envoy's own defaults: written out, since dashboards depend on them.
+BUCKETS: Final = (
+    0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000,
+)  # fmt: skip
+
+RUNTIME: Final[Mapping[str, Any]] = {
+    "re2.max_program_size.error_level": 32768,
+    # Handing connections over by their original destination is deprecated in name only; capture stands on it.
+    "envoy.deprecated_features:envoy.config.listener.v3.Listener.hidden_envoy_deprecated_use_original_dst": True,
+    "envoy.reloadable_features.http_reject_path_with_fragment": False,
+    "envoy.reloadable_features.fixed_heap_use_allocated": True,
+    "envoy.reloadable_features.coalesce_lb_rebuilds_on_batch_update": False,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootstrapInput:
+    """All that one bootstrap depends on. Paths are absolute, and short enough for sockets."""
+
+    node: Node
+    xds_socket: str
+    sds_socket: str
+    admin_socket: str
+    prometheus_address: str  # where 15090 is bound
+    mark: int | None  # of sockets towards upstreams; None where nothing is captured
+    server_name: str = PILOT_NAME
+
+
+def build_bootstrap(inp: BootstrapInput) -> dict[str, Any]:
+    """Return the bootstrap. Does not raise."""
+    return {
+        "node": {
+            "id": inp.node.id,
+            "cluster": inp.node.cluster,
+            "metadata": dict(inp.node.metadata),
+            **({"locality": dict(inp.node.locality)} if inp.node.locality else {}),
+        },
+        "admin": {"address": _pipe(inp.admin_socket), "access_log": []},
+        "dynamic_resources": {
+            "cds_config": _ads(),
+            "lds_config": _ads(),
+            "ads_config": _grpc(XDS_CLUSTER, "DELTA_GRPC"),
+        },
+        "static_resources": {
+            "clusters": [_xds_cluster(inp), _pipe_cluster(SDS_CLUSTER, inp.sds_socket, http2=True), _admin(inp)],
+            "listeners": [_prometheus_listener(inp.prometheus_address)],
+        },
+        "cluster_manager": _cluster_manager(inp.mark),
+        "stats_config": _stats_config(),
+        "stats_flush_interval": "5s",
+        "deferred_stat_options": {"enable_deferred_creation_stats": True},
+        "layered_runtime": {
+            "layers": [
+                {"name": "global config", "static_layer": dict(RUNTIME)},
+                {"name": "admin", "admin_layer": {}},
+            ]
+        },
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": _type("resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"),
+                        "max_active_downstream_connections": MAX_CONNECTIONS,
+                    },
+                }
+            ]
+        },
+        "bootstrap_extensions": [
+            {
+                "name": "envoy.bootstrap.internal_listener",
+                "typed_config": {
+                    "@type": _type("bootstrap.internal_listener.v3.InternalListener"),
+                    "buffer_size_kb": 64,
+                },
+            }
+        ],
+    }
+
+
+def encode_bootstrap(inp: BootstrapInput) -> bytes:
+    """Return the document as Envoy reads it from a file ending in `.json`."""
+    return json.dumps(build_bootstrap(inp), indent=1).encode()
+
+
+def _type(name: str) -> str:
+    return f"type.googleapis.com/envoy.extensions.{name}"
+
+
+def _pipe(path: str) -> dict[str, Any]:
+    return {"pipe": {"path": path}}
+
+
+def _ads() -> dict[str, Any]:
+    # No time limit: a proxy without configuration must carry nothing, however long the control plane takes.
+    return {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
+
+
+def _grpc(cluster: str, api_type: str) -> dict[str, Any]:
+    return {
+        "api_type": api_type,
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": True,
+        "grpc_services": [{"envoy_grpc": {"cluster_name": cluster}}],
+    }
+
+
+def _xds_cluster(inp: BootstrapInput) -> dict[str, Any]:
+    limits = [
+        {
+            "priority": priority,
+            "max_connections": XDS_REQUESTS,
+            "max_pending_requests": XDS_REQUESTS,
+            "max_requests": XDS_REQUESTS,
+        }
+        for priority in ("DEFAULT", "HIGH")
+    ]
+    cluster = _pipe_cluster(XDS_CLUSTER, inp.xds_socket, http2=True)
+    return {
+        **cluster,
+        "circuit_breakers": {"thresholds": limits},
+        "transport_socket": {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": _type("transport_sockets.tls.v3.UpstreamTlsContext"),
+                "sni": inp.server_name,
+                "common_tls_context": {
+                    "alpn_protocols": ["h2"],
+                    "tls_params": {
+                        "tls_minimum_protocol_version": "TLSv1_2",
+                        "tls_maximum_protocol_version": "TLSv1_3",
+                    },
+                    "tls_certificate_sds_secret_configs": [_secret("default")],
+                    "combined_validation_context": {
+                        "default_validation_context": {
+                            "match_typed_subject_alt_names": [
+                                {"san_type": "DNS", "matcher": {"exact": inp.server_name}}
+                            ]
+                        },
+                        "validation_context_sds_secret_config": _secret("ROOTCA"),
+                    },
+                },
+            },
+        },
+    }
+
+
+def _secret(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "sds_config": {
+            "api_config_source": _grpc(SDS_CLUSTER, "GRPC"),
+            "resource_api_version": "V3",
+            "initial_fetch_timeout": "0s",
+        },
+    }
+
+
+def _admin(inp: BootstrapInput) -> dict[str, Any]:
+    return _pipe_cluster(ADMIN_CLUSTER, inp.admin_socket, http2=False)
+
+
+def _pipe_cluster(name: str, path: str, *, http2: bool) -> dict[str, Any]:
+    protocol: dict[str, Any] = {"http_protocol_options": {}}
+    if http2:
+        # Asks a silent peer whether it lives: a control plane that hangs is left like one that is gone.
+        protocol = {"http2_protocol_options": {"connection_keepalive": {"interval": "30s", "timeout": "10s"}}}
+    return {
+        "name": name,
+        "alt_stat_name": f"{name};",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        # A mark is of no use to a Unix socket: this replaces the cluster manager's binding by none.
+        "upstream_bind_config": {"socket_options": []},
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _pipe(path)}}]}],
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": _type("upstreams.http.v3.HttpProtocolOptions"),
+                "explicit_http_config": protocol,
+            }
+        },
+    }
+
+
+def _cluster_manager(mark: int | None) -> dict[str, Any]:
+    if mark is None:
+        return {}
+    option = {"level": SOL_SOCKET, "name": SO_MARK, "int_value": mark, "state": "STATE_PREBIND"}
+    return {"upstream_bind_config": {"socket_options": [{"description": "not captured again", **option}]}}
+
+
+def _prometheus_listener(address: str) -> dict[str, Any]:
+    return {
+        "name": "prometheus",
+        "address": {"socket_address": {"address": address, "port_value": PROMETHEUS_PORT}},
+        "ignore_global_conn_limit": True,
+        "bypass_overload_manager": True,
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "envoy.filters.network.http_connection_manager",
+                        "typed_config": {
+                            "@type": _type("filters.network.http_connection_manager.v3.HttpConnectionManager"),
+                            "stat_prefix": "stats",
+                            "codec_type": "AUTO",
+                            "route_config": {"name": "prometheus", "virtual_hosts": [_stats_host()]},
+                            "http_filters": [
+                                {
+                                    "name": "envoy.filters.http.router",
+                                    "typed_config": {"@type": _type("filters.http.router.v3.Router")},
+                                }
+                            ],
+                        },
+                    }
+                ]
+            }
+        ],
+    }
+
+
+def _stats_host() -> dict[str, Any]:
+    # Only this one path: what else the admin interface can do is not for the network.
+    route = {"match": {"path": "/stats/prometheus"}, "route": {"cluster": ADMIN_CLUSTER}}
+    return {"name": "stats", "domains": ["*"], "routes": [route]}
+
+
+def _stats_config() -> dict[str, Any]:
+    return {
+        "use_all_default_tags": False,
+        "stats_tags": [{"tag_name": name, "regex": regex} for name, regex in STATS_TAGS.items()],
+        "stats_matcher": {
+            "inclusion_list": {
+                "patterns": [
+                    *_patterns("prefix", STATS_PREFIXES),
+                    *_patterns("suffix", STATS_SUFFIXES),
+                    *({"safe_regex": {"regex": regex}} for regex in STATS_REGEXES),
+                ]
+            }
+        },
+        "histogram_bucket_settings": [{"match": {"prefix": "istio"}, "buckets": list(BUCKETS)}],
+    }
+
+
+def _patterns(kind: str, texts: Sequence[str]) -> list[dict[str, str]]:
+    return [{kind: text} for text in texts]

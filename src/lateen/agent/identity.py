@@ -1,0 +1,207 @@
+"""The workload's identity: a key that never leaves this process but to its own Envoy, and Citadel's word for it.
+
+Each certificate gets a new P-256 key. Renewal begins at half life, spread (`lateen.wire.renewal`); while Citadel is away
+the old certificate goes on being used, and asking goes on. Nothing here is ever written to a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import grpc.aio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from lateen.agent.backoff import Backoff
+from lateen.agent.channel import CALL_SECONDS, open_local, to_error
+from lateen.agent.log import Log
+from lateen.errors import BadInput, LateenError, Refused, Unavailable
+from lateen.wire.ca import CREATE_CERTIFICATE, IDENTITY_METADATA, IstioCertificateRequest, IstioCertificateResponse
+from lateen.wire.renewal import MAX_JITTER, renewal_time
+from lateen.wire.spiffe import SpiffeId
+from lateen.wire.svid import read_certificate
+
+__all__ = ["CitadelClient", "Identity", "Sign", "Svid"]
+
+FIRST_WAIT_SECONDS: Final = 0.05  # Istio's first backoff of a CSR
+LONGEST_WAIT_SECONDS: Final = 15.0
+LOOK_SECONDS: Final = 30.0  # the wall clock is looked at this often: a machine that slept does not miss its renewal
+SOONEST_SHARE: Final = 0.25  # of what is left of a new certificate passes before it is renewed, whatever its dates say
+
+# CSR in PEM, wanted seconds (0: the default) -> chain in PEM: leaf, intermediates, all roots in the last one
+Sign = Callable[[bytes, int], Awaitable[Sequence[str]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Svid:
+    """One X.509-SVID with its key and what to check others by. PEM throughout."""
+
+    spiffe_id: SpiffeId
+    serial: str
+    not_before: datetime
+    not_after: datetime
+    chain: bytes  # leaf first, no root
+    roots: bytes
+    key: bytes = field(repr=False)
+
+
+class CitadelClient:
+    """Asks Citadel on its local socket. `namespace` and `service_account` are what it is asked to vouch for."""
+
+    def __init__(self, socket: Path, *, namespace: str, service_account: str) -> None:
+        self._socket = socket
+        self._wanted = f"{namespace}/{service_account}"
+        self._channel: Any = None
+
+    async def sign(self, csr: bytes, seconds: int) -> Sequence[str]:
+        """Return the chain. Raises `Refused`, `BadInput`, `Unavailable`."""
+        if self._channel is None:
+            self._channel = open_local(self._socket)
+        call = self._channel.unary_unary(
+            CREATE_CERTIFICATE,
+            request_serializer=IstioCertificateRequest.SerializeToString,
+            response_deserializer=IstioCertificateResponse.FromString,
+        )
+        request = IstioCertificateRequest(csr=csr.decode(), validity_duration=seconds)
+        try:
+            response = await call(request, timeout=CALL_SECONDS, metadata=((IDENTITY_METADATA, self._wanted),))
+        except grpc.aio.AioRpcError as error:
+            raise to_error(f"certificate for {self._wanted} from {str(self._socket)!r}", error) from error
+        return list(response.cert_chain)
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+
+
+class Identity:
+    """Keeps one workload's SVID fresh. `run` owns it; others read `current` and listen."""
+
+    def __init__(
+        self,
+        sign: Sign,
+        *,
+        namespace: str,
+        service_account: str,
+        lifetime: timedelta | None,
+        log: Log,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.current: Svid | None = None
+        self.requests = 0
+        self.failures = 0
+        self._sign = sign
+        self._wanted = (namespace, service_account)
+        self._seconds = 0 if lifetime is None else max(1, int(lifetime.total_seconds()))
+        self._log = log
+        self._now = now
+        self._sleep = sleep
+        self._rng = rng or random.SystemRandom()
+        self._listeners: list[Callable[[Svid], None]] = []
+        self._first = asyncio.Event()
+
+    def listen(self, listener: Callable[[Svid], None]) -> None:
+        """Call `listener` with each new SVID, and at once with the one there is."""
+        self._listeners.append(listener)
+        if self.current is not None:
+            listener(self.current)
+
+    async def wait(self) -> Svid:
+        """Return the SVID as soon as there is one."""
+        await self._first.wait()
+        assert self.current is not None
+        return self.current
+
+    async def run(self) -> None:
+        """Get the first SVID, then renew it, until cancelled.
+
+        Raises `Refused` or `BadInput` when Citadel refuses the first one: asking again would not help. Later refusals
+        are logged and asked again, since what runs should go on running.
+        """
+        while True:
+            svid = await self._obtain()
+            self.current = svid
+            self._log.info(
+                "certificate received", identity=str(svid.spiffe_id), serial=svid.serial, not_after=svid.not_after
+            )
+            for listener in self._listeners:
+                listener(svid)
+            self._first.set()
+            await self._until(self._renewal_of(svid))
+
+    def _renewal_of(self, svid: Svid) -> datetime:
+        now = self._now()
+        due = renewal_time(svid.not_before, svid.not_after, self._rng.uniform(-MAX_JITTER, MAX_JITTER))
+        # An authority whose clock is ahead, or that gives what is nearly over, is not asked without a pause.
+        return max(due, now + max((svid.not_after - now) * SOONEST_SHARE, timedelta(seconds=1)))
+
+    async def _until(self, moment: datetime) -> None:
+        while (left := (moment - self._now()).total_seconds()) > 0:
+            await self._sleep(min(left, LOOK_SECONDS))
+
+    async def _obtain(self) -> Svid:
+        backoff = Backoff(first=FIRST_WAIT_SECONDS, longest=LONGEST_WAIT_SECONDS, draw=self._rng.random)
+        while True:
+            try:
+                return await self._ask()
+            except LateenError as error:
+                self.failures += 1
+                if self.current is None and isinstance(error, (Refused, BadInput)):
+                    raise
+                wait = min(backoff.wait(), self._patience())
+                left = None if self.current is None else (self.current.not_after - self._now()).total_seconds()
+                self._log.warning(
+                    "certificate not received", reason=str(error), next_seconds=wait, valid_seconds=left or 0.0
+                )
+                await self._sleep(wait)
+
+    def _patience(self) -> float:
+        """Return the longest wait: short-lived certificates leave less time than the usual one."""
+        if self.current is None:
+            return LONGEST_WAIT_SECONDS
+        left = (self.current.not_after - self._now()).total_seconds()
+        return min(LONGEST_WAIT_SECONDS, max(left / 10, 0.2))
+
+    async def _ask(self) -> Svid:
+        key = ec.generate_private_key(ec.SECP256R1())
+        # Subject and names are left empty: Citadel writes the identity itself and believes none that is asked for.
+        csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        self.requests += 1
+        pems = await self._sign(csr.public_bytes(serialization.Encoding.PEM), self._seconds)
+        return self._check(key, pems)
+
+    def _check(self, key: ec.EllipticCurvePrivateKey, pems: Sequence[str]) -> Svid:
+        """Return the SVID in an answer. Raises `Unavailable` when it is not for this key and identity."""
+        if len(pems) < 2:
+            raise Unavailable(f"answer of Citadel: leaf and root wanted, got {len(pems)} certificates")
+        leaf = pems[0].encode()
+        try:
+            facts = read_certificate(leaf)
+        except BadInput as error:
+            raise Unavailable(f"answer of Citadel: {error}") from error
+        spiffe_id = facts.spiffe_id
+        if spiffe_id is None or (spiffe_id.namespace, spiffe_id.service_account) != self._wanted:
+            wanted = "/".join(self._wanted)
+            raise Unavailable(f"answer of Citadel: a certificate of {wanted} wanted, got {spiffe_id}")
+        if x509.load_pem_x509_certificate(leaf).public_key() != key.public_key():
+            raise Unavailable("answer of Citadel: a certificate of another key")
+        return Svid(
+            spiffe_id=spiffe_id,
+            serial=facts.serial,
+            not_before=facts.not_before,
+            not_after=facts.not_after,
+            chain="".join(pem if pem.endswith("\n") else pem + "\n" for pem in pems[:-1]).encode(),
+            roots=pems[-1].encode(),
+            key=key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ),
+        )

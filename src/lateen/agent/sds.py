@@ -1,0 +1,206 @@
+"""Serve secrets to the workload's own Envoy: SDS, state of the world and delta, on a Unix socket.
+
+Rules: the xDS protocol, v3. A stream is sent what it subscribes to as soon as that exists, and again when it changes;
+running connections keep the certificate they began with, so a rotation drops none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from lateen.agent.discovery import (
+    SECRET_TYPE_URL,
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    DiscoveryRequest,
+    DiscoveryResponse,
+)
+from lateen.agent.log import Log
+from lateen.agent.secret_store import SecretStore
+
+__all__ = ["SERVICE", "DeltaSubscription", "SdsServer", "SotwSubscription", "Subscription"]
+
+SERVICE: Final = "envoy.service.secret.v3.SecretDiscoveryService"
+MAX_REQUEST_BYTES: Final = 256 << 10
+MAX_NAMES: Final = 1000
+STOP_SECONDS: Final = 1.0
+
+
+class Subscription(ABC):
+    """One stream: what it asked for, what it holds. Without I/O: requests in, responses out."""
+
+    def __init__(self) -> None:
+        self._sent: dict[str, str] = {}  # name -> version
+        self._nonce = 0
+
+    @abstractmethod
+    def on_request(self, data: bytes) -> str:
+        """Take one request. Return Envoy's words when it refuses a response, else "". Raises `DecodeError`."""
+
+    @abstractmethod
+    def responses(self, store: SecretStore) -> Iterator[bytes]:
+        """Yield what is to be sent now."""
+
+    def _due(self, names: list[str], store: SecretStore) -> list[tuple[str, str, bytes]]:
+        """Return (name, version, body) of each secret that the stream does not hold as it is now."""
+        found = [(name, store.get(name)) for name in names]
+        return [
+            (name, held.version, held.body)
+            for name, held in found
+            if held is not None and self._sent.get(name) != held.version
+        ]
+
+    def _next_nonce(self) -> str:
+        self._nonce += 1
+        return str(self._nonce)
+
+
+class SotwSubscription(Subscription):
+    """`StreamSecrets`: each request names everything that is wanted; Envoy has one stream a secret."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: list[str] = []
+
+    def on_request(self, data: bytes) -> str:
+        request = DiscoveryRequest.FromString(data)
+        if request.response_nonce and request.response_nonce != str(self._nonce):
+            return ""  # an answer to what is out of date already
+        self._names = list(dict.fromkeys(request.resource_names))[:MAX_NAMES]
+        self._sent = {name: version for name, version in self._sent.items() if name in self._names}
+        return str(request.error_detail.message)
+
+    def responses(self, store: SecretStore) -> Iterator[bytes]:
+        if not self._due(self._names, store):
+            return
+        held = [(name, found) for name in self._names if (found := store.get(name)) is not None]
+        self._sent = {name: found.version for name, found in held}
+        response = DiscoveryResponse(
+            version_info=",".join(found.version for _, found in held),
+            type_url=SECRET_TYPE_URL,
+            nonce=self._next_nonce(),
+            resources=[{"type_url": SECRET_TYPE_URL, "value": found.body} for _, found in held],
+        )
+        yield bytes(response.SerializeToString())
+
+
+class DeltaSubscription(Subscription):
+    """`DeltaSecrets`: names come and go; what a client says it holds already is not sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: dict[str, None] = {}
+
+    def on_request(self, data: bytes) -> str:
+        request = DeltaDiscoveryRequest.FromString(data)
+        for name in request.resource_names_subscribe:
+            if len(self._names) < MAX_NAMES:
+                self._names[name] = None
+            self._sent.pop(name, None)  # asked for again: answered again
+        for name in request.resource_names_unsubscribe:
+            self._names.pop(name, None)
+            self._sent.pop(name, None)
+        if not self._nonce:
+            self._sent.update({n: v for n, v in request.initial_resource_versions.items() if n in self._names})
+        return str(request.error_detail.message)
+
+    def responses(self, store: SecretStore) -> Iterator[bytes]:
+        due = self._due(list(self._names), store)
+        if not due:
+            return
+        self._sent.update({name: version for name, version, _ in due})
+        response = DeltaDiscoveryResponse(
+            type_url=SECRET_TYPE_URL,
+            nonce=self._next_nonce(),
+            resources=[
+                {"name": name, "version": version, "resource": {"type_url": SECRET_TYPE_URL, "value": body}}
+                for name, version, body in due
+            ],
+        )
+        yield bytes(response.SerializeToString())
+
+
+class SdsServer:
+    """The gRPC server around the subscriptions. `start` it before Envoy, `stop` it after."""
+
+    def __init__(self, store: SecretStore, path: Path, log: Log) -> None:
+        self._store = store
+        self._path = path
+        self._log = log
+        self._server: Any = None
+        self._closing = False
+
+    async def start(self) -> None:
+        """Listen. Raises `OSError` when the socket cannot be made."""
+        self._path.unlink(missing_ok=True)
+        server = grpc.aio.server(options=(("grpc.max_receive_message_length", MAX_REQUEST_BYTES),))
+        # Messages stay bytes up to the subscription, which tells a broken one from a broken server.
+        handlers = {
+            "StreamSecrets": grpc.stream_stream_rpc_method_handler(self._stream),
+            "DeltaSecrets": grpc.stream_stream_rpc_method_handler(self._delta),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        try:
+            server.add_insecure_port(f"unix:{self._path}")
+        except RuntimeError as error:
+            raise OSError(f"socket {str(self._path)!r}: {error}") from error
+        await server.start()
+        os.chmod(self._path, 0o600)  # it gives away the private key
+        self._server = server
+
+    async def stop(self) -> None:
+        """End every stream, then the server."""
+        self._closing = True
+        self._store.wake()
+        if self._server is not None:
+            await self._server.stop(STOP_SECONDS)
+        self._path.unlink(missing_ok=True)
+
+    async def _stream(self, _: Any, context: Any) -> None:
+        await self._serve(SotwSubscription(), context)
+
+    async def _delta(self, _: Any, context: Any) -> None:
+        await self._serve(DeltaSubscription(), context)
+
+    async def _serve(self, subscription: Subscription, context: Any) -> None:
+        with self._store.listening() as changed:
+            reader = asyncio.create_task(self._read(subscription, context, changed), name="sds requests")
+            try:
+                while True:
+                    await changed.wait()
+                    changed.clear()
+                    if self._closing or reader.done():
+                        break
+                    for response in subscription.responses(self._store):
+                        await context.write(response)
+            finally:
+                reader.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    failure = await reader
+                    if failure:
+                        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, failure)
+
+    async def _read(self, subscription: Subscription, context: Any, changed: asyncio.Event) -> str:
+        """Take requests until the client has no more; return what was wrong with the last one, if anything."""
+        try:
+            while (data := await context.read()) is not grpc.aio.EOF:
+                try:
+                    refusal = subscription.on_request(data)
+                except DecodeError as error:
+                    return f"no discovery request: {error}"
+                if refusal:
+                    self._log.error("secret refused by Envoy", reason=refusal)
+                changed.set()
+            return ""
+        finally:
+            changed.set()
