@@ -84,14 +84,14 @@ class StrangeAuthority:
         usages: Iterable[x509.ObjectIdentifier] = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH),
         not_before: datetime | None = None,
         not_after: datetime | None = None,
-        issuer: str = "strange",
+        issuer_name: x509.Name | None = None,
     ) -> x509.Certificate:
         """Return a certificate for `key`, signed by this authority."""
-        organization = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, issuer)])
+        organization = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "strange")])
         builder = (
             x509.CertificateBuilder()
             .serial_number(secrets.randbits(100) + 1)
-            .issuer_name(organization)
+            .issuer_name(organization if issuer_name is None else issuer_name)
             .subject_name(organization if authority else x509.Name([]))
             .not_valid_before(not_before or self.now - timedelta(minutes=2))
             .not_valid_after(not_after or self.now + timedelta(hours=1))
