@@ -159,7 +159,7 @@ def on_delta_request(
     request: Any,
     subscription: Subscription,
     content: Content,
-    initial: Mapping[str, str] = MappingProxyType({}),
+    initial: Versions = _NO_VERSIONS,
 ) -> tuple[TypeState, Outcome]:
     """Take one `DeltaDiscoveryRequest`.
 
@@ -296,7 +296,7 @@ def nonce_of(state: TypeState) -> str:
     return f"{state.serial:x}" if state.serial else ""
 
 
-def _first_behind(subscription: Subscription, content: Content, initial: Mapping[str, str]) -> Versions:
+def _first_behind(subscription: Subscription, content: Content, initial: Versions) -> Versions:
     behind: dict[str, str | None] = {}
     if subscription.wildcard:
         for name in content.names():
@@ -304,7 +304,7 @@ def _first_behind(subscription: Subscription, content: Content, initial: Mapping
             if held != content.version(name):
                 behind[name] = held
         for name, held in initial.items():
-            if content.version(name) is None:
+            if held != content.version(name):
                 behind[name] = held
     for name in subscription.names:
         held = initial.get(name, UNTOLD)

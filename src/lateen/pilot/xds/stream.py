@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from lateen.errors import BadInput
 from lateen.pilot.xds import order
+from lateen.pilot.xds.absent import ABSENT_VERSION, absent_parts
 from lateen.pilot.xds.content import Cohort, Entry, Library, digest_of
 from lateen.pilot.xds.frames import delta_response, sotw_response
 from lateen.pilot.xds.references import CHILD_TYPE
@@ -225,7 +226,8 @@ class Stream:
             entries: list[Entry] = [entry for name in cohort.names() if (entry := cohort.entry(name)) is not None]
         else:
             entries = self._fitting(cohort, told)
-        state = self.types[type_url] = after_sending(self.types[type_url], told)
+        before = self.types[type_url]
+        state = self.types[type_url] = after_sending(before, told)
         if type_url == CDS:
             self._after_sending_clusters(told)
         parts: list[bytes] = []
@@ -236,9 +238,16 @@ class Stream:
             return Response(type_url, len(entries), 0, data)
         for entry in entries:
             parts += entry.delta_parts(self._told_version(type_url, entry))
-        removed = [name for name, version in told.items() if version is None]
+        removed = []
+        for name, version in told.items():
+            if version is None:
+                absent = None if order.is_removal(before, name, version) else absent_parts(type_url, name)
+                if absent is None:
+                    removed.append(name)
+                else:
+                    parts += absent
         data = delta_response(type_url=type_url, nonce=nonce_of(state), version="", parts=parts, removed=removed)
-        return Response(type_url, len(entries), len(removed), data)
+        return Response(type_url, len(parts) // 2, len(removed), data)
 
     def _fitting(self, cohort: Cohort, told: dict[str, str | None]) -> list[Entry]:
         """Return the entries of what is told; cut `told` where a response would become too large."""
@@ -267,16 +276,16 @@ class Stream:
         suffix = self._cluster_versions(entry.resource.name)
         return f"{entry.resource.version}{_OF_CLUSTER}{suffix}" if suffix else entry.resource.version
 
-    def _initial(self, type_url: str, versions: Mapping[str, str]) -> dict[str, str]:
-        """Return what a client says it holds, without endpoints that it needs again."""
+    def _initial(self, type_url: str, versions: Mapping[str, str]) -> dict[str, str | None]:
+        """Return what a client says it holds, without endpoints that it needs again. None: knows that there is none."""
         if type_url != EDS or not versions:
-            return dict(versions)
+            return {name: None if version == ABSENT_VERSION else version for name, version in versions.items()}
         # While a cluster warms Envoy says nothing of clusters, on a new stream neither: then it is to have the one
         # that is current, and needs endpoints unless it has got them with just that one.
         silent = CDS not in self.types
         if silent:
             self.cohorts[CDS] = self._library.enter(self, CDS, self.proxy.slices.get(CDS, ()), _EVERYTHING)
-        initial = {}
+        initial: dict[str, str | None] = {}
         for name, told in versions.items():
             version, _, suffix = told.partition(_OF_CLUSTER)
             if suffix == self._cluster_versions(name):
