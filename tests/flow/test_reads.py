@@ -281,6 +281,7 @@ def test_collections_may_be_declared_in_any_order(graph: Graph, prices: Input[st
     second = graph.derive("second", lambda read, key: [read.get(first, key), read.get(prices, key)])
     middle = graph.derive("middle", lambda read, key: (read.get(prices, key) or 0) + 1)
     late = graph.table("late", prices, lambda read, key, value: [((key, "copy"), read.get(middle, key))])
+    assert first.live("apple") is None
     assert second.live("apple") == [None, 3]
     graph.stats.reset()
     with graph.batch():
