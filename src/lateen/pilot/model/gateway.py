@@ -50,6 +50,7 @@ class Gateways:
         self.listeners = mesh.graph.derive("gateway listeners", self._listeners)
         # (view, name of the route configuration) -> RouteConfigInput | None
         self.route_config = mesh.graph.derive("gateway routes", self._route_config)
+        # view -> ((port, servers in order of age), ...)
         self._servers = mesh.graph.derive("gateway servers", self._by_port)
 
     def _by_port(self, read: Read, view: View) -> tuple[tuple[int, tuple[_Server, ...]], ...]:

@@ -111,7 +111,7 @@ class Mesh:
     # ---- mesh-wide
 
     def _settings(self, read: Read, key: str) -> MeshSettings:
-        objects = [read.get(self.objects, name) for name in read.lookup(self.by_kind, "MeshConfig")]
+        objects = self.objects_of(read, read.lookup(self.by_kind, "MeshConfig"))
         if not objects:
             return MeshSettings(trust_domain=self._trust_domain)
         return _settings_of(min(objects, key=age_key).spec, self._trust_domain)
@@ -146,7 +146,8 @@ class Mesh:
         for label in service.selector:
             found = set(read.lookup(self.workloads_by_label, (service.namespace, *label)))
             names = found if names is None else names & found
-        return tuple(read.get(self.workloads, name) for name in sorted(names or ()))
+        workloads = (read.get(self.workloads, name) for name in sorted(names or ()))
+        return tuple(workload for workload in workloads if workload is not None)
 
     def written_members(self, read: Read, service: Service) -> tuple[Object, ...]:
         """Return the WorkloadEntries that a service's selector picks, by key."""
@@ -156,7 +157,12 @@ class Mesh:
         for label in service.selector:
             found = set(read.lookup(self.entries_by_label, (service.namespace, *label)))
             keys = found if keys is None else keys & found
-        return tuple(read.get(self.objects, key) for key in sorted(keys or ()))
+        return tuple(self.objects_of(read, sorted(keys or ())))
+
+    def objects_of(self, read: Read, keys: Iterable[ResourceKey]) -> list[Object]:
+        """Return the resources of these keys, in their order."""
+        found = (read.get(self.objects, key) for key in keys)
+        return [obj for obj in found if obj is not None]
 
     def services_of(self, read: Read, workload: Workload) -> tuple[Service, ...]:
         """Return the services whose selector picks `workload`, oldest first; implied ones where no other stands."""
@@ -198,8 +204,7 @@ class Mesh:
         The most specific host wins, then order of creation; one of which `acts` makes nothing does not claim the host.
         """
         for pattern in host_patterns(host):
-            objects = [read.get(self.objects, key) for key in read.lookup(self.virtual_by_host, pattern)]
-            for obj in sorted((obj for obj in objects if obj is not None), key=age_key):
+            for obj in sorted(self.objects_of(read, read.lookup(self.virtual_by_host, pattern)), key=age_key):
                 if exported_to(obj.spec.export_to, obj.key.namespace, namespace):
                     result = acts(obj)
                     if result:
@@ -212,8 +217,8 @@ class Mesh:
         root = read.get(self.settings, "mesh").root_namespace
         own = () if namespace == root else read.lookup(self.peer_auth, namespace)
         return mtls_mode(
-            [read.get(self.objects, name) for name in read.lookup(self.peer_auth, root)],
-            [read.get(self.objects, name) for name in own],
+            self.objects_of(read, read.lookup(self.peer_auth, root)),
+            self.objects_of(read, own),
             dict(labels),
             port or None,
         )

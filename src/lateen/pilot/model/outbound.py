@@ -32,6 +32,7 @@ from lateen.pilot.model.values import (
     Destination,
     EndpointInput,
     EndpointsInput,
+    HashPolicy,
     Hostname,
     HttpProxyListenerInput,
     MtlsMode,
@@ -341,7 +342,7 @@ class Outbound:
         return ()
 
     def _services_on_port(self, read: Read, view: View, number: int) -> list[Service]:
-        hosts = set()
+        hosts: set[Hostname] = set()
         for scope in dict.fromkeys(("*", view.namespace)):
             hosts.update(row.hostname for row in read.lookup(self.mesh.rows_by_port, (scope, number)))
             hosts.update(row.hostname for row in read.lookup(self.mesh.implied_by_port, (scope, number)))
@@ -417,7 +418,7 @@ class Outbound:
         )
 
     def _ports_in_sight(self, read: Read, view: View) -> list[int]:
-        numbers = set()
+        numbers: set[int] = set()
         for scope in dict.fromkeys(("*", view.namespace)):
             numbers.update(key[1] for key in read.lookup(self.ports_by_scope, scope))
             numbers.update(key[1] for key in read.lookup(self.implied_ports_by_scope, scope))
@@ -491,7 +492,7 @@ class Outbound:
                 single = service is not None and len(service.ports) == 1
                 number = service.ports[0].number if service is not None and single else listen_port
             subset = destination.subset or ""
-            hashes = ()
+            hashes: tuple[HashPolicy, ...] = ()
             if service is not None:
                 policy = effective_policy(self._rule_for(read, view, service), port=number, subset=subset)
                 hashes = hash_policies(policy)

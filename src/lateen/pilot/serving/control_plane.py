@@ -7,11 +7,11 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import grpc
 import grpc.aio
@@ -19,12 +19,13 @@ import msgspec
 import structlog
 
 from lateen import __version__
-from lateen.api.base import Problem
+from lateen.api.base import Problem, ResourceKey
 from lateen.api.decode import decode_documents
 from lateen.citadel.audit import AuditLog
+from lateen.citadel.authenticate import LocalTrust
 from lateen.citadel.authority import Authority
 from lateen.citadel.server_identity import ServerIdentity
-from lateen.citadel.service import LocalTrust, certificate_handlers
+from lateen.citadel.service import CertificateService, Lifetimes
 from lateen.errors import BadInput, LateenError, Refused
 from lateen.logs import configure_logging
 from lateen.net.client import Lease, ensure_holder
@@ -36,7 +37,8 @@ from lateen.pilot.serving.reports import Reporter
 from lateen.pilot.sources.folder import Change, Decoded, Folder
 from lateen.pilot.sources.watch import read_changes, scan, watch_folder
 from lateen.pilot.xds.batching import Batcher
-from lateen.pilot.xds.server import AdsServer
+from lateen.pilot.xds.node import Trust
+from lateen.pilot.xds.server import GRPC_OPTIONS, AdsServer
 from lateen.settings import Settings
 from lateen.wire.control import control_handlers
 from lateen.wire.files import write_atomically
@@ -89,8 +91,8 @@ class ControlPlane:
         self.network = "explicit"
         self._stack = contextlib.AsyncExitStack()
         self._missing: Problem | None = None
-        self._pending_changes: list[Change] = []
-        self._pending_workloads: dict[str, Workload | None] = {}
+        # What is not applied yet: resources by key, workloads by name (None: gone).
+        self._batcher: Batcher[ResourceKey | str, Change | Workload | None] = Batcher()
         self._shown: frozenset[Problem] = frozenset()
 
     async def __aenter__(self) -> ControlPlane:
@@ -115,12 +117,12 @@ class ControlPlane:
         self.pilot = Pilot(trust_domain=options.trust_domain, vips=self.vips)
         self.folder = Folder(_decode)
         self._snapshot = scan(options.config)
-        self._pending_changes = self.folder.write(read_changes({}, self._snapshot))
-        self.batcher = Batcher(self._apply)
+        changes = self.folder.write(read_changes({}, self._snapshot))
         self.registrations = Registrations(settings.registrations, self._registration_changed)
         self.registrations.load()
         self._stack.callback(self.registrations.close)
-        self._apply()
+        standing = {registration.name: to_workload(registration) for registration in self.registrations}
+        self._apply({**{change.key: change for change in changes}, **cast("dict[Any, Any]", standing)})
         self.pilot.source.ready = True
         self.pilot.source.on_rejections = self._show_problems
         self.ads = AdsServer(self.pilot.source)
@@ -157,28 +159,31 @@ class ControlPlane:
     async def _servers(self) -> AsyncIterator[None]:
         """Listen on the three sockets; stop the streams before the servers, so that each ends in order."""
         identity = ServerIdentity(self.authority)
-        audit = AuditLog(self.settings.state / "audit.log")
+        audit = AuditLog(self.settings.state)
         lifetime = self.options.certificate_lifetime
-        options = [("grpc.max_receive_message_length", 4 * 2**20), ("grpc.so_reuseport", 0)]
+        options = list(GRPC_OPTIONS)
         local = grpc.aio.server(options=options)
-        limits = {} if lifetime is None else {"default_lifetime": lifetime, "max_lifetime": lifetime}
+        citadel = CertificateService(
+            self.authority,
+            [LocalTrust(self.options.trust_domain)],
+            lifetimes=Lifetimes() if lifetime is None else Lifetimes.exactly(lifetime),
+            audit=audit,
+        )
         local.add_generic_rpc_handlers(
             (
-                certificate_handlers(
-                    self.authority, authenticator=LocalTrust(self.options.trust_domain), audit=audit, **limits
-                ),
+                citadel.handler(),
                 control_handlers(self),
             )
         )
         secure, plain = grpc.aio.server(options=options), grpc.aio.server(options=options)
-        self.ads.add_to_server(secure, local_trust=False)
-        self.ads.add_to_server(plain, local_trust=True)
+        self.ads.add_to_server(secure, trust=Trust.MUTUAL_TLS)
+        self.ads.add_to_server(plain, trust=Trust.LOCAL)
         servers = [local, secure, plain]
         for path in (self.settings.ca_socket, self.settings.xds_socket, self.settings.xds_local_socket):
             path.unlink(missing_ok=True)
         local.add_insecure_port(f"unix:{self.settings.ca_socket}")
         plain.add_insecure_port(f"unix:{self.settings.xds_local_socket}")
-        secure.add_secure_port(f"unix:{self.settings.xds_socket}", identity.server_credentials())
+        secure.add_secure_port(f"unix:{self.settings.xds_socket}", identity.credentials())
         for server in servers:
             await server.start()
         for path in (self.settings.ca_socket, self.settings.xds_socket, self.settings.xds_local_socket):
@@ -195,7 +200,7 @@ class ControlPlane:
         async with asyncio.TaskGroup() as tasks:
             parts = [
                 tasks.create_task(self._watch(), name="config folder"),
-                tasks.create_task(self.batcher.run(), name="batches"),
+                tasks.create_task(self._batcher.run(self._apply), name="batches"),
             ]
             await stop.wait()
             log.info("control plane stops")
@@ -207,9 +212,8 @@ class ControlPlane:
     async def _watch(self) -> None:
         async for files in watch_folder(self.options.config, self._snapshot, self._folder_missing):
             changes = self.folder.write(files)
-            if changes:
-                self._pending_changes.extend(changes)
-                self.batcher.touch()
+            for change in changes:
+                self._batcher.put(change.key, change)
             self._show_problems()
 
     def _folder_missing(self, error: OSError | None) -> None:
@@ -219,13 +223,12 @@ class ControlPlane:
         self._show_problems()
 
     def _registration_changed(self, name: str, registration: Registration | None) -> None:
-        self._pending_workloads[name] = to_workload(registration) if registration is not None else None
-        self.batcher.touch()
+        self._batcher.put(name, to_workload(registration) if registration is not None else None)
 
-    def _apply(self) -> None:
-        changes, self._pending_changes = self._pending_changes, []
-        workloads, self._pending_workloads = self._pending_workloads, {}
-        self.pilot.apply(changes, workloads)
+    def _apply(self, batch: Mapping[ResourceKey | str, Change | Workload | None]) -> None:
+        changes = [change for change in batch.values() if isinstance(change, Change)]
+        workloads = {key: value for key, value in batch.items() if isinstance(key, str)}
+        self.pilot.apply(changes, cast("dict[str, Workload | None]", workloads))
         try:
             save_vips(self.settings.vips_file, self.vips)
         except OSError as error:

@@ -7,6 +7,7 @@ listeners of `source` before it returns.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import structlog
 
@@ -108,7 +109,7 @@ class Pilot:
         return found
 
     @staticmethod
-    def _log_errors(changes: list[tuple[object, object, Exception | None]]) -> None:
+    def _log_errors(changes: list[tuple[Any, Any, Exception | None]]) -> None:
         for collection, key, error in changes:
             if error is not None:
                 log.error(

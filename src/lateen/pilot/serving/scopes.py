@@ -150,7 +150,8 @@ class ViewScope:
         self.clusters.set_part((1, host), render.clusters.live(key, ()))
         if self.view.kind == "sidecar":
             self.listeners.set_part((1, host), render.service_listeners.live(key, ()))
-            self.set_name(host, render.names.live(key, None))
+            entry: NameEntry | None = render.names.live(key, None)
+            self.set_name(host, entry)
 
     def _drop_host(self, host: Any) -> None:
         render, key = self._scopes.render, (self.view, host)
@@ -268,8 +269,10 @@ class Scopes:
     def take_deltas(self) -> list[Delta]:
         """Return what the last batch did to every slice in use."""
         deltas: list[Delta] = []
-        for scope in (*self.views.values(), *self.workloads.values()):
-            deltas.extend(scope.take_deltas())
+        for view in self.views.values():
+            deltas.extend(view.take_deltas())
+        for workload in self.workloads.values():
+            deltas.extend(workload.take_deltas())
         return deltas
 
     def subscribe(self, index: Index[Any, Any], key: str, scope: ViewScope) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 
 import structlog
@@ -97,7 +97,7 @@ async def watch_folder(
         await wakeups.aclose()
 
 
-async def _wakeups(folder: Path) -> AsyncIterator[None]:
+async def _wakeups(folder: Path) -> AsyncGenerator[None, None]:
     """Yield when something may have changed: on inotify's word, and every `RESCAN_SECONDS`."""
     woken = asyncio.Event()
     stop = asyncio.Event()

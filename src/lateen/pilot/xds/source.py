@@ -14,7 +14,7 @@ from typing import Protocol
 __all__ = ["Delta", "Identity", "Listener", "NodeInfo", "Proxy", "ProxySource", "Resource", "Slice"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Resource:
     """One resource, made and serialised once."""
 

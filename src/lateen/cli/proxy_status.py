@@ -1,0 +1,52 @@
+"""`lateen proxy-status`: what each proxy was sent, has taken, or has refused, and in whose words."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from lateen.cli.output import add_output_argument, print_data, print_table, styled
+from lateen.settings import Settings
+from lateen.wire.control import call_control
+from lateen.wire.local import ProxyInfo, ProxyReport, Query
+
+__all__ = ["add_arguments", "run"]
+
+TYPES = ("CDS", "LDS", "EDS", "RDS", "NDS")
+COLOURS = {"SYNCED": "32", "STALE": "33", "ERROR": "31"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workload", nargs="?", default="", help="only this one")
+    add_output_argument(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the report; exit code 1 when a proxy refuses something."""
+    settings = Settings.from_env(state=options.state)
+    report: ProxyReport = call_control(settings, "ProxyStatus", Query(workload=options.workload))
+    if options.output == "table":
+        _print(report)
+    else:
+        print_data(report, options.output)
+    return 1 if any(info.error for proxy in report.proxies for info in proxy.types.values()) else 0
+
+
+def _print(report: ProxyReport) -> None:
+    if not report.proxies:
+        sys.stdout.write("no proxy is connected\n")
+        return
+    rows = []
+    for proxy in report.proxies:
+        states = (proxy.types[name].state if name in proxy.types else "-" for name in TYPES)
+        rows.append((proxy.name, proxy.namespace, *states, proxy.version, proxy.connected))
+    print_table(("name", "namespace", *TYPES, "envoy", "connected since"), rows)
+    for proxy in report.proxies:
+        _print_errors(proxy)
+
+
+def _print_errors(proxy: ProxyInfo) -> None:
+    for name, info in sorted(proxy.types.items()):
+        if info.error:
+            resources = ", ".join(info.rejected) or "?"
+            sys.stdout.write(f"\n{styled(proxy.name, '31')} refuses {name} {resources}\n    {info.error}\n")
