@@ -1,0 +1,198 @@
+"""The local control service (`local.py` says what it says): JSON over gRPC, both ends.
+
+Errors travel as a status and come back as the error they were. One table holds for both directions:
+
+    BadInput     INVALID_ARGUMENT     also for messages that are no JSON of the method's struct
+    Refused      PERMISSION_DENIED
+    Unavailable  UNAVAILABLE
+    Unsupported  FAILED_PRECONDITION
+    LateenError  INTERNAL
+
+gRPC itself reports with the same codes that nobody answers; so what the service reports carries `lateen-error` in its
+trailing metadata, which tells the two apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, Protocol, cast, overload
+
+import grpc
+import grpc.aio
+import msgspec
+
+from lateen.errors import BadInput, LateenError, Refused, Unavailable, Unsupported
+from lateen.settings import Settings
+from lateen.wire.local import (
+    SERVICE,
+    Goodbye,
+    ProxyReport,
+    Query,
+    Registered,
+    Registration,
+    StatusReport,
+)
+
+__all__ = ["CALL_SECONDS", "MAX_MESSAGE_BYTES", "Control", "ControlClient", "call_control", "control_handlers"]
+
+CALL_SECONDS: Final = 5.0
+MAX_MESSAGE_BYTES: Final = 256 * 1024  # of a request; a registration has about 1 kB
+MAX_REPORT_BYTES: Final = 64 * 1024 * 1024  # of an answer: a report over ten thousand workloads fits
+ERROR_METADATA: Final = "lateen-error"
+
+# Characters of a status. gRPC may drop a call whose headers exceed 8 kB, and sends what is not plain as %XX a byte.
+_MAX_DETAILS_ASCII, _MAX_DETAILS = 2000, 500
+
+_STATUS: Final[Mapping[type[LateenError], grpc.StatusCode]] = {
+    BadInput: grpc.StatusCode.INVALID_ARGUMENT,
+    Refused: grpc.StatusCode.PERMISSION_DENIED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+    Unsupported: grpc.StatusCode.FAILED_PRECONDITION,
+    LateenError: grpc.StatusCode.INTERNAL,
+}
+_ERRORS: Final = {kind.__name__: kind for kind in _STATUS}
+
+# method -> its attribute in `Control`, its request, its response
+_METHODS: Final[Mapping[str, tuple[str, type[msgspec.Struct], type[msgspec.Struct]]]] = {
+    "Register": ("register", Registration, Registered),
+    "Deregister": ("deregister", Goodbye, Registered),
+    "Status": ("status", Query, StatusReport),
+    "ProxyStatus": ("proxy_status", Query, ProxyReport),
+}
+
+
+class Control(Protocol):
+    """What answers. Any `LateenError` raised reaches the caller as such, with its message."""
+
+    async def register(self, message: Registration, /) -> Registered: ...
+    async def deregister(self, message: Goodbye, /) -> Registered: ...
+    async def status(self, message: Query, /) -> StatusReport: ...
+    async def proxy_status(self, message: Query, /) -> ProxyReport: ...
+
+
+def control_handlers(impl: Control) -> grpc.GenericRpcHandler:
+    """Return what `server.add_generic_rpc_handlers` wants, answering from `impl`."""
+    handlers = {
+        method: grpc.unary_unary_rpc_method_handler(_handler(getattr(impl, attribute), request))
+        for method, (attribute, request, _) in _METHODS.items()
+    }
+    return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+
+class ControlClient:
+    """Calls the service over a `grpc.aio` channel that its owner opens and closes.
+
+    Every method raises what the service raised; `Unavailable` when nobody answers, or not in time; `Unsupported` when
+    the other side is of a version that speaks otherwise.
+    """
+
+    def __init__(self, channel: Any, *, timeout: float = CALL_SECONDS, where: str = "its socket") -> None:
+        self._channel = channel
+        self._timeout = timeout
+        self._where = where  # named in messages
+
+    async def register(self, message: Registration) -> Registered:
+        return cast(Registered, await self._call("Register", message))
+
+    async def deregister(self, message: Goodbye) -> Registered:
+        return cast(Registered, await self._call("Deregister", message))
+
+    async def status(self, message: Query) -> StatusReport:
+        return cast(StatusReport, await self._call("Status", message))
+
+    async def proxy_status(self, message: Query) -> ProxyReport:
+        return cast(ProxyReport, await self._call("ProxyStatus", message))
+
+    async def _call(self, method: str, message: msgspec.Struct) -> msgspec.Struct:
+        try:
+            data = await self._channel.unary_unary(f"/{SERVICE}/{method}")(
+                msgspec.json.encode(message), timeout=self._timeout
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _error_of(error, self._where, self._timeout) from error
+        return _decode_answer(method, data)
+
+
+@overload
+def call_control(
+    settings: Settings, method: Literal["Register"], message: Registration, timeout: float = ...
+) -> Registered: ...
+@overload
+def call_control(
+    settings: Settings, method: Literal["Deregister"], message: Goodbye, timeout: float = ...
+) -> Registered: ...
+@overload
+def call_control(
+    settings: Settings, method: Literal["Status"], message: Query, timeout: float = ...
+) -> StatusReport: ...
+@overload
+def call_control(
+    settings: Settings, method: Literal["ProxyStatus"], message: Query, timeout: float = ...
+) -> ProxyReport: ...
+def call_control(
+    settings: Settings, method: str, message: msgspec.Struct, timeout: float = CALL_SECONDS
+) -> msgspec.Struct:
+    """Make one call from a program without an event loop, as the CLI is. Raises as `ControlClient` does."""
+    path = str(settings.ca_socket)
+    options = (("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", MAX_REPORT_BYTES))
+    with grpc.insecure_channel(f"unix:{path}", options=options) as channel:
+        try:
+            data = channel.unary_unary(f"/{SERVICE}/{method}")(msgspec.json.encode(message), timeout=timeout)
+        except grpc.RpcError as error:
+            raise _error_of(error, path, timeout) from error
+    return _decode_answer(method, data)
+
+
+def _handler(answer: Any, request: type[msgspec.Struct]) -> Any:
+    # Messages stay bytes up to here: gRPC's own decoding would answer a broken one with an internal error.
+    decoder = msgspec.json.Decoder(request)
+
+    async def handle(data: bytes, context: Any) -> bytes:
+        try:
+            if len(data) > MAX_MESSAGE_BYTES:
+                raise BadInput(f"message of {len(data)} bytes, at most {MAX_MESSAGE_BYTES} wanted")
+            return msgspec.json.encode(await answer(_decode(decoder, data)))
+        except LateenError as error:
+            kind = next(kind for kind in type(error).__mro__ if kind in _STATUS)
+            details = _cut(str(error))
+            await context.abort(_STATUS[kind], details, trailing_metadata=((ERROR_METADATA, kind.__name__),))
+            raise AssertionError("abort has raised") from error
+
+    return handle
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"no {decoder.type.__name__} in JSON: {error}") from error
+
+
+def _decode_answer(method: str, data: bytes) -> msgspec.Struct:
+    try:
+        return msgspec.json.decode(data, type=_METHODS[method][2])
+    except msgspec.DecodeError as error:
+        raise Unsupported(
+            f"control plane is of another version: its answer to {method} is not known: {error}"
+        ) from error
+
+
+def _error_of(error: Any, where: str, timeout: float) -> LateenError:
+    """Return what to raise for a call that failed at the service, or on the way to it."""
+    for key, value in error.trailing_metadata() or ():
+        if key == ERROR_METADATA:
+            return _ERRORS.get(str(value), LateenError)(error.details())
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE:
+            return Unavailable(f"no control plane answers at {where}: start one with 'lateen up DIR'")
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return Unavailable(f"control plane at {where} did not answer within {timeout:g} s")
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return Unsupported(f"control plane at {where} is of another version: {error.details()}")
+        case code:
+            return Unavailable(f"call to control plane at {where} failed: {code.name}: {error.details()}")
+
+
+def _cut(text: str) -> str:
+    most = _MAX_DETAILS_ASCII if text.isascii() else _MAX_DETAILS
+    return text if len(text) <= most else text[:most] + "..."
