@@ -64,7 +64,11 @@ class Bench:
         self.pilot.apply([Change(obj.key, obj) for obj in decoded.objects])
 
     def delete(self, kind: str, name: str, namespace: str = "default") -> None:
-        keys = [key for key, _ in self.pilot.mesh.objects.items() if (key.kind, key.namespace, key.name) == (kind, namespace, name)]
+        keys = [
+            key
+            for key, _ in self.pilot.mesh.objects.items()
+            if (key.kind, key.namespace, key.name) == (kind, namespace, name)
+        ]
         assert keys
         self.pilot.apply([Change(key, None) for key in keys])
 

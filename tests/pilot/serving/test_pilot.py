@@ -8,14 +8,13 @@ import pytest
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.any_pb2 import Any as AnyMessage
+from tests.pilot.serving.conftest import Bench
 
 from lateen.errors import Refused, Unavailable
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.serving.scopes import CDS, EDS, LDS, RDS
 from lateen.pilot.serving.source import MeshProxy
 from lateen.pilot.xds.source import Identity, NodeInfo
-
-from tests.pilot.serving.conftest import Bench
 
 REVIEWS = "outbound|9080||reviews.default.svc.cluster.local"
 SUBSETS = """
@@ -73,7 +72,10 @@ def test_a_sidecar_of_the_shop_holds_istios_names(shop: Bench) -> None:
         "PassthroughCluster",
         "InboundPassthroughCluster",
         "inbound|9080||",
-        *(f"outbound|9080||{name}.default.svc.cluster.local" for name in ("details", "productpage", "ratings", "reviews")),
+        *(
+            f"outbound|9080||{name}.default.svc.cluster.local"
+            for name in ("details", "productpage", "ratings", "reviews")
+        ),
     }
     assert names(proxy, LDS) == {"virtualOutbound", "virtualInbound", "0.0.0.0_9080"}
     assert endpoints(proxy, REVIEWS) == ["10.77.0.12", "10.77.0.13", "10.77.0.14"]
@@ -107,7 +109,9 @@ def test_a_virtual_service_changes_one_route_configuration(shop: Bench) -> None:
     changed = shop.recorder.take()
     subsets = [f"outbound|9080|{subset}|reviews.default.svc.cluster.local" for subset in ("v1", "v3")]
     # The service's own cluster names its rule in its metadata, so it changes too; nothing else does.
-    assert changed == {"Cluster": ([REVIEWS, *subsets], [])} or changed == {"Cluster": (sorted([REVIEWS, *subsets]), [])}
+    assert changed == {"Cluster": ([REVIEWS, *subsets], [])} or changed == {
+        "Cluster": (sorted([REVIEWS, *subsets]), [])
+    }
     shop.apply(TO_V3)
     assert shop.recorder.take() == {"RouteConfiguration": (["9080"], [])}
     host = next(host for host in routes(proxy, "9080").virtual_hosts if host.name.startswith("reviews."))

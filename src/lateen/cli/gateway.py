@@ -1,0 +1,41 @@
+"""`lateen gateway`: an ingress gateway, which Gateway resources select by its labels."""
+
+from __future__ import annotations
+
+import argparse
+
+from lateen.cli.run import add_workload_arguments, run_spec
+from lateen.cli.units import parse_address_argument
+from lateen.wire.local import WorkloadPort
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--name", default="ingressgateway", help="(default: %(default)s)")
+    parser.add_argument(
+        "--listen",
+        metavar="[ADDRESS:]PORT[:TARGET]",
+        action="append",
+        type=parse_address_argument,
+        default=[],
+        help="show the gateway's port TARGET (default 80) on the host's loopback, or on ADDRESS; may be repeated",
+    )
+    add_workload_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from lateen.agent.spec import HostListener
+
+    listen = options.listen or [("127.0.0.1", 8080, 80)]
+    options.label = ["istio=ingressgateway", f"app={options.name}", *options.label]
+    return run_spec(
+        options,
+        name=options.name,
+        kind="gateway",
+        ports=tuple(WorkloadPort(name=f"http-{target}", number=target, target=port) for _, port, target in listen),
+        listeners=tuple(
+            HostListener(address=address, port=port, gateway_port=target) for address, port, target in listen
+        ),
+        service_account=options.service_account or options.name,
+    )

@@ -1,0 +1,107 @@
+"""`lateen run -- COMMAND`: a command as a workload of the mesh, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+
+from lateen.cli.units import parse_duration_argument, parse_port_argument
+from lateen.errors import BadInput
+from lateen.settings import Settings
+from lateen.wire.local import WorkloadPort
+
+__all__ = ["add_arguments", "add_workload_arguments", "parse_labels", "run", "run_spec"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "lateen run --service NAME [--version V] [--port NAME:PORT ...] [options] -- COMMAND [ARG ...]"
+    parser.add_argument("--service", default="", help="short name of the service that the command serves")
+    parser.add_argument("--version", default="", help="its version; the workload is called SERVICE-VERSION")
+    parser.add_argument("--name", default="", help="another name for the workload")
+    parser.add_argument(
+        "--port",
+        metavar="NAME:PORT",
+        action="append",
+        default=[],
+        type=parse_port_argument,
+        help="a port that it listens on, as http:9080; the name's first part is the protocol; may be repeated",
+    )
+    add_workload_arguments(parser)
+    parser.add_argument("argv", metavar="COMMAND", nargs=argparse.REMAINDER, help="what to run, after --")
+
+
+def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what workloads and gateways have in common."""
+    parser.add_argument("--namespace", "-n", default="default", help="(default: %(default)s)")
+    parser.add_argument("--service-account", default="", help="its identity (default: the service's name, or default)")
+    parser.add_argument("--label", metavar="KEY=VALUE", action="append", default=[], help="may be repeated")
+    parser.add_argument("--locality", default="", metavar="REGION/ZONE", help="where it runs")
+    parser.add_argument(
+        "--mode", choices=("auto", "capture", "explicit"), default="auto", help="(default: %(default)s)"
+    )
+    parser.add_argument("--cert-ttl", metavar="DURATION", type=parse_duration_argument, help="life of its certificates")
+    parser.add_argument(
+        "--drain", metavar="DURATION", type=parse_duration_argument, help="longest wait for requests in flight (5s)"
+    )
+    parser.add_argument("--quiet", "-q", action="store_true", help="no log lines of the agent but warnings")
+
+
+def run(options: argparse.Namespace) -> int:
+    argv = options.argv[1:] if options.argv[:1] == ["--"] else options.argv
+    if not argv:
+        raise BadInput("no command given: lateen run --service NAME --port http:8080 -- COMMAND")
+    name = options.name or "-".join(part for part in (options.service, options.version) if part)
+    if not name:
+        raise BadInput("a workload wants a name: give --service (and --version), or --name")
+    return run_spec(
+        options,
+        name=name,
+        service=options.service,
+        version=options.version,
+        ports=_named(options.port),
+        argv=tuple(argv),
+        service_account=options.service_account or "default",
+    )
+
+
+def run_spec(options: argparse.Namespace, **fields: object) -> int:
+    """Run one workload until it ends and return its exit code; `fields` are `WorkloadSpec`'s."""
+    # Imported here: an agent's imports cost memory and a tenth of a second, which no other command should pay.
+    from lateen.agent.runner import run_workload
+    from lateen.agent.spec import WorkloadSpec
+    from lateen.logs import configure_logging
+
+    configure_logging(level=30 if options.quiet else 20)
+    if options.drain is not None:
+        fields["drain"] = options.drain
+    spec = WorkloadSpec(
+        namespace=options.namespace,
+        labels=parse_labels(options.label),
+        locality=options.locality,
+        env=dict(os.environ),
+        mode=options.mode,
+        certificate_lifetime=options.cert_ttl,
+        **fields,  # type: ignore[arg-type]  # the commands name them
+    )
+    settings = Settings.from_env(state=options.state)
+    return asyncio.run(run_workload(spec, settings))
+
+
+def parse_labels(texts: list[str]) -> dict[str, str]:
+    """Return KEY=VALUE texts as labels. Raises `BadInput`."""
+    labels = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise BadInput(f"label must be KEY=VALUE, got {text!r}")
+        labels[key] = value
+    return labels
+
+
+def _named(ports: list[WorkloadPort]) -> tuple[WorkloadPort, ...]:
+    # A port without a name is one whose protocol is found out; names must still be unique.
+    return tuple(
+        port if port.name else WorkloadPort(name=f"port-{port.number}", number=port.number, target=port.target)
+        for port in ports
+    )

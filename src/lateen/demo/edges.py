@@ -1,0 +1,134 @@
+"""From Istio's standard metrics to what a person wants to know of each edge: how much, how well, how fast, how safe.
+
+In:  the Prometheus text of every workload. Out: one `Edge` for each pair of workloads that spoke since the last look.
+Counts and times are the client's (it also sees what never arrived); whether it was mutual TLS is the server's word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Edge", "Sample", "Totals", "edges_between", "parse_metrics", "quantile", "total"]
+
+_LINE = re.compile(r"^(istio_[a-z_]+)\{(.*)\} ([0-9.eE+-]+|NaN|\+Inf)$")
+_LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
+UNKNOWN = "unknown"
+
+Pair = tuple[str, str]  # (source workload, destination workload)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One line of a metric."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counters of one edge since its proxies started."""
+
+    requests: float = 0
+    failures: float = 0  # answers of 5xx, and requests that got none
+    buckets: dict[float, float] = field(default_factory=dict)  # upper bound in ms -> requests up to it
+    mutual_tls: float = 0  # as the server counts them
+    plain: float = 0
+    connections: float = 0  # TCP
+    protocol: str = "http"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """One edge over one interval."""
+
+    source: str
+    destination: str
+    requests_per_second: float
+    success_ratio: float  # 0..1
+    p50_ms: float | None  # None: nothing was timed
+    p99_ms: float | None
+    mutual_tls: bool | None  # None: the server's proxy has not said
+
+
+def parse_metrics(text: str) -> Iterable[Sample]:
+    """Yield Istio's standard metrics of a Prometheus text; other lines are passed over."""
+    for line in text.splitlines():
+        found = _LINE.match(line)
+        if found:
+            yield Sample(found[1], dict(_LABEL.findall(found[2])), float(found[3]))
+
+
+def total(samples: Iterable[Sample]) -> dict[Pair, Totals]:
+    """Add up the samples of all workloads by edge."""
+    edges: dict[Pair, Totals] = {}
+    for sample in samples:
+        labels = sample.labels
+        destination = labels.get("destination_workload", UNKNOWN)
+        if destination == UNKNOWN:
+            destination = labels.get("destination_service_name", UNKNOWN)
+        edge = edges.setdefault((labels.get("source_workload", UNKNOWN), destination), Totals())
+        _add(edge, sample, labels)
+    return edges
+
+
+def _add(edge: Totals, sample: Sample, labels: Mapping[str, str]) -> None:
+    from_source = labels.get("reporter") == "source"
+    if sample.name == "istio_requests_total":
+        if from_source:
+            edge.requests += sample.value
+            code = labels.get("response_code", "0")
+            edge.failures += sample.value if code.startswith("5") or code == "0" else 0
+        elif labels.get("connection_security_policy") == "mutual_tls":
+            edge.mutual_tls += sample.value
+        else:
+            edge.plain += sample.value
+    elif sample.name == "istio_request_duration_milliseconds_bucket" and from_source:
+        bound = float(labels.get("le", "inf").replace("+Inf", "inf"))
+        edge.buckets[bound] = edge.buckets.get(bound, 0) + sample.value
+
+
+def edges_between(before: Mapping[Pair, Totals], now: Mapping[Pair, Totals], seconds: float) -> list[Edge]:
+    """Return what happened between two looks, `seconds` apart, on every edge that exists, by name."""
+    found = []
+    for pair in sorted(now):
+        old, new = before.get(pair, Totals()), now[pair]
+        if not new.requests:
+            continue
+        requests = max(new.requests - old.requests, 0)
+        failures = max(new.failures - old.failures, 0)
+        buckets = {bound: max(count - old.buckets.get(bound, 0), 0) for bound, count in new.buckets.items()}
+        if not any(buckets.values()):
+            buckets = new.buckets  # quiet: what was, not nothing
+        found.append(
+            Edge(
+                source=pair[0],
+                destination=pair[1],
+                requests_per_second=requests / seconds,
+                success_ratio=1 - failures / requests if requests else 1 - new.failures / new.requests,
+                p50_ms=quantile(buckets, 0.5),
+                p99_ms=quantile(buckets, 0.99),
+                mutual_tls=new.mutual_tls > 0 and not new.plain if new.mutual_tls or new.plain else None,
+            )
+        )
+    return found
+
+
+def quantile(buckets: Mapping[float, float], ratio: float) -> float | None:
+    """Return the value below which `ratio` of a cumulative histogram lies, as Prometheus estimates it."""
+    bounds = sorted(buckets)
+    if not bounds or not buckets[bounds[-1]]:
+        return None
+    rank = ratio * buckets[bounds[-1]]
+    below, start = 0.0, 0.0
+    for bound in bounds:
+        count = buckets[bound]
+        if count >= rank and count > below:
+            if bound == float("inf"):
+                return start
+            return start + (bound - start) * (rank - below) / (count - below)
+        below, start = count, bound
+    return start

@@ -1,0 +1,62 @@
+"""The numbers of the live table, from metrics as the proxies write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from lateen.demo.edges import Edge, edges_between, parse_metrics, quantile, total
+
+
+def lines(requests: int, failed: int = 0, policy: str = "mutual_tls") -> str:
+    edge = 'source_workload="productpage-v1",destination_workload="reviews-v3"'
+    return "\n".join(
+        [
+            "# TYPE istio_requests_total counter",
+            f'istio_requests_total{{reporter="source",{edge},response_code="200"}} {requests - failed}',
+            f'istio_requests_total{{reporter="source",{edge},response_code="503"}} {failed}',
+            f'istio_requests_total{{reporter="destination",{edge},connection_security_policy="{policy}"}} {requests}',
+            f'istio_request_duration_milliseconds_bucket{{reporter="source",{edge},le="5"}} {requests // 2}',
+            f'istio_request_duration_milliseconds_bucket{{reporter="source",{edge},le="10"}} {requests}',
+            f'istio_request_duration_milliseconds_bucket{{reporter="source",{edge},le="+Inf"}} {requests}',
+            "envoy_server_live{} 1",
+        ]
+    )
+
+
+def test_an_edge_over_an_interval() -> None:
+    before, now = total(parse_metrics(lines(100))), total(parse_metrics(lines(120, failed=5)))
+    assert edges_between(before, now, 2.0) == [
+        Edge(
+            source="productpage-v1",
+            destination="reviews-v3",
+            requests_per_second=10.0,
+            success_ratio=0.75,
+            p50_ms=5.0,
+            p99_ms=pytest.approx(9.9),
+            mutual_tls=True,
+        )
+    ]
+
+
+def test_plain_text_shows() -> None:
+    (edge,) = edges_between({}, total(parse_metrics(lines(10, policy="none"))), 1.0)
+    assert edge.mutual_tls is False
+
+
+def test_a_quiet_edge_keeps_its_last_times() -> None:
+    now = total(parse_metrics(lines(100)))
+    (edge,) = edges_between(now, now, 1.0)
+    assert (edge.requests_per_second, edge.success_ratio, edge.p50_ms) == (0.0, 1.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("buckets", "ratio", "wanted"),
+    [
+        pytest.param({}, 0.5, None, id="nothing"),
+        pytest.param({1.0: 0.0, float("inf"): 0.0}, 0.5, None, id="nothing counted"),
+        pytest.param({1.0: 0.0, 2.0: 10.0, float("inf"): 10.0}, 0.5, 1.5, id="within a bucket"),
+        pytest.param({1.0: 1.0, float("inf"): 10.0}, 0.9, 1.0, id="above the last bound"),
+    ],
+)
+def test_quantiles(buckets: dict[float, float], ratio: float, wanted: float | None) -> None:
+    assert quantile(buckets, ratio) == wanted
