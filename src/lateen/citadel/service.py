@@ -29,10 +29,16 @@ from lateen.errors import BadInput, LateenError, Refused
 from lateen.wire.ca import METHOD, SERVICE, IstioCertificateRequest, IstioCertificateResponse
 from lateen.wire.spiffe import SpiffeId
 
-__all__ = ["CertificateService", "Counters", "Issuer", "Lifetimes", "choose_lifetime"]
+__all__ = ["SERVER_OPTIONS", "CertificateService", "Counters", "Issuer", "Lifetimes", "choose_lifetime"]
 
 DEFAULT_LIFETIME = timedelta(hours=24)  # Istio's DEFAULT_WORKLOAD_CERT_TTL
 MAX_LIFETIME = timedelta(days=90)  # Istio's MAX_WORKLOAD_CERT_TTL
+# For the server that answers CSRs. When a mesh starts, or comes back after a night, all its agents ask at once; from
+# 1000 waiting calls on, gRPC would turn some away by chance. A waiting call holds about 40 kB.
+SERVER_OPTIONS = (
+    ("grpc.server.max_pending_requests", 30_000),
+    ("grpc.server.max_pending_requests_hard_limit", 30_000),
+)
 MAX_REQUEST_BYTES = 64 * 1024  # a CSR of 16 kB and its metadata fit well
 
 
