@@ -17,9 +17,8 @@ async def get(port: int, path: str, *, host: str = "127.0.0.1", seconds: float =
     async with asyncio.timeout(seconds):
         reader, writer = await asyncio.open_connection(host, port)
         try:
-            writer.write(
-                f"GET {path} HTTP/1.1\r\nhost: {host}:{port}\r\nuser-agent: lateen-demo\r\nconnection: close\r\n\r\n".encode()
-            )
+            head = f"GET {path} HTTP/1.1\r\nhost: {host}:{port}\r\nuser-agent: lateen-demo\r\nconnection: close\r\n\r\n"
+            writer.write(head.encode())
             await writer.drain()
             answer = await reader.read()
         finally:

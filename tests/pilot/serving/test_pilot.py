@@ -141,7 +141,8 @@ def test_one_endpoint_more_or_less_costs_its_clusters_endpoints_only(
 def test_a_change_that_alters_nothing_is_sent_to_nobody(shop: Bench) -> None:
     shop.connect("productpage-v1")
     shop.apply(
-        "apiVersion: v1\nkind: Service\nmetadata: {name: details, labels: {touched: by-a-tool, app: details, service: details}}\n"
+        "apiVersion: v1\nkind: Service\n"
+        "metadata: {name: details, labels: {touched: by-a-tool, app: details, service: details}}\n"
         "spec: {ports: [{port: 9080, name: http}], selector: {app: details}}"
     )
     assert shop.recorder.take() == {}
