@@ -509,7 +509,7 @@ def test_proxy_settings_that_cannot_hold(spec: str, field: str, words: str) -> N
             id="MC-25",
         ),
         pytest.param(
-            "extensionProviders:\n- {name: a, envoyExtAuthzHttp: {service: a.b, port: 1, headersToUpstreamOnAllow: ['*']}}",
+            "extensionProviders:\n- name: a\n  envoyExtAuthzHttp: {service: a.b, port: 1, headersToUpstreamOnAllow: ['*']}",
             "extensionProviders[0].envoyExtAuthzHttp.headersToUpstreamOnAllow",
             id="bare-star",
         ),
