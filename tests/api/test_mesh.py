@@ -509,8 +509,9 @@ def test_proxy_settings_that_cannot_hold(spec: str, field: str, words: str) -> N
             id="MC-25",
         ),
         pytest.param(
-            "extensionProviders:\n- name: a\n  envoyExtAuthzHttp: {service: a.b, port: 1, headersToUpstreamOnAllow: ['*']}",
-            "extensionProviders[0].envoyExtAuthzHttp.headersToUpstreamOnAllow",
+            "extensionProviders: [{name: a, envoyExtAuthzHttp: {service: a.b, port: 1,"
+            " headersToDownstreamOnDeny: ['*']}}]",
+            "extensionProviders[0].envoyExtAuthzHttp.headersToDownstreamOnDeny",
             id="bare-star",
         ),
         pytest.param(
