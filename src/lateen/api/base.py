@@ -28,6 +28,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from lateen.api.frozen import EMPTY, FrozenMap
+from lateen.api.places import nearest_line
 
 __all__ = [
     "EMPTY",
@@ -106,11 +107,7 @@ class Object:
 
     def line_of(self, path: str) -> int:
         """Return the line of `path`, or of the nearest field around it that has one."""
-        while path:
-            if path in self.lines:
-                return self.lines[path]
-            path = path[: max(path.rfind("."), path.rfind("["), 0)]
-        return self.origin.line
+        return nearest_line(self.lines, path, self.origin.line)
 
     def problem(self, path: str, message: str, level: Level = "error") -> Problem:
         """Tell one fault of this object at one of its fields."""
@@ -129,4 +126,4 @@ class KindInfo:
     # Fields are beside `metadata` instead of below `spec` (as in ServiceAccount).
     inline: bool = False
     # What the kind must satisfy beyond its shape: yields every fault of one object.
-    check: Callable[[Object], Iterator[Problem]] | None = None
+    check: Callable[[Object], Iterator[Problem]]

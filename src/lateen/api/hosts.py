@@ -7,11 +7,12 @@ not `foo.com`; `*` covers everything. Compare lower-cased names. Rules: docs/api
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from lateen.api.names import is_ip
 
 __all__ = [
+    "covering_patterns",
     "host_covers",
     "host_is_subset",
     "hosts_overlap",
@@ -48,6 +49,13 @@ def hosts_overlap(one: str, other: str) -> bool:
     return host_covers(one, other) or host_covers(other, one)
 
 
+def covering_patterns(host: str) -> Iterator[str]:
+    """Yield every pattern but `host` itself that covers it, most specific first. At most 255 of them."""
+    rest = host.removeprefix("*")
+    for start in range(host.startswith("*"), len(rest) + 1):
+        yield f"*{rest[start:]}"
+
+
 def specificity_key(host: str) -> tuple[bool, int, str]:
     """Return a key that sorts the more specific host first: exact before wildcard, then longer, then by letters."""
     return ("*" in host, -len(host), host)
@@ -58,5 +66,4 @@ def most_specific_host(needle: str, hosts: Iterable[str]) -> str | None:
     entries = set(hosts)
     if needle in entries:
         return needle
-    covering = [host for host in entries if host.startswith("*") and host_covers(host, needle)]
-    return min(covering, key=specificity_key, default=None)
+    return next((pattern for pattern in covering_patterns(needle) if pattern in entries), None)

@@ -9,7 +9,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeAlias
 
-__all__ = ["Lines", "Place", "Tree", "join_path", "path_text", "tree_line"]
+__all__ = [
+    "Lines",
+    "Place",
+    "Tree",
+    "join_path",
+    "moved_tree",
+    "nearest_line",
+    "path_text",
+    "subtree",
+    "tree_line",
+]
 
 # The place of a value: that of what holds it, and its key or position there. None is the document itself.
 Place: TypeAlias = "tuple[Place, str | int] | None"
@@ -42,6 +52,35 @@ def path_text(place: Place) -> str:
 def tree_line(tree: Tree) -> int:
     """Return the line on which a value begins (that of its key, where it has one)."""
     return tree if isinstance(tree, int) else tree[0]
+
+
+def subtree(tree: Tree, key: str | int) -> Tree:
+    """Return the lines of one value of a map or a list; of the whole where it has none of its own."""
+    if isinstance(tree, int):
+        return tree
+    line, children = tree
+    if isinstance(children, dict):
+        return children.get(str(key), line)
+    return children[key] if isinstance(key, int) and key < len(children) else line
+
+
+def moved_tree(tree: Tree, by: int) -> Tree:
+    """Return the lines of a text that stands inside another one, `by` lines further down."""
+    if isinstance(tree, int):
+        return tree + by
+    line, children = tree
+    if isinstance(children, dict):
+        return (line + by, {key: moved_tree(child, by) for key, child in children.items()})
+    return (line + by, [moved_tree(child, by) for child in children])
+
+
+def nearest_line(lines: Mapping[str, int], path: str, default: int) -> int:
+    """Return the line of `path`, or of the nearest field around it that has one, else `default`."""
+    while path:
+        if path in lines:
+            return lines[path]
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    return default
 
 
 class Lines(Mapping[str, int]):

@@ -28,7 +28,7 @@ __all__ = [
     "Quoted",
     "UInt32",
     "UInt64",
-    "check_duration",
+    "duration_fault",
     "format_duration",
     "parse_duration",
 ]
@@ -100,7 +100,7 @@ def parse_duration(text: str) -> timedelta:
     return timedelta(microseconds=sign * total // 1_000)
 
 
-def check_duration(value: timedelta) -> str | None:
+def duration_fault(value: timedelta) -> str | None:
     """Return what is wrong with a duration that must be at least 1ms and whole milliseconds, None when nothing is."""
     if value < MILLISECOND:
         return "must be at least 1ms"
