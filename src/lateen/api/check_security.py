@@ -5,20 +5,17 @@ In: a decoded `Object`. Out: its faults, in the order of the document. Rule ids 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Generator, Iterable, Iterator
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Generator, Iterator
 
 from lateen.api.base import Object, Problem
 from lateen.api.check_common import check_port, check_selector, check_subnet, check_targets
+from lateen.api.check_jwt import check_jwt_rule
 from lateen.api.field_names import yaml_name
 from lateen.api.places import join_path
 from lateen.api.security import (
     AuthorizationPolicy,
     Condition,
-    JWTRule,
     Operation,
     PeerAuthentication,
     RequestAuthentication,
@@ -33,8 +30,6 @@ RULES_LIMIT = 512
 SERVICE_ACCOUNTS_LIMIT = 16
 SERVICE_ACCOUNT_LENGTH = 320
 JWT_RULES_LIMIT = 4096
-SPACE_DELIMITED_CLAIMS_LIMIT = 64
-URI_LENGTH = 2048
 DRY_RUN = "istio.io/dry-run"
 BOOLEAN_LITERALS = re.compile(r"(1|t|T|true|True|TRUE|0|f|F|false|False|FALSE)\Z")  # what Go's ParseBool takes
 
@@ -85,8 +80,6 @@ _TCP_SOURCE = (
     "not_service_accounts",
 )
 _PATH_LITERAL = re.compile(r"[A-Za-z0-9\-._~%!$&'()+,;:@=]+")
-_HEADER_OF_CLAIM = re.compile(r"[-_A-Za-z0-9]+")
-_PRIVATE_JWK_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})  # RFC 7518 sections 6.2.2, 6.3.2, 6.4.1
 
 
 # ---------------------------------------------------------------- AuthorizationPolicy
@@ -344,71 +337,4 @@ def check_request_authentication(obj: Object) -> Iterator[Problem]:
     if len(rules) > JWT_RULES_LIMIT:
         yield obj.problem("spec.jwtRules", f"at most {JWT_RULES_LIMIT} rules are allowed, got {len(rules)}")
     for i, rule in enumerate(rules):
-        yield from _check_jwt_rule(obj, rule, f"spec.jwtRules[{i}]")
-
-
-def _check_jwt_rule(obj: Object, rule: JWTRule, path: str) -> Iterator[Problem]:
-    if rule.issuer == "":
-        yield obj.problem(f"{path}.issuer", "must not be empty; leave it out not to check it")
-    if not rule.issuer and not rule.jwks_uri:
-        yield obj.problem(path, "needs an issuer or a jwksUri")
-    if rule.jwks_uri is not None:
-        yield from _check_jwks_uri(obj, rule.jwks_uri, f"{path}.jwksUri")
-    if rule.jwks is not None and rule.jwks_uri is not None:
-        yield obj.problem(f"{path}.jwks", "cannot be combined with jwksUri")
-    if rule.jwks:
-        yield from _check_jwks(obj, rule.jwks, f"{path}.jwks")
-    yield from _check_not_empty(obj, rule.audiences, f"{path}.audiences")
-    for i, header in enumerate(rule.from_headers or ()):
-        if not header.name:
-            yield obj.problem(f"{path}.fromHeaders[{i}].name", "must not be empty")
-    yield from _check_not_empty(obj, rule.from_params, f"{path}.fromParams")
-    yield from _check_not_empty(obj, rule.from_cookies, f"{path}.fromCookies")
-    for i, output in enumerate(rule.output_claim_to_headers or ()):
-        place = f"{path}.outputClaimToHeaders[{i}]"
-        if not _HEADER_OF_CLAIM.fullmatch(output.header):
-            yield obj.problem(f"{place}.header", f"must be letters, digits, - and _, got {seen(output.header)}")
-        if not output.claim:
-            yield obj.problem(f"{place}.claim", "must not be empty")
-    yield from _check_not_empty(obj, rule.space_delimited_claims, f"{path}.spaceDelimitedClaims")
-    if len(rule.space_delimited_claims or ()) > SPACE_DELIMITED_CLAIMS_LIMIT:
-        yield obj.problem(
-            f"{path}.spaceDelimitedClaims",
-            f"at most {SPACE_DELIMITED_CLAIMS_LIMIT} claims are allowed, got {len(rule.space_delimited_claims or ())}",
-        )
-
-
-def _check_not_empty(obj: Object, values: Iterable[str] | None, path: str) -> Iterator[Problem]:
-    for i, value in enumerate(values or ()):
-        if not value:
-            yield obj.problem(f"{path}[{i}]", "must not be empty")
-
-
-def _check_jwks_uri(obj: Object, uri: str, path: str) -> Iterator[Problem]:
-    if len(uri) > URI_LENGTH:
-        yield obj.problem(path, f"must have at most {URI_LENGTH} characters, got {len(uri)}")
-        return
-    try:
-        parts = urlsplit(uri)
-        host, _ = parts.hostname, parts.port
-    except ValueError as err:
-        yield obj.problem(path, f"must be an http or https URL, got {seen(uri)} ({err})")
-        return
-    if parts.scheme not in ("http", "https") or not host:
-        yield obj.problem(path, f"must be an http or https URL with a host, got {seen(uri)}")
-
-
-def _check_jwks(obj: Object, text: str, path: str) -> Iterator[Problem]:
-    try:
-        keys: Any = json.loads(text)["keys"]
-    except (ValueError, TypeError, KeyError):
-        keys = None
-    if not isinstance(keys, list) or not all(isinstance(key, dict) and isinstance(key.get("kty"), str) for key in keys):
-        yield obj.problem(path, "must be a JWK set: JSON with a list `keys`, each with its `kty` (RFC 7517 section 5)")
-        return
-    for i, key in enumerate(keys):
-        if _PRIVATE_JWK_MEMBERS & key.keys():
-            # The message must not repeat the key.
-            yield obj.problem(
-                path, f"key {i} holds private or symmetric material; give the public half only", "warning"
-            )
+        yield from check_jwt_rule(obj, rule, f"spec.jwtRules[{i}]")
