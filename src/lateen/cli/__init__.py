@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from lateen import __version__
 from lateen.errors import BadInput, LateenError, Refused, Unavailable, Unsupported
@@ -81,7 +82,7 @@ def _build_parser(chosen: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--version", "-V", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for name, (module, text) in COMMANDS.items():
-        hidden = {} if name in HIDDEN else {"help": text}
+        hidden: dict[str, Any] = {} if name in HIDDEN else {"help": text}
         command = commands.add_parser(name, description=f"{text[0].upper()}{text[1:]}.", **hidden)
         command.add_argument("--state", metavar="DIR", help="the mesh's state folder")
         if name == chosen:

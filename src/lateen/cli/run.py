@@ -85,7 +85,8 @@ def run_spec(options: argparse.Namespace, **fields: object) -> int:
         **fields,  # type: ignore[arg-type]  # the commands name them
     )
     settings = Settings.from_env(state=options.state)
-    return asyncio.run(run_workload(spec, settings))
+    code: int = asyncio.run(run_workload(spec, settings))
+    return code
 
 
 def parse_labels(texts: list[str]) -> dict[str, str]:

@@ -83,7 +83,7 @@ def _until(moment: str, now: datetime) -> str:
     if seconds <= 0:
         return styled("EXPIRED", "31")
     units = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
-    parts = []
+    parts: list[str] = []
     for size, unit in units:
         count, seconds = divmod(seconds, size)
         if count or parts:

@@ -23,8 +23,8 @@ async def get(port: int, path: str, *, host: str = "127.0.0.1", seconds: float =
             answer = await reader.read()
         finally:
             writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    parts = head.split(b" ", 2)
+    first, _, body = answer.partition(b"\r\n\r\n")
+    parts = first.split(b" ", 2)
     if len(parts) < 2 or not parts[1].isdigit():
         raise ConnectionError("no HTTP answer")
     return int(parts[1]), body

@@ -1,0 +1,40 @@
+"""A small HTTP server for tests: says who called, on request slowly; `PORT` says where it listens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        time.sleep(float(query.get("sleep", ["0"])[0]))
+        body = json.dumps(
+            {"path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}, "pid": os.getpid()}
+        ).encode()
+        self.send_response(int(query.get("status", ["200"])[0]))
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet: the tests look at answers."""
+
+
+def main() -> None:
+    server = ThreadingHTTPServer((os.environ.get("BIND", "0.0.0.0"), int(os.environ.get("PORT", "9080"))), Handler)
+    server.daemon_threads = False
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
