@@ -25,7 +25,7 @@ _POSIX_CLASS: Final = re.compile(
 )
 _HEX: Final = re.compile(r"[0-9A-Fa-f]{2}|\{[0-9A-Fa-f]+\}")
 _UNICODE_CLASS: Final = re.compile(r"[A-Z]|\{\^?[A-Za-z_]+\}")
-_MAX_RUNE: Final = 0x10FFFF
+_MAX_CODE: Final = 0xFF  # Envoy runs RE2 on bytes; a letter beyond is written as it is
 _SINGLE: Final = {"a": 7, "f": 12, "t": 9, "n": 10, "r": 13, "v": 11}
 _CLASSES: Final = frozenset("dDsSwW")  # also inside brackets
 _OUTSIDE: Final = frozenset("bBAzC")  # positions, and \C
@@ -204,16 +204,18 @@ def _escape(text: str, at: int, *, outside: bool) -> tuple[int, int | None]:
         return after, _SINGLE[char]
     if char == "x":
         code = _HEX.match(text, after)
-        if code is None or int(code[0].strip("{}"), 16) > _MAX_RUNE:
+        if code is None or int(code[0].strip("{}"), 16) > _MAX_CODE:
             raise _Fault(f"has a bad character code at {at - 1}")
         return code.end(), int(code[0].strip("{}"), 16)
     if char in "01234567" and (char == "0" or text[after : after + 1] in tuple("01234567")):
         end = after
         while end < min(len(text), at + 3) and text[end] in "01234567":
             end += 1
+        if int(text[at:end], 8) > _MAX_CODE:
+            raise _Fault(f"has a bad character code at {at - 1}")
         return end, int(text[at:end], 8)
     if char in "123456789":
         raise _Fault(f"has a back reference at {at - 1}, which RE2 has not")
-    if char.isascii() and not (char.isalnum() or char == "_"):
+    if char.isascii() and not char.isalnum():
         return after, ord(char)
     raise _Fault(f"has an unknown escape \\{char} at {at - 1}")
