@@ -63,7 +63,7 @@ class Resolve:
         log: Log,
         shuffle: Callable[[list[str]], None] = random.shuffle,
     ) -> None:
-        """`wait_for_table`: until there is a table, answer SERVFAIL rather than ask others for what may be the mesh's."""
+        """`wait_for_table`: until there is one, answer SERVFAIL rather than ask others for what may be the mesh's."""
         self.stats = DnsStats()
         self.names: Names | None = None
         self._resolvers = resolvers
@@ -95,7 +95,7 @@ class Resolve:
         if found is not None:
             return self._answer(query, found)
         if self.names.is_in_domain(name) and self.names.domain not in self._resolvers.conf().search:
-            # The host's resolvers cannot know it, and each of a resolver's search attempts would wait for them to say so.
+            # The host's resolvers cannot know it, and each search attempt would wait for them to say so.
             return _reply(query, NXDOMAIN)
         return None
 
@@ -236,7 +236,7 @@ def _udp_limit(packet: bytes) -> int:
     with contextlib.suppress(dnslib.DNSError, ValueError, IndexError, UnicodeError):
         for record in dnslib.DNSRecord.parse(packet).ar:
             if record.rtype == OPT:
-                return min(max(record.rclass, MIN_UDP_BYTES), MAX_UDP_BYTES)
+                return min(max(int(record.rclass), MIN_UDP_BYTES), MAX_UDP_BYTES)
     return MIN_UDP_BYTES
 
 

@@ -1,7 +1,7 @@
 """The workload's identity: a key that never leaves this process but to its own Envoy, and Citadel's word for it.
 
-Each certificate gets a new P-256 key. Renewal begins at half life, spread (`lateen.wire.renewal`); while Citadel is away
-the old certificate goes on being used, and asking goes on. Nothing here is ever written to a file.
+Each certificate gets a new P-256 key. Renewal begins at half life, spread (`lateen.wire.renewal`); while Citadel is
+away the old certificate goes on being used, and asking goes on. Nothing here is ever written to a file.
 """
 
 from __future__ import annotations

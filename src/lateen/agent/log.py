@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TextIO
 
-__all__ = ["MAX_LOG_BYTES", "Log", "format_line", "shorten_log"]
+__all__ = ["MAX_LOG_BYTES", "Log", "format_line", "last_line", "shorten_log"]
 
 MAX_LOG_BYTES: Final = 4 << 20  # of a log file at the start of a process, or of a look at it; then the older part goes
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -69,6 +69,17 @@ def format_line(moment: datetime, level: str, event: str, fields: Mapping[str, o
     return " ".join(words) + "\n"
 
 
+def last_line(path: Path, *, limit_bytes: int = 2000) -> str:
+    """Return the last line of a file that is not empty, cut; "" when there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(file.seek(0, 2) - limit_bytes, 0))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
 def _value(value: object) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     plain = text and all(character.isprintable() and character not in ' "=' for character in text)
@@ -78,8 +89,8 @@ def _value(value: object) -> str:
 def shorten_log(path: Path, *, limit_bytes: int = MAX_LOG_BYTES) -> bool:
     """Move what `path` holds to `<path>.1` when it is over the limit, and say whether it was.
 
-    The file itself is emptied, not replaced: its writer (appending) keeps its descriptor. Lines that are written at that
-    very moment may be lost. Raises nothing: a log that cannot be shortened is no reason to stop.
+    The file itself is emptied, not replaced: its writer (appending) keeps its descriptor. Lines that are written at
+    that very moment may be lost. Raises nothing: a log that cannot be shortened is no reason to stop.
     """
     try:
         if path.stat().st_size <= limit_bytes:

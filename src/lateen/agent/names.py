@@ -1,6 +1,6 @@
 """Answer names from the mesh's name table: which aliases a host has, wildcards, the search domain.
 
-In:  the name table, who asks. Out: addresses, or the verdict that the table does not know. Pure; no DNS packets in here.
+In:  the name table, who asks. Out: addresses, or the verdict that the table does not know. Pure; no packets in here.
 Rules: Istio's DNS proxy, docs/design/0005-agent.md "Names".
 """
 

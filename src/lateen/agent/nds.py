@@ -1,7 +1,7 @@
 """Follow the mesh's name table: one delta ADS stream to the control plane, with the workload's own certificate.
 
-Rules: the xDS protocol, v3; the table is one resource. While the control plane is away the last table stays in force, and
-a stream that comes back says which version it holds, so that nothing is sent twice.
+Rules: the xDS protocol, v3; the table is one resource. While the control plane is away the last table stays in force,
+and a stream that comes back says which version it holds, so that nothing is sent twice.
 """
 
 from __future__ import annotations

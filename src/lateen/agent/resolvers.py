@@ -1,7 +1,7 @@
 """Ask the host's own resolvers what the mesh does not know: packets in, packets out, as they are.
 
-Each question goes out with an id and from a port of its own, drawn at random; an answer counts only from the server that
-was asked, with that id and that question. An answer that was cut short is asked for again over TCP.
+Each question goes out with an id and from a port of its own, drawn at random; an answer counts only from the server
+that was asked, with that id and that question. An answer that was cut short is asked for again over TCP.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class SecretStore:
             waker.set()
 
     async def run(self) -> None:
-        """Follow the files that are in use, until cancelled. A file that is broken leaves the last good one in force."""
+        """Follow the files that are in use, until cancelled. A broken file leaves the last good one in force."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for name, state in list(self._files.items()):

@@ -62,7 +62,7 @@ class WorkloadSpec:
     envoy_log_level: str = "warning"
     drain: timedelta = timedelta(seconds=5)  # longest wait for requests in flight when leaving
     app_grace: timedelta = timedelta(seconds=10)  # longest wait for the application after SIGTERM
-    ready_timeout: timedelta = timedelta(seconds=30)  # longest wait for control plane and proxy at the start
+    join_timeout: timedelta = timedelta(seconds=10)  # longest wait for a control plane at the start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ def check_spec(spec: WorkloadSpec) -> None:
         raise BadInput(f"command: a gateway runs none, got {spec.argv[0]!r}")
     if spec.kind == "sidecar" and spec.listeners:
         raise BadInput("listeners: only a gateway is reached from the host")
-    for name in ("drain", "app_grace", "ready_timeout"):
+    for name in ("drain", "app_grace", "join_timeout"):
         if getattr(spec, name) < timedelta(0):
             raise BadInput(f"{name}: must not be negative, got {getattr(spec, name)}")
     _check_ports(spec.ports)

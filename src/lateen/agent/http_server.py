@@ -1,0 +1,176 @@
+"""Answer GET requests over HTTP/1.1 on sockets that anybody may reach: small, and bounded in every direction.
+
+A request has 5 s to arrive and 8 kB of space; connections are kept for the next request. When too many are open, the
+one that has said nothing for the longest makes place, so silent connections cannot shut others out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+from lateen.agent.log import Log
+
+__all__ = ["HttpServer", "Request", "Response", "text_response"]
+
+MAX_HEAD_BYTES: Final = 8 << 10
+HEAD_SECONDS: Final = 5.0
+IDLE_SECONDS: Final = 30.0
+WRITE_SECONDS: Final = 10.0
+MAX_CONNECTIONS: Final = 64
+MAX_BODY_BYTES: Final = 4096  # of a request; it is read and dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    method: str
+    path: str  # without the query
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def text_response(status: int, text: str) -> Response:
+    return Response(status, text.encode())
+
+
+class _Malformed(Exception):
+    """The request cannot be answered; holds the status that says why."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(HTTPStatus(status).phrase)
+        self.status = status
+
+
+class HttpServer:
+    """Serves `handler` on any number of sockets, which it owns."""
+
+    def __init__(self, handler: Handler, log: Log, *, max_connections: int = MAX_CONNECTIONS) -> None:
+        self._handler = handler
+        self._log = log
+        self._max = max_connections
+        self._servers: list[asyncio.Server] = []
+        self._open: set[asyncio.Task[None]] = set()
+        self._waiting: dict[asyncio.Task[None], None] = {}  # for a request, the longest first
+
+    async def serve_socket(self, sock: socket.socket) -> None:
+        """Accept on a listening socket from now on."""
+        self._servers.append(await asyncio.start_server(self._connected, sock=sock, limit=MAX_HEAD_BYTES))
+
+    async def serve_path(self, path: Path) -> None:
+        """Accept on a Unix socket; one that was left over is replaced. Raises `OSError`."""
+        path.unlink(missing_ok=True)  # noqa: ASYNC240  # one system call on a local folder
+        server = await asyncio.start_unix_server(self._connected, path=str(path), limit=MAX_HEAD_BYTES)
+        self._servers.append(server)
+
+    async def stop(self) -> None:
+        """Close every socket and connection."""
+        for server in self._servers:
+            server.close()
+        for task in list(self._open):
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        if len(self._open) > self._max and self._waiting:
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
+            self._open.discard(oldest)
+            oldest.cancel()
+        try:
+            if len(self._open) <= self._max:
+                await self._serve(reader, writer, task)
+        except (OSError, EOFError, TimeoutError):
+            pass  # the client went away or fell silent
+        finally:
+            self._open.discard(task)
+            self._waiting.pop(task, None)
+            if writer.transport.get_write_buffer_size():
+                writer.transport.abort()  # a client that does not read its answer is not waited for
+            else:
+                writer.close()
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
+    ) -> None:
+        seconds = HEAD_SECONDS
+        keep = True
+        while keep:
+            self._waiting[task] = None
+            try:
+                async with asyncio.timeout(seconds):
+                    request, keep = await _read_request(reader)
+                self._waiting.pop(task, None)
+                response = await self._answer(request)
+            except _Malformed as error:
+                keep = False
+                request, response = Request("GET", "", ""), text_response(error.status, f"{error}\n")
+            await _write(writer, request, response, keep=keep)
+            seconds = IDLE_SECONDS
+
+    async def _answer(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            return text_response(405, "GET wanted\n")
+        try:
+            return await self._handler(request)
+        except Exception as error:  # one request must not end the connections of others
+            self._log.error("request failed", path=request.path, reason=f"{type(error).__name__}: {error}")
+            return text_response(500, "internal error\n")
+
+
+async def _read_request(reader: asyncio.StreamReader) -> tuple[Request, bool]:
+    """Return the next request, and whether the connection goes on after it."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.LimitOverrunError as error:
+        raise _Malformed(431) from error
+    lines = head.decode("latin-1").split("\r\n")
+    words = lines[0].split(" ")
+    if len(words) != 3 or not words[0].isalpha() or not words[1].startswith("/"):
+        raise _Malformed(400)
+    if words[2] not in ("HTTP/1.1", "HTTP/1.0"):
+        raise _Malformed(505)
+    headers: dict[str, str] = {}
+    for line in lines[1:-2]:
+        name, colon, value = line.partition(":")
+        if not colon or not name or name != name.strip():
+            raise _Malformed(400)
+        headers[name.lower()] = value.strip()
+    if "transfer-encoding" in headers:
+        raise _Malformed(400)  # nothing here takes a body; what comes after one could be misread
+    length = headers.get("content-length", "0")
+    if not length.isascii() or not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+        raise _Malformed(413 if length.isdecimal() else 400)
+    await reader.readexactly(int(length))
+    connection = headers.get("connection", "").lower()
+    keep = "close" not in connection and (words[2] == "HTTP/1.1" or "keep-alive" in connection)
+    path, _, query = words[1].partition("?")
+    return Request(words[0], path, query), keep
+
+
+async def _write(writer: asyncio.StreamWriter, request: Request, response: Response, *, keep: bool) -> None:
+    head = (
+        f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\n"
+        f"content-type: {response.content_type}\r\n"
+        f"content-length: {len(response.body)}\r\n"
+        f"connection: {'keep-alive' if keep else 'close'}\r\n\r\n"
+    )
+    writer.write(head.encode() + (b"" if request.method == "HEAD" else response.body))
+    async with asyncio.timeout(WRITE_SECONDS):
+        await writer.drain()

@@ -1,0 +1,167 @@
+"""Put a workload somewhere: a network of its own where this machine can, else loopback addresses and a proxy port.
+
+Explicit mode is the fallback and is chosen by itself: the workload gets an address 127.77.x.y of its own, its proxy
+binds the service's ports there, and the application is told a free port to listen on and an HTTP proxy to call through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Final
+
+from lateen.agent.log import Log
+from lateen.agent.spec import HostListener, Place, WorkloadSpec
+from lateen.errors import Refused, Unavailable, Unsupported
+from lateen.net.capture import HEALTH_PORT, METRICS_PORT, Capture
+from lateen.net.client import Attachment, Lease, connect, ensure_holder
+from lateen.settings import Settings
+from lateen.wire.local import WorkloadPort
+
+__all__ = ["Grounds", "loopback_addresses", "take_place"]
+
+NETWORK: Final = "127.77"
+TRIES: Final = 4096
+BACKLOG: Final = 128
+
+
+@dataclass(slots=True, kw_only=True)
+class Grounds:
+    """Where a workload is, and what it holds there. `close` gives everything back."""
+
+    place: Place
+    spec: WorkloadSpec  # with the ports that the application is really to listen on
+    attachment: Attachment | None = None
+    lease: Lease | None = None
+    health: socket.socket = field(repr=False)
+    metrics: socket.socket = field(repr=False)
+
+    def close(self) -> None:
+        """Close sockets and namespaces; processes that are still in them are killed."""
+        self.health.close()
+        self.metrics.close()
+        if self.attachment is not None:
+            self.attachment.close()
+        if self.lease is not None:
+            self.lease.close()
+
+
+async def take_place(spec: WorkloadSpec, settings: Settings, log: Log) -> Grounds:
+    """Find and take a place for a workload. Raises `Unsupported`, `Unavailable`, `Refused` (the name is taken)."""
+    if spec.mode == "explicit":
+        return _take_explicit(spec)
+    try:
+        # Only a mesh with a network holder has captured workloads; who asks for capture starts one.
+        lease = await asyncio.to_thread(connect if spec.mode == "auto" else ensure_holder, settings)
+    except (Unavailable, Unsupported) as error:
+        if spec.mode == "capture":
+            raise
+        log.info("explicit mode", reason=str(error))
+        return _take_explicit(spec)
+    try:
+        return await _take_network(spec, lease)
+    except BaseException:
+        lease.close()
+        raise
+
+
+async def _take_network(spec: WorkloadSpec, lease: Lease) -> Grounds:
+    capture = Capture() if spec.kind == "sidecar" else None
+    attachment = await asyncio.to_thread(lease.attach, spec.name, capture)
+    try:
+        for listener in spec.listeners:
+            with _listen(listener) as sock:
+                await asyncio.to_thread(lease.forward, sock, attachment.ip, listener.gateway_port)
+    except BaseException:
+        attachment.close()
+        raise
+    return Grounds(
+        place=Place(mode="capture", ip=attachment.ip),
+        spec=spec,
+        attachment=attachment,
+        lease=lease,
+        health=attachment.sockets["health"],
+        metrics=attachment.sockets["metrics"],
+    )
+
+
+def _take_explicit(spec: WorkloadSpec) -> Grounds:
+    for listener in spec.listeners:
+        if listener.address != "127.0.0.1":
+            raise Unsupported(
+                f"host address {listener.address!r}: a gateway in explicit mode listens on 127.0.0.1 only"
+            )
+        _listen(listener).close()  # taken by somebody else: told now, with its name, not later by Envoy
+    ip, health, metrics = _take_address(spec.name)
+    if spec.kind == "gateway":
+        place = Place(mode="explicit", ip=ip)
+    else:
+        proxy, *free = _free_ports(1 + len(spec.ports))
+        place = Place(mode="explicit", ip=ip, http_proxy_port=proxy)
+        ports = (_with_target(port, number) for port, number in zip(spec.ports, free, strict=True))
+        spec = dataclasses.replace(spec, ports=tuple(ports))
+    return Grounds(place=place, spec=spec, health=health, metrics=metrics)
+
+
+def loopback_addresses(name: str) -> Iterator[str]:
+    """Yield the addresses that a workload tries, in order: the same for the same name, so it mostly keeps its own."""
+    start = int.from_bytes(blake2b(name.encode(), digest_size=2).digest(), "big")
+    for offset in range(TRIES):
+        number = (start + offset) % 65536
+        low = number & 0xFF
+        if low not in (0, 255):
+            yield f"{NETWORK}.{number >> 8}.{low}"
+
+
+def _take_address(name: str) -> tuple[str, socket.socket, socket.socket]:
+    """Return an address of which nobody else has the agent's ports, with the two sockets that prove it."""
+    failure: OSError | None = None
+    for ip in loopback_addresses(name):
+        with contextlib.ExitStack() as stack:
+            try:
+                health, metrics = (stack.enter_context(_bound(ip, port)) for port in (HEALTH_PORT, METRICS_PORT))
+            except OSError as error:
+                failure = error
+                continue
+            stack.pop_all()
+            return ip, health, metrics
+    raise Unsupported(f"no free address in {NETWORK}.0.0/16 for the ports {HEALTH_PORT} and {METRICS_PORT}: {failure}")
+
+
+def _listen(listener: HostListener) -> socket.socket:
+    try:
+        return _bound(listener.address, listener.port)
+    except OSError as error:
+        raise Refused(
+            f"cannot listen on {listener.address}:{listener.port}: {error.strerror}; choose another port"
+        ) from error
+
+
+def _bound(address: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setblocking(False)
+        sock.bind((address, port))
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:  # all at once, so that they differ
+        socks = [stack.enter_context(_bound("127.0.0.1", 0)) for _ in range(count)]
+        return [int(sock.getsockname()[1]) for sock in socks]
+
+
+def _with_target(port: WorkloadPort, free: int) -> WorkloadPort:
+    # A target that differs from the port was the user's own word of where the application listens.
+    target = free if port.target == port.number else port.target
+    return WorkloadPort(name=port.name, number=port.number, target=target)

@@ -1,0 +1,63 @@
+"""The wish that a workload leaves: once, in order; asked again, at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+__all__ = ["Stop"]
+
+_Result = TypeVar("_Result")
+
+
+class Stop:
+    """Set by signals, or by whoever runs workloads inside a program of their own."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.hurried = asyncio.Event()
+        self.signal: int = signal.SIGTERM  # to hand on to the application
+
+    def ask(self, number: int = signal.SIGTERM) -> None:
+        """Ask to leave; the second time, to leave at once."""
+        if self.asked.is_set():
+            self.hurried.set()
+            return
+        self.signal = number
+        self.asked.set()
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Let SIGINT, SIGTERM and SIGHUP ask, inside the block."""
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, self.ask, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    async def unless_asked(self, work: Coroutine[Any, Any, _Result] | asyncio.Future[_Result]) -> _Result | None:
+        """Return what `work` returns; None, with `work` cancelled, when leaving is asked for meanwhile."""
+        return await _unless(work, self.asked)
+
+    async def unless_hurried(self, work: Coroutine[Any, Any, _Result]) -> _Result | None:
+        """The same for a request to leave at once."""
+        return await _unless(work, self.hurried)
+
+
+async def _unless(work: Coroutine[Any, Any, _Result] | asyncio.Future[_Result], event: asyncio.Event) -> _Result | None:
+    task = asyncio.ensure_future(work)
+    waiter = asyncio.create_task(event.wait(), name="stop")
+    try:
+        await asyncio.wait((task, waiter), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for each in (task, waiter):
+            each.cancel()
+        await asyncio.gather(task, waiter, return_exceptions=True)

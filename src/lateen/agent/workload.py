@@ -1,0 +1,382 @@
+"""One workload while it runs: its parts, what each tells the others, and the order in which they end.
+
+Owned by `lateen.agent.runner`, which has found it a place and registered it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from asyncio.subprocess import DEVNULL
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import IO, Any, Final
+
+import msgspec
+
+from lateen.agent.admin import Admin
+from lateen.agent.app import Application, app_environment
+from lateen.agent.bootstrap import BootstrapInput, encode_bootstrap
+from lateen.agent.dns import DnsServer, DnsStats, Resolve, resolv_conf_text
+from lateen.agent.drain import drain
+from lateen.agent.envoy import Child, EnvoySupervisor, envoy_arguments, find_envoy
+from lateen.agent.http_server import HttpServer
+from lateen.agent.identity import CitadelClient, Identity, Svid
+from lateen.agent.log import Log, last_line, shorten_log
+from lateen.agent.monitor import ProxyMonitor
+from lateen.agent.names import Entry, build_names
+from lateen.agent.nds import NameTableClient
+from lateen.agent.place import Grounds
+from lateen.agent.readiness import ProxyState, Readiness
+from lateen.agent.registration import Registrar
+from lateen.agent.resolvers import HostResolvers
+from lateen.agent.sds import SdsServer
+from lateen.agent.secret_store import SecretStore
+from lateen.agent.spec import build_node, effective_labels
+from lateen.agent.status import Facts, StatusHandler
+from lateen.agent.stop import Stop
+from lateen.errors import Unavailable
+from lateen.net.capture import MARK
+from lateen.net.spawn import spawn
+from lateen.settings import Settings
+from lateen.wire.files import write_atomically
+from lateen.wire.local import Registered, Registration
+from lateen.wire.peer_env import peer_environment
+
+__all__ = ["Events", "Stdio", "Workload"]
+
+DNS_ADDRESS: Final = "127.0.0.1"  # of the application's resolver; port 53 is redirected to the agent's
+HOUSEKEEPING_SECONDS: Final = 60.0
+PATIENCE_SECONDS: Final = 5.0  # how often is told what a workload that does not get ready waits for
+
+# (event, its facts); events are listed in docs/design/0005-agent.md
+Events = Callable[[str, dict[str, object]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stdio:
+    """The application's standard streams; None: the agent's own."""
+
+    stdin: int | IO[Any] | None = None
+    stdout: int | IO[Any] | None = None
+    stderr: int | IO[Any] | None = None
+
+
+class Workload:
+    """Makes the parts of one agent and ties them. `run` is its life."""
+
+    def __init__(
+        self,
+        grounds: Grounds,
+        settings: Settings,
+        *,
+        registration: Registration,
+        registrar: Registrar,
+        mesh: Registered,
+        on_event: Events,
+        log: Log,
+        stdio: Stdio,
+        began: float,
+    ) -> None:
+        """`began` is when the agent was started, on the loop's clock."""
+        spec = self._spec = grounds.spec
+        self._grounds = grounds
+        self._folder = settings.workload_dir(spec.name)
+        self._mesh = mesh
+        self._registration = registration
+        self._registrar = registrar
+        self._on_event = on_event
+        self._log = log
+        self._stdio = stdio
+        self._began = began
+        self._startup_seconds = 0.0
+        self._listening = not spec.ports or spec.kind == "gateway"
+        self._captured = grounds.attachment is not None
+        # Only a captured application asks this agent for names; and a gateway has none.
+        self._readiness = Readiness(names=not (self._captured and spec.kind == "sidecar"))
+        self._proxy_ready = asyncio.Event()
+        self._node = build_node(spec, grounds.place, mesh)
+
+        self._admin = Admin(self._folder / "admin.sock")
+        self._citadel = CitadelClient(
+            settings.ca_socket, namespace=spec.namespace, service_account=spec.service_account
+        )
+        self._identity = Identity(
+            self._citadel.sign,
+            namespace=spec.namespace,
+            service_account=spec.service_account,
+            lifetime=spec.certificate_lifetime,
+            log=log,
+        )
+        self._secrets = SecretStore(log)
+        self._identity.listen(self._secrets.set_svid)
+        self._identity.listen(self._certificate_received)
+        self._sds = SdsServer(self._secrets, self._folder / "sds.sock", log)
+        self._monitor = ProxyMonitor(self._admin, self._proxy_changed)
+        self._envoy = EnvoySupervisor(
+            self._start_envoy,
+            on_pid=self._envoy_pid,
+            last_words=lambda: last_line(self._folder / "envoy.log"),
+            log=log,
+            draw=random.random,
+        )
+        self._resolve = Resolve(HostResolvers(), wait_for_table=spec.kind == "sidecar", log=log)
+        self._dns = DnsServer(self._resolve) if self._captured else None
+        self._names = NameTableClient(
+            socket=settings.xds_socket,
+            node=self._node,
+            identity=self._identity,
+            on_table=self._table_received,
+            on_connect=registrar.again,
+            log=log,
+        )
+        ready = StatusHandler(lambda: self._readiness, self._admin, None)
+        everything = StatusHandler(lambda: self._readiness, self._admin, self._facts)
+        self._health = HttpServer(ready, log)
+        self._metrics = HttpServer(everything, log)
+        self._xds_socket = settings.xds_socket
+        self._app = Application(
+            self._start_app,
+            targets=frozenset(port.target for port in spec.ports),
+            loopback_counts=not self._captured,
+            on_pid=self._app_pid,
+            on_listening=self._app_listening,
+            log=log,
+        )
+
+    async def run(self, stop: Stop) -> int:
+        """Serve until the application ends or `stop` asks, then leave; return the exit code.
+
+        Raises what makes the workload impossible: Citadel's refusal, a command that is not there, a network that is
+        gone. Whatever happens, nothing that was started here runs on.
+        """
+        self._write_files()
+        await self._serve_sockets()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                parts = {
+                    "identity": self._identity.run(),
+                    "envoy": self._envoy.run(),
+                    "proxy monitor": self._monitor.run(),
+                    "name table": self._names.run(),
+                    "registration": self._registrar.run(),
+                    "secret files": self._secrets.run(),
+                    "housekeeping": self._housekeeping(),
+                    "network": self._watch_network(),
+                }
+                background = [tasks.create_task(part, name=name) for name, part in parts.items()]
+                code = await self._foreground(stop)
+                for task in background:
+                    task.cancel()
+        finally:
+            await self._close()
+        return code
+
+    # ------------------------------------------------------------ start
+
+    def _write_files(self) -> None:
+        spec, grounds = self._spec, self._grounds
+        bootstrap = BootstrapInput(
+            node=self._node,
+            xds_socket=str(self._xds_socket),
+            sds_socket=str(self._folder / "sds.sock"),
+            admin_socket=str(self._admin.path),
+            prometheus_address="0.0.0.0" if self._captured else grounds.place.ip,  # noqa: S104  # a network of its own
+            mark=MARK if self._captured and spec.kind == "sidecar" else None,
+        )
+        write_atomically(self._folder / "bootstrap.json", encode_bootstrap(bootstrap))
+        text = resolv_conf_text(spec.namespace, self._mesh.cluster_domain, server=DNS_ADDRESS)
+        write_atomically(self._folder / "resolv.conf", text.encode(), mode=0o644)
+
+    async def _serve_sockets(self) -> None:
+        await self._sds.start()
+        await self._health.serve_socket(self._grounds.health)
+        await self._metrics.serve_socket(self._grounds.metrics)
+        await self._metrics.serve_path(self._folder / "agent.sock")
+        if self._dns is not None and self._grounds.attachment is not None:
+            sockets = self._grounds.attachment.sockets
+            await self._dns.start(sockets["dns-udp"], sockets["dns-tcp"])
+
+    async def _start_envoy(self) -> Child:
+        spec = self._spec
+        self._admin.path.unlink(missing_ok=True)
+        argv = envoy_arguments(
+            find_envoy(),
+            self._folder / "bootstrap.json",
+            concurrency=spec.concurrency,
+            log_level=spec.envoy_log_level,
+        )
+        peer = peer_environment(
+            workload=spec.name, namespace=spec.namespace, cluster=self._mesh.cluster_id, labels=effective_labels(spec)
+        )
+        log_file = self._folder / "envoy.log"
+        shorten_log(log_file)
+        with open(log_file, "ab") as out:  # noqa: ASYNC230  # one system call on a local folder
+            return await spawn(
+                argv,
+                attachment=self._grounds.attachment,
+                env={"PATH": spec.env.get("PATH", os.defpath), **peer},  # nothing of the user's
+                cwd=self._folder,
+                role="proxy",
+                resolv_conf=self._folder / "resolv.conf",
+                stdin=DEVNULL,
+                stdout=out,
+                stderr=out,
+            )
+
+    async def _start_app(self) -> Child:
+        return await spawn(
+            self._spec.argv,
+            attachment=self._grounds.attachment,
+            env=app_environment(self._spec, self._grounds.place),
+            cwd=self._spec.cwd,
+            role="app",
+            resolv_conf=self._folder / "resolv.conf",
+            stdin=self._stdio.stdin,
+            stdout=self._stdio.stdout,
+            stderr=self._stdio.stderr,
+        )
+
+    # ------------------------------------------------------------ what the parts tell
+
+    def _certificate_received(self, svid: Svid) -> None:
+        self._on_event("certificate received", {"identity": str(svid.spiffe_id), "not_after": svid.not_after})
+
+    def _table_received(self, table: Any) -> None:
+        entries = {host: Entry(tuple(info.ips), info.shortname, info.namespace) for host, info in table.table.items()}
+        self._resolve.names = build_names(entries, namespace=self._spec.namespace, domain=self._mesh.cluster_domain)
+        self._log.info("name table received", names=len(entries))
+        self._changed(replace(self._readiness, names=True))
+
+    def _proxy_changed(self, state: ProxyState) -> None:
+        self._changed(replace(self._readiness, proxy=state))
+
+    def _envoy_pid(self, pid: int) -> None:
+        self._registration = _with(self._registration, envoy_pid=pid)
+        self._monitor.restarted()
+        self._publish()
+
+    def _app_pid(self, pid: int) -> None:
+        self._registration = _with(self._registration, app_pid=pid)
+        self._publish()
+        if pid:
+            self._on_event("application started", {"pid": pid})
+
+    def _app_listening(self, listening: bool) -> None:
+        self._listening = listening or not self._spec.ports
+        self._publish()
+
+    def _changed(self, readiness: Readiness) -> None:
+        was = self._readiness.ready
+        self._readiness = readiness
+        if readiness.ready and not self._proxy_ready.is_set():
+            self._startup_seconds = asyncio.get_running_loop().time() - self._began
+            self._log.info("proxy ready", seconds=self._startup_seconds)
+            self._on_event("proxy ready", {"seconds": self._startup_seconds})
+            self._proxy_ready.set()
+        elif readiness.ready != was:
+            self._log.info("readiness changed", ready=readiness.ready, waits_for=readiness.waits_for() or "nothing")
+        self._publish()
+
+    def _publish(self) -> None:
+        """Tell the control plane what the workload is now; only what serves gets traffic."""
+        ready = self._readiness.ready and self._listening
+        if ready != self._registration.ready:
+            self._on_event("ready" if ready else "not ready", {"waits_for": self._waits_for()})
+        self._registration = _with(self._registration, ready=ready)
+        self._registrar.want(self._registration)
+
+    def _waits_for(self) -> str:
+        return self._readiness.waits_for() or ("" if self._listening else "the application to listen")
+
+    def _facts(self) -> Facts:
+        stats: DnsStats | None = None if self._dns is None else self._resolve.stats
+        return Facts(
+            identity=self._identity,
+            dns=stats,
+            envoy_restarts=self._envoy.restarts,
+            startup_seconds=self._startup_seconds,
+            now=time.time(),
+        )
+
+    # ------------------------------------------------------------ life and leaving
+
+    async def _foreground(self, stop: Stop) -> int:
+        if not await stop.unless_asked(self._until_proxy_ready()):
+            return await self._leave(stop, None)
+        if self._spec.kind == "gateway":
+            await stop.asked.wait()
+            return await self._leave(stop, None)
+        # Only now: its first connection already finds names, identity and policy (an application never sees a mesh
+        # that is half there).
+        app = asyncio.create_task(self._app.run(), name="application")
+        try:
+            await stop.unless_asked(asyncio.shield(app))
+            return await self._leave(stop, app)
+        finally:
+            app.cancel()
+            await asyncio.gather(app, return_exceptions=True)
+
+    async def _until_proxy_ready(self) -> bool:
+        while not self._proxy_ready.is_set():
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await self._proxy_ready.wait()
+            except TimeoutError:
+                waits_for = self._readiness.waits_for()
+                self._log.warning("not ready yet", waits_for=waits_for)
+                self._on_event("waiting", {"waits_for": waits_for})
+        return True
+
+    async def _leave(self, stop: Stop, app: asyncio.Task[int] | None) -> int:
+        """Leave in order; a second request to stop cuts every wait short."""
+        ended = app is not None and app.done()
+        self._on_event("leaving", {})
+        self._changed(replace(self._readiness, draining=True))
+        await self._registrar.leave(name=self._spec.name, pid=os.getpid())
+        # An application that ended by itself has nothing in flight but answers on their way through Envoy.
+        seconds = self._spec.drain.total_seconds() if self._spec.ports and self._readiness.proxy.ready else 0.0
+        inbound_only = self._spec.kind == "sidecar"
+        left = await stop.unless_hurried(drain(self._admin, inbound_only=inbound_only, seconds=seconds))
+        if left:
+            self._log.warning("left with work in progress", requests=left)
+        if app is not None and not ended:
+            grace = self._spec.app_grace.total_seconds()
+            await stop.unless_hurried(self._app.stop(stop.signal, seconds=grace))
+            await self._app.stop(stop.signal, seconds=0.0)
+        # Last: until here the application could call others.
+        await self._envoy.stop()
+        code = await app if app is not None else 0 if self._spec.kind == "gateway" else 128 + stop.signal
+        self._on_event("left", {"code": code})
+        return code
+
+    async def _housekeeping(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            shorten_log(self._folder / "envoy.log")
+
+    async def _watch_network(self) -> None:
+        """Wait until the network is gone. Raises `Unavailable` then; returns at once where there is none."""
+        lease = self._grounds.lease
+        if lease is None:
+            return
+        loop = asyncio.get_running_loop()
+        gone = asyncio.Event()
+        loop.add_reader(lease.fileno(), gone.set)
+        try:
+            await gone.wait()
+        finally:
+            loop.remove_reader(lease.fileno())
+        raise Unavailable("the mesh network is gone: its holder ended")
+
+    async def _close(self) -> None:
+        for part in (self._dns, self._health, self._metrics, self._sds):
+            if part is not None:
+                await part.stop()
+        await self._citadel.close()
+
+
+def _with(registration: Registration, **fields: Any) -> Registration:
+    return msgspec.structs.replace(registration, **fields)
