@@ -92,7 +92,8 @@ class Gateways:
         if view.kind != "gateway" or prefix != "http" or not text.isdecimal() or len(text) > 5:
             return None
         port = int(text)
-        servers = dict(read.get(self._servers, view)).get(port, ())
+        by_port: tuple[tuple[int, tuple[_Server, ...]], ...] = read.get(self._servers, view)
+        servers = dict(by_port).get(port, ())
         routes: dict[str, list[RouteInput]] = {}
         redirect: set[str] = set()
         for server in servers:

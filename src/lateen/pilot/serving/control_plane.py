@@ -25,7 +25,7 @@ from lateen.citadel.audit import AuditLog
 from lateen.citadel.authenticate import LocalTrust
 from lateen.citadel.authority import Authority
 from lateen.citadel.server_identity import ServerIdentity
-from lateen.citadel.service import CertificateService, Lifetimes
+from lateen.citadel.service import SERVER_OPTIONS, CertificateService, Lifetimes
 from lateen.errors import BadInput, LateenError, Refused
 from lateen.logs import configure_logging
 from lateen.net.client import Lease, ensure_holder
@@ -128,7 +128,7 @@ class ControlPlane:
         self.ads = AdsServer(self.pilot.source)
         self.reporter = Reporter(self)
         await self._stack.enter_async_context(self._servers())
-        self.network = self._join_network()
+        self.network = await asyncio.to_thread(self._join_network)
         mesh = {"pid": os.getpid(), "startTicks": start_ticks(os.getpid()), "config": str(options.config.resolve())}
         write_atomically(settings.mesh_file, msgspec.json.encode(mesh))
         self._stack.callback(lambda: settings.mesh_file.unlink(missing_ok=True))
@@ -158,11 +158,13 @@ class ControlPlane:
     @contextlib.asynccontextmanager
     async def _servers(self) -> AsyncIterator[None]:
         """Listen on the three sockets; stop the streams before the servers, so that each ends in order."""
-        identity = ServerIdentity(self.authority)
-        audit = AuditLog(self.settings.state)
         lifetime = self.options.certificate_lifetime
+        identity = (
+            ServerIdentity(self.authority) if lifetime is None else ServerIdentity(self.authority, lifetime=lifetime)
+        )
+        audit = AuditLog(self.settings.state)
         options = list(GRPC_OPTIONS)
-        local = grpc.aio.server(options=options)
+        local = grpc.aio.server(options=SERVER_OPTIONS)
         citadel = CertificateService(
             self.authority,
             [LocalTrust(self.options.trust_domain)],
