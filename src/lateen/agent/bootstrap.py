@@ -224,8 +224,9 @@ def _admin(inp: BootstrapInput) -> dict[str, Any]:
 def _pipe_cluster(name: str, path: str, *, http2: bool) -> dict[str, Any]:
     protocol: dict[str, Any] = {"http_protocol_options": {}}
     if http2:
-        # Asks a silent peer whether it lives: a control plane that hangs is left like one that is gone.
-        protocol = {"http2_protocol_options": {"connection_keepalive": {"interval": "30s", "timeout": "10s"}}}
+        # No keepalive pings: gRPC's servers take them for abuse (one in five minutes is what they allow), and a Unix
+        # socket's other end cannot vanish unseen.
+        protocol = {"http2_protocol_options": {}}
     return {
         "name": name,
         "alt_stat_name": f"{name};",

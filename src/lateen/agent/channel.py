@@ -23,8 +23,6 @@ _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
     ("grpc.max_receive_message_length", 64 << 20),  # a name table of a large mesh
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
 )
 _STATUS: Final[dict[Any, type[LateenError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: BadInput,

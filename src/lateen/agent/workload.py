@@ -44,6 +44,7 @@ from lateen.settings import Settings
 from lateen.wire.files import write_atomically
 from lateen.wire.local import Registered, Registration
 from lateen.wire.peer_env import peer_environment
+from lateen.wire.svid import read_certificate
 
 __all__ = ["Events", "Stdio", "Workload"]
 
@@ -243,6 +244,8 @@ class Workload:
 
     def _certificate_received(self, svid: Svid) -> None:
         self._on_event("certificate received", {"identity": str(svid.spiffe_id), "not_after": svid.not_after})
+        self._registration = _with(self._registration, certificate=read_certificate(svid.chain).info())
+        self._publish()
 
     def _table_received(self, table: Any) -> None:
         entries = {host: Entry(tuple(info.ips), info.shortname, info.namespace) for host, info in table.table.items()}
