@@ -11,6 +11,7 @@ import pytest
 
 from lateen.api.regex_syntax import REGEX_LENGTH, regex_fault
 
+EXTENSIONS = "type.googleapis.com/envoy.extensions.filters"
 GOOD = [
     r"a*",
     r"(a|b)+?",
@@ -119,7 +120,7 @@ def _route(position: int, text: str) -> dict[str, object]:
 def _accepts(texts: list[str], folder: Path) -> bool:
     """True when Envoy takes a listener whose routes match by these expressions."""
     manager = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": f"{EXTENSIONS}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "x",
         "route_config": {
             "virtual_hosts": [
@@ -129,7 +130,7 @@ def _accepts(texts: list[str], folder: Path) -> bool:
         "http_filters": [
             {
                 "name": "envoy.filters.http.router",
-                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+                "typed_config": {"@type": f"{EXTENSIONS}.http.router.v3.Router"},
             }
         ],
     }

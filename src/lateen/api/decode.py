@@ -57,8 +57,10 @@ def decode_documents(data: bytes, file: str, *, default_namespace: str = "defaul
     errors = len(problems)
     for document in documents:
         for part in _parts(document.value, document.tree):
-            if errors >= MAX_PROBLEMS:
-                break  # what comes after so many errors is not worth the time
+            if errors >= MAX_PROBLEMS:  # what comes after so many is not worth the time
+                message = f"the rest of the file is not read: {errors} errors before it"
+                problems.append(Problem(file, tree_line(part.tree), "", message))
+                return Decoded((), _cut(problems, file))
             obj, told = _decode_part(part, file, default_namespace)
             errors += sum(problem.level == "error" for problem in told)
             problems.extend(told)

@@ -34,7 +34,7 @@ _PASSED: Final = frozenset(
 ANNOTATIONS_LIMIT: Final = 256 * 1024  # Kubernetes, keys and values together, in characters
 
 
-class _Written(Spec, frozen=True, kw_only=True):
+class ObjectMeta(Spec, frozen=True, kw_only=True):
     name: str = ""
     namespace: str = ""
     labels: Mapping[str, str] = EMPTY
@@ -69,7 +69,7 @@ def decode_metadata(
             hint = f", did you mean {near}?" if near is not None else ", it is passed over"
             warnings.append(((place, key), f"is not a field of metadata{hint}"))
         value = {key: value[key] for key in _KNOWN if key in value}
-    written = decode_struct(_Written, value, place, faults)
+    written = decode_struct(ObjectMeta, value, place, faults)
     if written is None:
         return None
     before = len(faults)
@@ -109,7 +109,7 @@ def _name_faults(name: str, kind: str, place: Place) -> Iterator[tuple[Place, st
         yield where, f'must be lower-case letters, digits, "-" and ".", alphanumeric at both ends, got "{name[:80]}"'
 
 
-def _map_faults(written: _Written, place: Place) -> Iterator[tuple[Place, str]]:
+def _map_faults(written: ObjectMeta, place: Place) -> Iterator[tuple[Place, str]]:
     for field, entries in (("labels", written.labels), ("annotations", written.annotations)):
         for key, value in entries.items():
             where: Place = ((place, field), key)

@@ -1,10 +1,12 @@
 """Places inside a document: paths as people read them, and the line each stands on.
 
-`spec.http[0].route[1].weight`; a key that is not a plain word stands in brackets, `metadata.labels[app.test/name]`.
+`spec.http[0].route[1].weight`; a key that is not a plain word stands in brackets, `metadata.labels[app.test/name]`,
+and in quotes too if its own brackets would mislead, `["a]"]`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeAlias
@@ -27,6 +29,8 @@ Place: TypeAlias = "tuple[Place, str | int] | None"
 # Lines of a document: of a scalar its own; of a map or a list also those of its values.
 Tree: TypeAlias = "int | tuple[int, dict[str, Tree] | list[Tree]]"
 
+_JSON: Final = json.JSONDecoder()
+_BRACKETS: Final = {"[": 1, "]": -1}
 _WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 
@@ -34,7 +38,19 @@ def join_path(path: str, key: str | int) -> str:
     """Return the path of `key` below `path`."""
     if isinstance(key, str) and _WORD.match(key):
         return f"{path}.{key}" if path else key
+    if isinstance(key, str) and not _stands_bare(key):
+        return f"{path}[{json.dumps(key)}]"
     return f"{path}[{key}]"
+
+
+def _stands_bare(key: str) -> bool:
+    """True when the brackets of `key` are in pairs, so that the one behind it is found."""
+    depth = 0
+    for char in key:
+        depth += _BRACKETS.get(char, 0)
+        if depth < 0:
+            return False
+    return depth == 0 and not key.startswith('"')
 
 
 def path_text(place: Place) -> str:
@@ -115,14 +131,21 @@ class Lines(Mapping[str, int]):
 
 
 def _steps(path: str) -> Iterator[str]:
-    """Yield the keys of a path; brackets inside brackets belong to the key. An unbalanced end is a key of its own."""
+    """Yield the keys of a path; brackets inside brackets belong to the key. What is no path gives keys nobody has."""
     at = 0
     while at < len(path):
-        if path[at] == "[":
+        if path.startswith('["', at):
+            try:
+                key, end = _JSON.raw_decode(path, at + 1)
+            except ValueError:
+                key, end = path[at:], len(path)
+            yield str(key)
+            at = end + 1
+        elif path[at] == "[":
             depth = 0
             end = at
             while end < len(path):
-                depth += {"[": 1, "]": -1}.get(path[end], 0)
+                depth += _BRACKETS.get(path[end], 0)
                 end += 1
                 if depth == 0:
                     break

@@ -124,7 +124,7 @@ def parse_yaml(data: bytes) -> tuple[tuple[Document, ...], tuple[Fault, ...]]:
     except _Stop as stop:
         reader.faults.append(stop.fault)
     except yaml.MarkedYAMLError as error:
-        reader.faults.append(_syntax_fault(error))
+        reader.faults.append(_syntax_fault(error, text))
     except yaml.YAMLError as error:
         position = getattr(error, "position", 0)
         line = text.count("\n", 0, position) + 1
@@ -132,9 +132,10 @@ def parse_yaml(data: bytes) -> tuple[tuple[Document, ...], tuple[Fault, ...]]:
     return tuple(reader.documents), tuple(reader.faults)
 
 
-def _syntax_fault(error: yaml.MarkedYAMLError) -> Fault:
+def _syntax_fault(error: yaml.MarkedYAMLError, text: str) -> Fault:
     mark = error.problem_mark or error.context_mark
-    line = mark.line + 1 if mark is not None else 1
+    # What is missing at the end is told on the last line that is there, not on the empty one behind it.
+    line = min(mark.line, text.count("\n", 0, len(text.rstrip()))) + 1 if mark is not None else 1
     message = f"is not YAML: {error.problem or error}"
     if error.context:
         since = f" (line {error.context_mark.line + 1})" if error.context_mark is not None else ""
