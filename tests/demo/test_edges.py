@@ -38,6 +38,16 @@ def test_an_edge_over_an_interval() -> None:
     ]
 
 
+def test_what_never_arrived_shows_only_while_it_happens() -> None:
+    text = (
+        'istio_requests_total{reporter="source",source_workload="a",destination_service_name="b",response_code="503"} 3'
+    )
+    now = total(parse_metrics(text))
+    (edge,) = edges_between({}, now, 1.0)
+    assert (edge.destination, edge.success_ratio, edge.mutual_tls) == ("b", 0.0, None)
+    assert edges_between(now, now, 1.0) == []
+
+
 def test_plain_text_shows() -> None:
     (edge,) = edges_between({}, total(parse_metrics(lines(10, policy="none"))), 1.0)
     assert edge.mutual_tls is False

@@ -96,9 +96,9 @@ def edges_between(before: Mapping[Pair, Totals], now: Mapping[Pair, Totals], sec
     found = []
     for pair in sorted(now):
         old, new = before.get(pair, Totals()), now[pair]
-        if not new.requests:
-            continue
         requests = max(new.requests - old.requests, 0)
+        if not requests and not (new.mutual_tls or new.plain):
+            continue  # nobody ever answered there, and nobody asks any more
         failures = max(new.failures - old.failures, 0)
         buckets = {bound: max(count - old.buckets.get(bound, 0), 0) for bound, count in new.buckets.items()}
         if not any(buckets.values()):

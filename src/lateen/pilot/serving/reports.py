@@ -6,15 +6,19 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lateen import __version__
 from lateen.api.base import Problem
 from lateen.wire.local import (
     ControlPlaneInfo,
     ProblemInfo,
+    ProxyInfo,
     ProxyReport,
     Query,
     Registration,
     StatusReport,
+    TypeInfo,
     WorkloadInfo,
 )
 from lateen.wire.spiffe import SpiffeId
@@ -33,7 +37,7 @@ class Reporter:
 
     def status(self, query: Query) -> StatusReport:
         plane = self._plane
-        connected = {proxy.name for proxy in plane.ads.status()}
+        connected = {proxy.name for proxy in self.proxies(Query()).proxies if proxy.version}
         problems = plane.problems()
         return StatusReport(
             control_plane=ControlPlaneInfo(
@@ -58,9 +62,11 @@ class Reporter:
         )
 
     def proxies(self, query: Query) -> ProxyReport:
-        return ProxyReport(
-            proxies=tuple(proxy for proxy in self._plane.ads.status() if query.workload in ("", proxy.name))
-        )
+        streams: dict[str, list[ProxyInfo]] = {}
+        for stream in self._plane.ads.status():
+            if query.workload in ("", stream.name):
+                streams.setdefault(stream.name, []).append(stream)
+        return ProxyReport(proxies=tuple(_one_proxy(streams[name]) for name in sorted(streams)))
 
     def _workload(self, registration: Registration, connected: bool) -> WorkloadInfo:
         identity = str(SpiffeId(self._plane.options.trust_domain, registration.namespace, registration.service_account))
@@ -81,6 +87,17 @@ class Reporter:
             connected=connected,
             certificate=registration.certificate,
         )
+
+
+def _one_proxy(streams: list[ProxyInfo]) -> ProxyInfo:
+    """Combine the streams of one workload: its Envoy's (which tells a version), and its agent's for names."""
+    main = next((stream for stream in streams if stream.version), streams[0])
+    types: dict[str, TypeInfo] = {}
+    for stream in (main, *(other for other in streams if other is not main)):
+        for name, info in stream.types.items():
+            if info.state != "NOT SENT":
+                types.setdefault(name, info)
+    return msgspec.structs.replace(main, types=types)
 
 
 def rfc3339(moment: datetime) -> str:
