@@ -1,7 +1,7 @@
 """How a proxy knows its own workload's labels: the environment that its agent gives to Envoy.
 
 Access loggers and filters name these variables (`%ENVIRONMENT(LATEEN_WORKLOAD)%`), which Envoy replaces once, when it
-loads the listener. So one listener serves every proxy of a view, and a request costs nothing for labels that never change.
+loads the listener. So one listener serves every proxy of a view, and labels that never change cost a request nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 
-__all__ = ["PEER_BLOB", "PEER_FIELDS", "peer_environment"]
+__all__ = ["PEER_BLOB", "PEER_FIELDS", "UNKNOWN", "peer_environment"]
 
 # field of the standard metrics' labels (without source_/destination_) -> variable
 PEER_FIELDS: Mapping[str, str] = {
@@ -22,6 +22,7 @@ PEER_FIELDS: Mapping[str, str] = {
     "canonical_revision": "LATEEN_CANONICAL_REVISION",
 }
 PEER_BLOB = "LATEEN_PEER"  # base64 of a serialised google.protobuf.Value: the same fields as one struct, sent to peers
+UNKNOWN = "LATEEN_UNKNOWN"  # the text "unknown": a fallback in formats, cheaper there than a literal of CEL
 
 
 def peer_environment(*, workload: str, namespace: str, cluster: str, labels: Mapping[str, str]) -> dict[str, str]:
@@ -38,6 +39,7 @@ def peer_environment(*, workload: str, namespace: str, cluster: str, labels: Map
         "canonical_revision": labels.get("service.istio.io/canonical-revision") or version or "latest",
     }
     env = {PEER_FIELDS[name]: value for name, value in fields.items()}
+    env[UNKNOWN] = "unknown"
     env[PEER_BLOB] = base64.b64encode(_value_of(fields)).decode()
     return env
 

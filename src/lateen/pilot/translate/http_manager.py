@@ -39,7 +39,7 @@ from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import ADS_PATIENT, ZERO
 from lateen.pilot.translate.peers import READ_PEER, STRIP_PEER
 from lateen.pilot.translate.route_filters import CORS_FILTER, FAULT_FILTER
-from lateen.pilot.translate.telemetry import GATEWAY_HTTP, INBOUND_HTTP, OUTBOUND_HTTP
+from lateen.pilot.translate.telemetry import GATEWAY_HTTP, OUTBOUND_HTTP, inbound_http_loggers
 from lateen.wire.peer_env import PEER_FIELDS
 
 __all__ = ["HCM_NAME", "gateway_manager", "inbound_manager", "outbound_manager"]
@@ -122,7 +122,7 @@ def inbound_manager(
         set_current_client_cert_details=_CLIENT_DETAILS,
         server_name=SERVER_NAME,
         http2_protocol_options=Http2ProtocolOptions() if h2 else None,
-        access_log=[*INBOUND_HTTP, *file_loggers(telemetry.access_log)],
+        access_log=[*inbound_http_loggers(mtls=mtls), *file_loggers(telemetry.access_log)],
         tracing=_tracing(tracing_percent, span=False),
     )
 

@@ -38,7 +38,6 @@ from lateen.pilot.translate.clusters import build_inbound_cluster
 from lateen.pilot.translate.http_manager import inbound_manager
 from lateen.pilot.translate.matches import EVERYTHING
 from lateen.pilot.translate.names import (
-    BLACK_HOLE,
     INBOUND_PASSTHROUGH,
     VIRTUAL_INBOUND,
     inbound_cluster_name,
@@ -47,7 +46,7 @@ from lateen.pilot.translate.names import (
 )
 from lateen.pilot.translate.parts import address, duration, uint32
 from lateen.pilot.translate.retries import INBOUND_RETRY
-from lateen.pilot.translate.tcp import inbound_tcp
+from lateen.pilot.translate.tcp import black_hole, inbound_tcp
 from lateen.pilot.translate.tls import ALL_ISTIO_ALPN, HTTP_ALPN, MESH_HTTP_ALPN, TCP_ALPN, build_mesh_downstream
 
 __all__ = ["build_inbound_clusters", "build_inbound_listeners"]
@@ -167,7 +166,7 @@ def _virtual_inbound(inp: InboundListenerInput, socket: TransportSocket) -> List
     loop = build_chain(
         name=f"{VIRTUAL_INBOUND}-blackhole",
         match=FilterChainMatch(destination_port=uint32(inp.port)),
-        filters=[inbound_tcp(BLACK_HOLE, inp.telemetry, mtls=False)],
+        filters=[black_hole(inp.telemetry)],
     )
     return Listener(
         name=VIRTUAL_INBOUND,

@@ -35,7 +35,7 @@ from lateen.pilot.translate.chains import (
 from lateen.pilot.translate.http_manager import outbound_manager
 from lateen.pilot.translate.names import BLACK_HOLE, PASSTHROUGH, VIRTUAL_OUTBOUND, WILDCARDS, listener_name
 from lateen.pilot.translate.parts import ZERO, address, duration, uint32
-from lateen.pilot.translate.tcp import outbound_tcp, route_tcp
+from lateen.pilot.translate.tcp import black_hole, outbound_tcp, route_tcp
 from lateen.pilot.translate.tls import HTTP_ALPN
 
 __all__ = ["build_http_proxy_listener", "build_outbound_listener", "build_virtual_outbound"]
@@ -128,7 +128,7 @@ def build_virtual_outbound(inp: VirtualOutboundInput) -> Listener:
     loop = build_chain(
         name=f"{VIRTUAL_OUTBOUND}-blackhole",
         match=FilterChainMatch(destination_port=uint32(inp.port)),
-        filters=[outbound_tcp(BLACK_HOLE, inp.telemetry)],
+        filters=[black_hole(inp.telemetry)],
     )
     rest = _catch_all(f"{VIRTUAL_OUTBOUND}-catchall-tcp", inp.policy, inp.egress_proxy, inp.telemetry)
     return Listener(

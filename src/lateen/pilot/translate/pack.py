@@ -16,14 +16,14 @@ from google.protobuf.message import Message
 from lateen.pilot.xds.source import Resource
 
 __all__ = [
-    "LENGTH_DELIMITED",
     "TYPE_PREFIX",
+    "length_delimited",
     "name_of",
     "pack",
     "resource_of",
     "resource_of_bytes",
     "unpack",
-    "varint",
+    "varint_field",
 ]
 
 TYPE_PREFIX: Final = "type.googleapis.com/"
@@ -67,8 +67,17 @@ def resource_of_bytes(name: str, kind: str, value: bytes) -> Resource:
     return Resource(name, blake2b(body, digest_size=VERSION_BYTES).hexdigest(), body)
 
 
-def varint(value: int) -> bytes:
-    """Return a whole number as protobuf writes lengths and tags."""
+def length_delimited(number: int, data: bytes) -> bytes:
+    """Return field `number` of a message, holding a text or a message, as protobuf writes it."""
+    return _varint(number << 3 | LENGTH_DELIMITED) + _varint(len(data)) + data
+
+
+def varint_field(number: int, value: int) -> bytes:
+    """Return field `number` of a message, holding a number that is not negative, as protobuf writes it."""
+    return _varint(number << 3) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

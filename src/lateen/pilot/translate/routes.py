@@ -33,7 +33,7 @@ from lateen.pilot.translate.actions import NO_TIMEOUT, build_action
 from lateen.pilot.translate.headers import header_fields
 from lateen.pilot.translate.matches import EVERYTHING, build_match
 from lateen.pilot.translate.names import PASSTHROUGH
-from lateen.pilot.translate.pack import LENGTH_DELIMITED, resource_of_bytes, varint
+from lateen.pilot.translate.pack import length_delimited, resource_of_bytes
 from lateen.pilot.translate.parts import config_path, metadata, uint32
 from lateen.pilot.translate.route_filters import per_filter_config
 from lateen.pilot.xds.source import Resource
@@ -42,9 +42,7 @@ __all__ = ["build_route_config", "build_virtual_host", "splice_route_config"]
 
 MAX_DIRECT_RESPONSE_BYTES: Final = 1 << 20
 BLOCKED_STATUS: Final = 502  # what REGISTRY_ONLY answers for hosts that nobody registered
-_VIRTUAL_HOSTS_TAG: Final = varint(
-    RouteConfiguration.DESCRIPTOR.fields_by_name["virtual_hosts"].number << 3 | LENGTH_DELIMITED
-)
+_VIRTUAL_HOSTS: Final = RouteConfiguration.DESCRIPTOR.fields_by_name["virtual_hosts"].number
 _BODY_LIMIT: Final = uint32(MAX_DIRECT_RESPONSE_BYTES)
 # A route may name a cluster that does not exist (yet): the request fails, the configuration does not.
 _NOT_VALIDATED: Final = BoolValue(value=False)
@@ -71,7 +69,7 @@ def splice_route_config(shell: RouteConfigInput, hosts: Iterable[tuple[tuple[str
     its own translation and one concatenation. Envoy refuses a domain that two hosts have: the first one keeps it, and
     a host left without domains is left out.
     """
-    spliced = b"".join(_entry(data) for data in _without_duplicates(hosts))
+    spliced = b"".join(length_delimited(_VIRTUAL_HOSTS, data) for data in _without_duplicates(hosts))
     # In the order of field numbers, which is how protobuf writes them: equal content, equal bytes.
     head = RouteConfiguration(name=shell.name)
     tail = RouteConfiguration(virtual_hosts=_catch_all(shell), **_options(shell))
@@ -91,11 +89,6 @@ def _without_duplicates(hosts: Iterable[tuple[tuple[str, ...], bytes]]) -> Itera
             del host.domains[:]
             host.domains.extend(wanted)
             yield host.SerializeToString(deterministic=True)
-
-
-def _entry(data: bytes) -> bytes:
-    """Return `data` as one entry of the field `virtual_hosts`."""
-    return _VIRTUAL_HOSTS_TAG + varint(len(data)) + data
 
 
 def build_virtual_host(inp: VirtualHostInput) -> VirtualHost:

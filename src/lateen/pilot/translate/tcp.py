@@ -19,11 +19,12 @@ from envoy.type.v3.hash_policy_pb2 import HashPolicy
 from lateen.api.protocol import Protocol
 from lateen.pilot.model.values import Destination, TcpRoute, Telemetry
 from lateen.pilot.translate.access_logs import file_loggers
+from lateen.pilot.translate.names import BLACK_HOLE
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import duration, uint32
-from lateen.pilot.translate.telemetry import INBOUND_TCP, OUTBOUND_TCP
+from lateen.pilot.translate.telemetry import OUTBOUND_TCP, inbound_tcp_loggers
 
-__all__ = ["inbound_tcp", "outbound_tcp", "route_tcp"]
+__all__ = ["black_hole", "inbound_tcp", "outbound_tcp", "route_tcp"]
 
 EARLY_BYTES: Final = (
     32 * 1024
@@ -52,6 +53,11 @@ def outbound_tcp(cluster: str, telemetry: Telemetry) -> Filter:
     return _proxy(stat_prefix=cluster, cluster=cluster, access_log=loggers)
 
 
+def black_hole(telemetry: Telemetry) -> Filter:
+    """Return the filter that ends connections to a capture port itself: a loop, which no metric has labels for."""
+    return _proxy(stat_prefix=BLACK_HOLE, cluster=BLACK_HOLE, access_log=file_loggers(telemetry.access_log))
+
+
 def inbound_tcp(cluster: str, telemetry: Telemetry, *, mtls: bool) -> Filter:
     """Return the filter for connections to the application.
 
@@ -63,7 +69,7 @@ def inbound_tcp(cluster: str, telemetry: Telemetry, *, mtls: bool) -> Filter:
         if mtls
         else {}
     )
-    loggers = [*INBOUND_TCP, *file_loggers(telemetry.access_log)]
+    loggers = [*inbound_tcp_loggers(mtls=mtls), *file_loggers(telemetry.access_log)]
     return _proxy(stat_prefix=cluster, cluster=cluster, access_log=loggers, **waiting)
 
 

@@ -1,6 +1,6 @@
 """Istio's standard metrics, from Envoy itself: its stats access logger.
 
-In:  the side that reports (source, destination; a gateway is a source of its own kind), HTTP or TCP.
+In:  the side that reports (source, destination; a gateway is a source of its own kind), HTTP or TCP, mutual TLS or not.
 Out: `envoy.config.accesslog.v3.AccessLog`s. All of them are constants, shared by every listener of every proxy: labels
      of the proxy's own workload come from its environment, those of the service from the cluster or the filter chain,
      those of the peer from endpoint metadata or the peer header; `unknown` where nobody knows.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from envoy.config.accesslog.v3.accesslog_pb2 import (
     AccessLog,
@@ -24,89 +24,65 @@ from envoy.config.accesslog.v3.accesslog_pb2 import (
     ResponseFlagFilter,
 )
 from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType
-from xds.type.v3.typed_struct_pb2 import TypedStruct
+from envoy.extensions.access_loggers.stats.v3.stats_pb2 import Config
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.wrappers_pb2 import UInt64Value
 
-from lateen.pilot.translate.pack import TYPE_PREFIX, pack
-from lateen.pilot.translate.parts import struct
+from lateen.pilot.translate.pack import TYPE_PREFIX, length_delimited, varint_field
 from lateen.pilot.translate.peers import PEER_KEY, PEER_NAMESPACE
-from lateen.wire.peer_env import PEER_FIELDS
+from lateen.wire.peer_env import PEER_FIELDS, UNKNOWN
 
-__all__ = ["GATEWAY_HTTP", "GATEWAY_TCP", "INBOUND_HTTP", "INBOUND_TCP", "OUTBOUND_HTTP", "OUTBOUND_TCP"]
+__all__ = ["GATEWAY_HTTP", "OUTBOUND_HTTP", "OUTBOUND_TCP", "inbound_http_loggers", "inbound_tcp_loggers"]
 
-UNKNOWN: Final = "'unknown'"
 PREFIX: Final = "istio"
 
 # Every combination of labels is a series. A peer that makes them up without end costs metrics, not Envoy's memory.
 MAX_COUNTERS: Final = 20_000
 MAX_HISTOGRAMS: Final = 30_000
 
-# Label of the standard metrics -> key under which `endpoints` describes the server.
-_ENDPOINT_KEYS: Final = {
-    "workload": "workload",
-    "workload_namespace": "namespace",
-    "cluster": "cluster",
-    "app": "app",
-    "version": "version",
-    "canonical_service": "canonical_service",
-    "canonical_revision": "canonical_revision",
-}
 # Flags of connections that never reached an upstream. Envoy reports no connection there, Istio counts it as opened.
 _NEVER_CONNECTED: Final = ("UF", "UO", "UH", "NC", "URX", "UAEX")
+
+# Field of `PEER_FIELDS` -> key under which `endpoints` describes a server.
+_ENDPOINT_KEYS: Final = {field: "namespace" if field == "workload_namespace" else field for field in PEER_FIELDS}
 
 Operator = tuple[str, str] | str
 
 
-def _first(*operators: Operator) -> str:
-    """Return a format that is the first of `operators` to have a value: `("METADATA", "CLUSTER:istio:host")`, ..."""
+def _known(*operators: Operator) -> str:
+    """Return a format: the first of `operators` to have a value, else `unknown`.
+
+    An operator is a command, `"UPSTREAM_PEER_URI_SAN"`, or a command and its argument, `("REQ", ":authority")`.
+    """
     listed = [
         operator if isinstance(operator, str) else {"command": operator[0], "param": operator[1]}
-        for operator in operators
+        for operator in (*operators, ("ENVIRONMENT", UNKNOWN))
     ]
     return f"%COALESCE({json.dumps({'operators': listed}, separators=(',', ':'))})%"
 
 
-def _known(*operators: Operator) -> str:
-    return _first(*operators, ("CEL", UNKNOWN))
+def _peer(side: str, values: Mapping[str, str]) -> dict[str, str]:
+    return {f"{side}_{field}": value for field, value in values.items()}
 
 
-def _own(side: str) -> dict[str, str]:
-    return {_label(side, field): f"%ENVIRONMENT({variable})%" for field, variable in PEER_FIELDS.items()}
+_OWN: Final = {field: f"%ENVIRONMENT({variable})%" for field, variable in PEER_FIELDS.items()}
+_NOBODY: Final = dict.fromkeys(PEER_FIELDS, "unknown")
 
-
-def _label(side: str, field: str) -> str:
-    return f"{side}_{field}"
-
-
-# Namespace of the client as its certificate proves it, for where the client's proxy says nothing.
-_PEER_NAMESPACE: Final = (
+# The client's namespace as its certificate proves it, where its proxy says nothing.
+_CERTIFIED_NAMESPACE: Final = (
     "CEL",
     "re.extract(connection.uri_san_peer_certificate, '^spiffe://[^/]+/ns/([^/]+)/sa/.*$', '\\\\1')",
 )
-
-
-def _client_over_http() -> dict[str, str]:
-    path = f"{PEER_NAMESPACE}:{PEER_KEY}"
-    return {
-        _label("source", field): _known(
-            ("DYNAMIC_METADATA", f"{path}:{field}"), *([_PEER_NAMESPACE] if field == "workload_namespace" else [])
-        )
-        for field in PEER_FIELDS
-    }
-
-
-def _client_over_tcp() -> dict[str, str]:
-    # Stock Envoy exchanges nothing before TCP's own bytes: the certificate is all there is.
-    return {
-        _label("source", field): _known(_PEER_NAMESPACE) if field == "workload_namespace" else "unknown"
-        for field in PEER_FIELDS
-    }
-
-
-def _server() -> dict[str, str]:
-    return {
-        _label("destination", field): _known(("UPSTREAM_METADATA", f"istio:{key}"))
-        for field, key in _ENDPOINT_KEYS.items()
-    }
+_CLIENT_HTTP: Final = {
+    field: _known(
+        ("DYNAMIC_METADATA", f"{PEER_NAMESPACE}:{PEER_KEY}:{field}"),
+        *([_CERTIFIED_NAMESPACE] if field == "workload_namespace" else []),
+    )
+    for field in PEER_FIELDS
+}
+# Stock Envoy exchanges nothing before TCP's own bytes: the certificate is all there is.
+_CLIENT_TCP: Final = {**_NOBODY, "workload_namespace": _known(_CERTIFIED_NAMESPACE)}
+_SERVER: Final = {field: _known(("UPSTREAM_METADATA", f"istio:{key}")) for field, key in _ENDPOINT_KEYS.items()}
 
 
 def _service_of_cluster(*, host_header: bool) -> dict[str, str]:
@@ -122,17 +98,15 @@ def _service_of_cluster(*, host_header: bool) -> dict[str, str]:
     }
 
 
-def _service_of_chain() -> dict[str, str]:
-    # Of the filter chain, not of the cluster: so connections and requests that are refused have their labels too.
-    return {
-        "destination_service": _known(("METADATA", "LISTENER_FILTER_CHAIN:istio:host")),
-        "destination_service_name": _known(("METADATA", "LISTENER_FILTER_CHAIN:istio:service_name")),
-        "destination_service_namespace": _known(
-            ("METADATA", "LISTENER_FILTER_CHAIN:istio:service_namespace"),
-            ("ENVIRONMENT", PEER_FIELDS["workload_namespace"]),
-        ),
-    }
-
+# Of the filter chain, not of the cluster: so connections and requests that are refused have their labels too.
+_SERVICE_OF_CHAIN: Final = {
+    "destination_service": _known(("METADATA", "LISTENER_FILTER_CHAIN:istio:host")),
+    "destination_service_name": _known(("METADATA", "LISTENER_FILTER_CHAIN:istio:service_name")),
+    "destination_service_namespace": _known(
+        ("METADATA", "LISTENER_FILTER_CHAIN:istio:service_namespace"),
+        ("ENVIRONMENT", PEER_FIELDS["workload_namespace"]),
+    ),
+}
 
 _HTTP: Final = {
     "request_protocol": (
@@ -141,65 +115,78 @@ _HTTP: Final = {
     ),
     "response_code": "%RESPONSE_CODE%",
     "grpc_response_status": "%GRPC_STATUS_NUMBER%",
+    "response_flags": "%RESPONSE_FLAGS%",
 }
-_FLAGS: Final = {"response_flags": _first("RESPONSE_FLAGS", ("CEL", "'-'"))}
-_TCP: Final = {"request_protocol": "tcp"}
+_TCP: Final = {"request_protocol": "tcp", "response_flags": "%RESPONSE_FLAGS%"}
 
 _SOURCE: Final = {
     "reporter": "source",
     "source_principal": _known("UPSTREAM_LOCAL_URI_SAN"),
     "destination_principal": _known("UPSTREAM_PEER_URI_SAN"),
-    "connection_security_policy": "unknown",  # the client cannot vouch for what the server demanded
+    "connection_security_policy": "unknown",  # a client cannot vouch for what the server demanded
+    **_peer("source", _OWN),
+    **_peer("destination", _SERVER),
 }
-_DESTINATION: Final = {
+_MUTUAL_TLS: Final = {
     "reporter": "destination",
     "source_principal": _known("DOWNSTREAM_PEER_URI_SAN"),
     "destination_principal": _known("DOWNSTREAM_LOCAL_URI_SAN"),
-    "connection_security_policy": "%CEL(connection.mtls ? 'mutual_tls' : 'none')%",
+    "connection_security_policy": "mutual_tls",
+    **_peer("destination", _OWN),
+    **_SERVICE_OF_CHAIN,
+}
+_PLAIN: Final = {
+    "reporter": "destination",
+    "source_principal": "unknown",
+    "destination_principal": "unknown",
+    "connection_security_policy": "none",
+    **_peer("source", _NOBODY),
+    **_peer("destination", _OWN),
+    **_SERVICE_OF_CHAIN,
 }
 
 
+def inbound_http_loggers(*, mtls: bool) -> tuple[AccessLog, ...]:
+    """Return the loggers of requests that reach the workload by a chain that ends mutual TLS, or by another."""
+    return _INBOUND_HTTP[mtls]
+
+
+def inbound_tcp_loggers(*, mtls: bool) -> tuple[AccessLog, ...]:
+    """Return the loggers of connections that reach the workload by a chain that ends mutual TLS, or by another."""
+    return _INBOUND_TCP[mtls]
+
+
 def _http_loggers(labels: Mapping[str, str]) -> tuple[AccessLog, ...]:
-    return (
-        _logger(
-            labels,
-            counters={"requests_total": 1},
-            histograms={
-                "request_duration_milliseconds": ("Milliseconds", "%DURATION%"),
-                "request_bytes": ("Bytes", "%DOWNSTREAM_WIRE_BYTES_RECEIVED%"),
-                "response_bytes": ("Bytes", "%DOWNSTREAM_WIRE_BYTES_SENT%"),
-            },
-        ),
+    tags = _tags({**labels, **_HTTP})
+    config = Config(
+        counters=[_counter("requests_total", tags)],
+        histograms=[
+            _histogram("request_duration_milliseconds", tags, Config.Histogram.Milliseconds, "%DURATION%"),
+            _histogram("request_bytes", tags, Config.Histogram.Bytes, "%DOWNSTREAM_WIRE_BYTES_RECEIVED%"),
+            _histogram("response_bytes", tags, Config.Histogram.Bytes, "%DOWNSTREAM_WIRE_BYTES_SENT%"),
+        ],
     )
+    return (_logger(config),)
 
 
 def _tcp_loggers(labels: Mapping[str, str]) -> tuple[AccessLog, ...]:
-    opened = AccessLogFilter(
-        or_filter=OrFilter(
-            filters=[
-                _of_type(AccessLogType.TcpUpstreamConnected),
-                AccessLogFilter(
-                    and_filter=AndFilter(
-                        filters=[
-                            _of_type(AccessLogType.TcpConnectionEnd),
-                            AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=_NEVER_CONNECTED)),
-                        ]
-                    )
-                ),
-            ]
-        )
-    )
+    tags = _tags({**labels, **_TCP})
+    never_connected = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=_NEVER_CONNECTED))
+    ended = _of_type(AccessLogType.TcpConnectionEnd)
+    failed = AccessLogFilter(and_filter=AndFilter(filters=[ended, never_connected]))
+    opened = AccessLogFilter(or_filter=OrFilter(filters=[_of_type(AccessLogType.TcpUpstreamConnected), failed]))
     return (
-        _logger(labels, counters={"tcp_connections_opened_total": 1}, when=opened),
+        _logger(Config(counters=[_counter("tcp_connections_opened_total", tags)]), when=opened),
         _logger(
-            labels,
-            counters={
-                "tcp_connections_closed_total": 1,
-                # Envoy tells totals of a connection, no differences: they are counted when it ends.
-                "tcp_sent_bytes_total": "%BYTES_SENT%",
-                "tcp_received_bytes_total": "%BYTES_RECEIVED%",
-            },
-            when=_of_type(AccessLogType.TcpConnectionEnd),
+            Config(
+                counters=[
+                    _counter("tcp_connections_closed_total", tags),
+                    # Envoy tells totals of a connection, no differences: bytes are counted when it ends.
+                    _counter("tcp_sent_bytes_total", tags, "%BYTES_SENT%"),
+                    _counter("tcp_received_bytes_total", tags, "%BYTES_RECEIVED%"),
+                ]
+            ),
+            when=ended,
         ),
     )
 
@@ -208,59 +195,50 @@ def _of_type(kind: int) -> AccessLogFilter:
     return AccessLogFilter(log_type_filter=LogTypeFilter(types=[kind]))
 
 
-def _logger(
-    labels: Mapping[str, str],
-    *,
-    counters: Mapping[str, int | str],
-    histograms: Mapping[str, tuple[str, str]] | None = None,
-    when: AccessLogFilter | None = None,
-) -> AccessLog:
-    tags = [{"name": name, "value_format": labels[name]} for name in sorted(labels)]
-    config: dict[str, Any] = {
-        # One scope for all loggers of a proxy: series live on when a listener is replaced.
-        "stats_scope": {
-            "prefix": PREFIX,
-            "sharing_name": PREFIX,
-            "enable_eviction": True,
-            "max_counters": MAX_COUNTERS,
-            "max_histograms": MAX_HISTOGRAMS,
-        },
-        "counters": [
-            {
-                "stat": {"name": name, "tags": tags},
-                **({"value_fixed": value} if isinstance(value, int) else {"value_format": value}),
-            }
-            for name, value in counters.items()
-        ],
-    }
-    if histograms:
-        config["histograms"] = [
-            {"stat": {"name": name, "tags": tags}, "unit": unit, "value_format": value}
-            for name, (unit, value) in histograms.items()
-        ]
-    return AccessLog(
-        name="envoy.access_loggers.stats",
-        filter=when,
-        # As a struct, because xds-protos' message does not know `stats_scope` yet.
-        typed_config=pack(
-            TypedStruct(type_url=f"{TYPE_PREFIX}envoy.extensions.access_loggers.stats.v3.Config", value=struct(config))
-        ),
+def _tags(labels: Mapping[str, str]) -> list[Config.Tag]:
+    return [Config.Tag(name=name, value_format=labels[name]) for name in sorted(labels)]
+
+
+def _counter(name: str, tags: list[Config.Tag], value: str = "") -> Config.Counter:
+    stat = Config.Stat(name=name, tags=tags)
+    if value:
+        return Config.Counter(stat=stat, value_format=value)
+    return Config.Counter(stat=stat, value_fixed=UInt64Value(value=1))
+
+
+def _histogram(name: str, tags: list[Config.Tag], unit: int, value: str) -> Config.Histogram:
+    return Config.Histogram(stat=Config.Stat(name=name, tags=tags), unit=unit, value_format=value)
+
+
+# xds-protos does not know the logger's field `stats_scope` (6, an `envoy.type.v3.Scope`) yet, so it is written by hand:
+# max_counters 1, max_histograms 3, enable_eviction 4, prefix 5, sharing_name 6. Its sharing is what keeps series alive
+# when the listener that counted them is replaced; `stat_prefix`, which it succeeds, would let them start again at 0.
+_SCOPE: Final = length_delimited(
+    6,
+    length_delimited(1, varint_field(1, MAX_COUNTERS))
+    + length_delimited(3, varint_field(1, MAX_HISTOGRAMS))
+    + varint_field(4, 1)
+    + length_delimited(5, PREFIX.encode())
+    + length_delimited(6, PREFIX.encode()),
+)
+
+
+def _logger(config: Config, *, when: AccessLogFilter | None = None) -> AccessLog:
+    packed = AnyMessage(
+        type_url=TYPE_PREFIX + Config.DESCRIPTOR.full_name,
+        value=config.SerializeToString(deterministic=True) + _SCOPE,
     )
+    return AccessLog(name="envoy.access_loggers.stats", filter=when, typed_config=packed)
 
 
-OUTBOUND_HTTP: Final = _http_loggers(
-    {**_SOURCE, **_own("source"), **_server(), **_service_of_cluster(host_header=True), **_HTTP, **_FLAGS}
-)
-GATEWAY_HTTP: Final = _http_loggers(
-    {**_SOURCE, **_own("source"), **_server(), **_service_of_cluster(host_header=False), **_HTTP, **_FLAGS}
-)
-INBOUND_HTTP: Final = _http_loggers(
-    {**_DESTINATION, **_client_over_http(), **_own("destination"), **_service_of_chain(), **_HTTP, **_FLAGS}
-)
-OUTBOUND_TCP: Final = _tcp_loggers(
-    {**_SOURCE, **_own("source"), **_server(), **_service_of_cluster(host_header=False), **_TCP, **_FLAGS}
-)
-GATEWAY_TCP: Final = OUTBOUND_TCP
-INBOUND_TCP: Final = _tcp_loggers(
-    {**_DESTINATION, **_client_over_tcp(), **_own("destination"), **_service_of_chain(), **_TCP, **_FLAGS}
-)
+OUTBOUND_HTTP: Final = _http_loggers({**_SOURCE, **_service_of_cluster(host_header=True)})
+GATEWAY_HTTP: Final = _http_loggers({**_SOURCE, **_service_of_cluster(host_header=False)})
+OUTBOUND_TCP: Final = _tcp_loggers({**_SOURCE, **_service_of_cluster(host_header=False)})
+_INBOUND_HTTP: Final = {
+    True: _http_loggers({**_MUTUAL_TLS, **_peer("source", _CLIENT_HTTP)}),
+    False: _http_loggers(_PLAIN),
+}
+_INBOUND_TCP: Final = {
+    True: _tcp_loggers({**_MUTUAL_TLS, **_peer("source", _CLIENT_TCP)}),
+    False: _tcp_loggers(_PLAIN),
+}
