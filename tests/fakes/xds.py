@@ -239,8 +239,8 @@ class Received:
     verdict: str = "ACK"
 
     def __str__(self) -> str:
-        gone = "".join(f" -{name}" for name in self.removed)
-        return f"{self.type} {' '.join(self.names)}{gone}".strip() + ("" if self.verdict == "ACK" else " NACK")
+        words = [self.type, *self.names, *(f"-{name}" for name in self.removed)]
+        return " ".join(words if self.verdict == "ACK" else [*words, self.verdict])
 
 
 @dataclass
@@ -325,7 +325,8 @@ class DeltaPeer(Peer):
             return [answer]
         held = self.held.setdefault(type_url, {})
         for entry in response.resources:
-            held[entry.name] = (entry.version, bodies[entry.name])
+            if type_url not in NAMED or entry.name in self.asked[type_url]:
+                held[entry.name] = (entry.version, bodies[entry.name])
         for name in removed:
             held.pop(name, None)
         return [answer, *self._follow(type_url)]
@@ -446,6 +447,13 @@ class HubLink:
                 self.request(*self.peer.take(data))
         self._inbox = held
         return self.peer.said()
+
+    def deliver(self) -> bool:
+        """Let the client take one response, in order. Return whether there was one."""
+        if not self._inbox:
+            return False
+        self.request(*self.peer.take(self._inbox.popleft()))
+        return True
 
     def waiting(self) -> list[str]:
         """Return the types of responses that were sent and not yet answered."""

@@ -14,10 +14,10 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.fakes.xds import NODE_ID
 
 from lateen.pilot.xds.node import Trust
 from lateen.pilot.xds.server import GRPC_OPTIONS, AdsServer
-from tests.fakes.xds import NODE_ID
 
 
 @asynccontextmanager
@@ -47,7 +47,7 @@ def free_port() -> int:
 async def eventually(check: Callable[[], Awaitable[bool]], *, seconds: float = 15.0) -> None:
     """Wait until `check` is true; for what another process does and does not tell."""
     async with asyncio.timeout(seconds):
-        while not await check():
+        while not await check():  # noqa: ASYNC110 - there is no event to wait for in another process
             await asyncio.sleep(0.02)
 
 
@@ -128,7 +128,9 @@ class Envoy:
 
     async def dump(self, section: str) -> list[dict[str, Any]]:
         """Return the entries of one list of `/config_dump`, e.g. `dynamic_active_clusters`."""
-        entries: list[dict[str, Any]] = json.loads(await self.ask(f"/config_dump?resource={section}")).get("configs", [])
+        entries: list[dict[str, Any]] = json.loads(await self.ask(f"/config_dump?resource={section}")).get(
+            "configs", []
+        )
         return entries
 
     async def live(self) -> bool:

@@ -12,6 +12,9 @@ Rules, after the xDS protocol's "Eventual consistency considerations":
    cluster's `initial_fetch_timeout`). So endpoints of every cluster that is sent follow at once, not after an ACK.
    Routes need no such thing: a warming listener takes the routes that Envoy has.
 
+On a stream that goes on where an earlier one ended, types come one by one: until listeners (clusters) were asked for,
+nothing is known of them, and the rules hold as if they had changed.
+
 A client that does not answer, or never asks for endpoints, would hold others back for good: `Patience` ends each wait.
 """
 
@@ -22,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from lateen.pilot.xds.references import CHILD_TYPE
 from lateen.pilot.xds.state import UNTOLD, TypeState
-from lateen.pilot.xds.type_urls import CDS, LDS, ROUTING
+from lateen.pilot.xds.type_urls import CDS, EDS, LDS, ROUTING
 
 if TYPE_CHECKING:
     from lateen.pilot.xds.stream import Stream
@@ -69,16 +72,15 @@ def is_removal(state: TypeState, name: str, version: str | None) -> bool:
 
 def lacks_clusters(stream: Stream) -> bool:
     """Return whether a cluster that the proxy never had is not there yet, or has no endpoints yet (rule 1)."""
-    state, cohort = stream.types.get(CDS), stream.cohorts.get(CDS)
-    if state is not None and cohort is not None:
-        for name, held in state.behind.items():
-            if not held and cohort.version(name) is not None and not _refused(state, name, cohort.version(name)):
-                return True
-    return _lacks_children(stream, CDS)
+    return (
+        _not_heard_of(stream, CDS) or _lacks_new(stream, CDS) or _lacks_new(stream, EDS) or _lacks_children(stream, CDS)
+    )
 
 
 def routing_is_open(stream: Stream) -> bool:
     """Return whether a listener or route change is not yet accepted, or accepted listeners lack routes (rule 2)."""
+    if _not_heard_of(stream, LDS):
+        return True
     for type_url in ROUTING:
         state = stream.types.get(type_url)
         if state is not None and (state.in_flight is not None or (state.behind and stream.unsent(type_url))):
@@ -91,26 +93,54 @@ def routing_is_refused(stream: Stream) -> bool:
     return any(type_url in stream.types and stream.types[type_url].rejected for type_url in ROUTING)
 
 
+def _lacks_new(stream: Stream, type_url: str) -> bool:
+    """Return whether something exists that was asked for and that the proxy does not have."""
+    state = stream.types.get(type_url)
+    if state is None:
+        return False
+    cohort = stream.cohorts[type_url]
+    flying = state.in_flight.versions if state.in_flight else {}
+    for name, held in state.behind.items():
+        leaving = name in flying and flying[name] is None  # and comes back after that
+        if leaving or not held:
+            version = cohort.version(name)
+            if version is not None and not _refused(state, name, version):
+                return True
+    return False
+
+
 def _lacks_children(stream: Stream, parent_type: str) -> bool:
     """Return whether something that accepted resources refer to is still to come; forget what has come."""
     expected = stream.expected.get(parent_type)
     state = stream.types.get(CHILD_TYPE[parent_type])
-    if not expected or state is None:
-        # Never subscribed to: at its start Envoy asks for listeners only after the endpoints came.
+    if not expected:
         return False
-    left = {
-        child: parent for child, parent in expected.items() if not _has_come(stream, state, child, parent_type, parent)
-    }
+    if state is None:
+        # At its start Envoy asks for listeners only after the endpoints came; routes it asks for without delay.
+        return parent_type == LDS
+    left, lacks = {}, False
+    for child, parent in expected.items():
+        entry = stream.cohorts[parent_type].entry(parent)
+        settled = parent not in stream.types[parent_type].behind  # the client holds what is served now
+        if entry is None:
+            needed = not settled  # it may come back before it was told to be gone
+        elif settled and child not in entry.references:
+            needed = False
+        else:
+            needed = not _has_come(state, child)
+            lacks = lacks or needed
+        if needed:
+            left[child] = parent
     stream.expected[parent_type] = left
-    return bool(left)
+    return lacks
 
 
-def _has_come(stream: Stream, state: TypeState, child: str, parent_type: str, parent: str) -> bool:
-    if stream.cohorts[parent_type].version(parent) is None:
-        return True  # nobody needs it any more
-    if child not in state.subscription.names:
-        return False
-    return child not in state.behind or child in state.rejected
+def _has_come(state: TypeState, child: str) -> bool:
+    return child in state.subscription.names and (child not in state.behind or child in state.rejected)
+
+
+def _not_heard_of(stream: Stream, type_url: str) -> bool:
+    return stream.resumed and type_url not in stream.types and type_url in stream.proxy.slices
 
 
 def _refused(state: TypeState, name: str, version: str | None) -> bool:

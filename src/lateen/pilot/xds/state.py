@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 __all__ = [
+    "LOST",
     "MAX_PROBES",
     "UNTOLD",
     "WILDCARD",
@@ -40,6 +41,7 @@ __all__ = [
 
 WILDCARD: Final = "*"
 UNTOLD: Final = ""  # held version of a name that the client asked for and was told nothing about yet
+LOST: Final = "?"  # held version of a name that the client has, or had, and must be told again whatever it is
 # Responses spent on finding which resources of a rejected response are the bad ones; then the rest is rejected as a
 # whole. One bad resource among n takes about 2 log2(n) of them, less when the error names it.
 MAX_PROBES: Final = 64
@@ -175,10 +177,10 @@ def on_delta_request(
     dropped = [n for n in request.resource_names_unsubscribe if n in before.names and n not in subscription.names]
     if asked:
         # Also for names it is subscribed to already: asking again means that it has lost them.
-        state = on_forgotten(state, asked)
+        state = _with_held(state, dict.fromkeys(asked, UNTOLD))
     if dropped and subscription.wildcard:
         # "If the wildcard subscription still matches, the server must say what has become of the resource."
-        state = on_forgotten(state, dropped)
+        state = _with_held(state, dict.fromkeys(dropped, UNTOLD))
     if subscription.wildcard and not before.wildcard:
         fresh = {name: None for name in content.names() if name not in before.names}
         state = replace(state, behind={**fresh, **state.behind}, owes_answer=True)
@@ -249,17 +251,15 @@ def on_new_content(
     return on_change(state, changed, content) if changed else (state, ())
 
 
-def on_forgotten(state: TypeState, names: Iterable[str]) -> TypeState:
+def on_forgotten(state: TypeState, names: Iterable[str], content: Content) -> TypeState:
     """Note that the client needs these names told again, whatever it was told before."""
-    lost = {name: UNTOLD for name in names if state.subscription.covers(name)}
-    if not lost:
-        return state
-    in_flight = state.in_flight
-    if in_flight and not lost.keys().isdisjoint(in_flight.versions):
-        # What is in flight may have reached the client before it lost the resource: its ACK says nothing of these.
-        rest = {name: version for name, version in in_flight.versions.items() if name not in lost}
-        in_flight = InFlight(in_flight.nonce, rest)
-    return replace(state, behind={**state.behind, **lost}, in_flight=in_flight)
+    flying = state.in_flight.versions if state.in_flight else _NO_VERSIONS
+    lost = {}
+    for name in names:
+        if state.subscription.covers(name):
+            held = flying[name] if name in flying else state.behind.get(name, content.version(name))
+            lost[name] = LOST if held else UNTOLD
+    return _with_held(state, lost) if lost else state
 
 
 def select_unsent(state: TypeState, content: Content) -> dict[str, str | None]:
@@ -328,6 +328,16 @@ def _on_answer(
     if request.HasField("error_detail"):
         return _on_nack(state, told, request.error_detail.message, content, split=split)
     return _on_ack(state, told, content)
+
+
+def _with_held(state: TypeState, held: Versions) -> TypeState:
+    """Note what is held of names, against all that was told or is being told."""
+    in_flight = state.in_flight
+    if in_flight and not held.keys().isdisjoint(in_flight.versions):
+        # What is in flight may have reached the client before it lost the resource: its ACK says nothing of these.
+        rest = {name: version for name, version in in_flight.versions.items() if name not in held}
+        in_flight = InFlight(in_flight.nonce, rest)
+    return replace(state, behind={**state.behind, **held}, in_flight=in_flight)
 
 
 def _with_subscription(state: TypeState, subscription: Subscription) -> TypeState:

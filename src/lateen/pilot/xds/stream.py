@@ -17,6 +17,7 @@ from lateen.pilot.xds.frames import delta_response, sotw_response
 from lateen.pilot.xds.references import CHILD_TYPE
 from lateen.pilot.xds.source import NodeInfo, Proxy
 from lateen.pilot.xds.state import (
+    LOST,
     Outcome,
     Subscription,
     TypeState,
@@ -33,7 +34,7 @@ from lateen.pilot.xds.state import (
     select_unsent,
     sotw_subscription,
 )
-from lateen.pilot.xds.type_urls import CDS, EDS, FULL_STATE, KNOWN, NAMED, ROUTING, rank
+from lateen.pilot.xds.type_urls import CDS, EDS, FULL_STATE, KNOWN, LDS, NAMED, ROUTING, rank
 
 __all__ = ["Response", "Stream", "StreamLimits", "empty_response"]
 
@@ -61,6 +62,7 @@ class Stream:
     """One open stream. `types` and `cohorts` have the same keys: what the client has asked for."""
 
     __slots__ = (
+        "_children",
         "_library",
         "_limits",
         "_patience",
@@ -69,6 +71,7 @@ class Stream:
         "expected",
         "node",
         "proxy",
+        "resumed",
         "sotw",
         "types",
     )
@@ -77,10 +80,13 @@ class Stream:
         self.proxy = proxy
         self.node = node
         self.sotw = sotw
+        self.resumed = False  # the client holds something from an earlier stream (delta)
         self.types: dict[str, TypeState] = {}
         self.cohorts: dict[str, Cohort] = {}
         # By type: resources that accepted ones refer to and that have not been accepted yet (child -> parent).
         self.expected: dict[str, dict[str, str]] = {}
+        # By type: the same, of the response in flight.
+        self._children: dict[str, dict[str, str]] = {}
         self._library = library
         self._limits = limits
         self._patience = order.Patience(limits.patience_seconds)
@@ -118,6 +124,10 @@ class Stream:
         self.types[type_url] = state
         if outcome.verdict is Verdict.ACK and type_url in CHILD_TYPE:
             self._after_parents(type_url, outcome)
+        elif outcome.verdict is Verdict.FIRST and not self.sotw and request.initial_resource_versions:
+            self.resumed = True
+            if type_url == LDS:
+                self.expected[LDS] = order.children_of(self, LDS, request.initial_resource_versions)
         return outcome
 
     def change(self, type_url: str, before: Versions) -> tuple[str, ...]:
@@ -189,19 +199,22 @@ class Stream:
         elif old is not new:
             self._library.leave(self, old)
 
-    def _after_sending_clusters(self, told: Versions) -> None:
+    def _after_sending_parents(self, type_url: str, told: Versions) -> None:
         """Have the endpoints told again that go with these clusters (rule 3 of `order`)."""
-        state = self.types.get(EDS)
-        if state is not None:
-            self.types[EDS] = on_forgotten(state, order.children_of(self, CDS, told))
+        children = self._children[type_url] = order.children_of(self, type_url, told)
+        if type_url == CDS and EDS in self.types:
+            self.types[EDS] = on_forgotten(self.types[EDS], children, self.cohorts[EDS])
 
     def _after_parents(self, type_url: str, outcome: Outcome) -> None:
         """Note what accepted clusters (listeners) still lack: rules 1 and 2 of `order`."""
+        old = self.expected.get(type_url, {})
         accepted = outcome.accepted
-        if type_url == CDS:  # an updated cluster serves on with the endpoints it had
-            accepted = {name: version for name, version in accepted.items() if not outcome.held_before[name]}
-        if accepted and CHILD_TYPE[type_url] in self.types:
-            self.expected.setdefault(type_url, {}).update(order.children_of(self, type_url, accepted))
+        if type_url == CDS:  # an updated cluster serves on with the endpoints it had, if it had some
+            lacking = set(old.values())
+            accepted = {n: v for n, v in accepted.items() if n in lacking or not outcome.held_before[n]}
+        rest = {child: parent for child, parent in old.items() if parent not in outcome.accepted}
+        new = {child: parent for child, parent in self._children.pop(type_url).items() if parent in accepted}
+        self.expected[type_url] = {**rest, **new}
 
     def _select(self, type_url: str, state: TypeState, now: float) -> dict[str, str | None] | None:
         """Return what to tell of one type now; None to send nothing."""
@@ -228,8 +241,8 @@ class Stream:
             entries = self._fitting(cohort, told)
         before = self.types[type_url]
         state = self.types[type_url] = after_sending(before, told)
-        if type_url == CDS:
-            self._after_sending_clusters(told)
+        if type_url in CHILD_TYPE:
+            self._after_sending_parents(type_url, told)
         parts: list[bytes] = []
         if self.sotw:
             for entry in entries:
@@ -288,8 +301,7 @@ class Stream:
         initial: dict[str, str | None] = {}
         for name, told in versions.items():
             version, _, suffix = told.partition(_OF_CLUSTER)
-            if suffix == self._cluster_versions(name):
-                initial[name] = version
+            initial[name] = version if suffix == self._cluster_versions(name) else LOST
         if silent:
             self._library.leave(self, self.cohorts.pop(CDS))
         return initial
