@@ -59,6 +59,13 @@ def test_a_quiet_edge_keeps_its_last_times() -> None:
     assert (edge.requests_per_second, edge.success_ratio, edge.p50_ms) == (0.0, 1.0, 5.0)
 
 
+def test_an_edge_whose_client_started_again_is_quiet_until_it_counts() -> None:
+    edge = 'source_workload="productpage-v1",destination_workload="reviews-v3"'
+    line = f'istio_requests_total{{reporter="destination",{edge},connection_security_policy="mutual_tls"}} 100'
+    (quiet,) = edges_between(total(parse_metrics(lines(100))), total(parse_metrics(line)), 1.0)
+    assert (quiet.requests_per_second, quiet.success_ratio, quiet.mutual_tls) == (0.0, 1.0, True)
+
+
 @pytest.mark.parametrize(
     ("buckets", "ratio", "wanted"),
     [

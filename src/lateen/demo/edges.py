@@ -108,13 +108,18 @@ def edges_between(before: Mapping[Pair, Totals], now: Mapping[Pair, Totals], sec
                 source=pair[0],
                 destination=pair[1],
                 requests_per_second=requests / seconds,
-                success_ratio=1 - failures / requests if requests else 1 - new.failures / new.requests,
+                success_ratio=_success(requests, failures) if requests else _success(new.requests, new.failures),
                 p50_ms=quantile(buckets, 0.5),
                 p99_ms=quantile(buckets, 0.99),
                 mutual_tls=new.mutual_tls > 0 and not new.plain if new.mutual_tls or new.plain else None,
             )
         )
     return found
+
+
+def _success(requests: float, failures: float) -> float:
+    # None at all: the client's proxy has started again and has not counted yet, while the server's remembers.
+    return 1 - failures / requests if requests else 1.0
 
 
 def quantile(buckets: Mapping[float, float], ratio: float) -> float | None:
