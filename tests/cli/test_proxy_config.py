@@ -268,6 +268,12 @@ def test_many_domains_are_counted_not_listed() -> None:
     assert [row[2] for row in route_rows([config])] == ["a, b + 1 more..."]
 
 
+def test_equal_routes_of_several_chains_are_one_row() -> None:
+    host = {"name": "inbound|http|80", "domains": ["*"], "routes": [{"match": {"prefix": "/"}}]}
+    config = {"name": "inbound|80||", "virtual_hosts": [host]}
+    assert route_rows([config, config]) == [("inbound|80||", "inbound|http|80", "*", "/*", "")]
+
+
 def test_discovery_types_and_health() -> None:
     dns = {"name": "outbound|80||a.com", "cluster_type": {"name": "envoy.cluster.dns"}}
     assert cluster_rows([dns]) == [("a.com", "80", "-", "outbound", "envoy.cluster.dns", "")]

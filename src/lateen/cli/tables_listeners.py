@@ -24,6 +24,7 @@ _PROTOCOLS: Final[Mapping[frozenset[str], str]] = {
     frozenset({"http/1.0", "http/1.1", "h2c", "istio-http/1.0", "istio-http/1.1", "istio-h2"}): "HTTP TLS",
     frozenset({"istio", "istio-http/1.0", "istio-http/1.1", "istio-h2"}): "Istio HTTP Plain",
     frozenset({"istio-peer-exchange", "istio"}): "TCP TLS",
+    frozenset({"istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"}): "Istio TLS",
 }
 
 

@@ -80,15 +80,19 @@ def _config_name(message: Message) -> str:
 
 
 def route_rows(routes: Iterable[Message], *, fqdn: str = "", name: str = "") -> list[tuple[str, ...]]:
-    """Return a row for each route. `name` is the whole name of a route configuration, `fqdn` a part of a domain."""
-    return [
+    """Return a row for each route. `name` is the whole name of a route configuration, `fqdn` a part of a domain.
+
+    Equal rows come once: each filter chain of an inbound port has a route configuration of its own, of one name.
+    """
+    rows = (
         (config.get("name", ""), host.get("name", ""), _domains(host.get("domains", ())), match, rule)
         for config in routes
         if name in ("", config.get("name", ""))
         for host in config.get("virtual_hosts", ())
         if any(fqdn in domain for domain in host.get("domains", ()))
         for match, rule in _matches(host)
-    ]
+    )
+    return list(dict.fromkeys(rows))
 
 
 def _matches(host: Message) -> Iterator[tuple[str, str]]:
