@@ -16,7 +16,7 @@ import msgspec
 
 from lateen.errors import Unsupported
 from lateen.net.launch import RESOLV_CONF
-from lateen.net.outside import find_pasta
+from lateen.net.outside import NoPasta, find_pasta
 from lateen.net.probe import ProbeReport
 from lateen.settings import Settings
 
@@ -225,12 +225,8 @@ def _resolver() -> Check:
 
 
 def _outside() -> Check:
-    path, detail = find_pasta()
-    if path:
-        return Check(name="way out", ok=True, detail=f"{path}: workloads can reach addresses outside of the mesh")
-    return Check(
-        name="way out",
-        ok=None,
-        detail=f"none, addresses outside of the mesh are refused at once: {detail}",
-        remedy=detail,
-    )
+    found = find_pasta()
+    if isinstance(found, NoPasta):
+        detail = f"none, addresses outside of the mesh are refused at once: {found.reason}"
+        return Check(name="way out", ok=None, detail=detail, remedy=found.remedy)
+    return Check(name="way out", ok=True, detail=f"{found}: workloads can reach addresses outside of the mesh")

@@ -17,10 +17,11 @@ from pathlib import Path
 import msgspec
 
 from lateen.errors import Unavailable, Unsupported
+from lateen.net.process import start_ticks
 from lateen.settings import Settings
 from lateen.wire.files import write_atomically
 
-__all__ = ["NETWORK", "allocate", "free_port", "release", "start_ticks"]
+__all__ = ["NETWORK", "allocate", "free_port", "release"]
 
 NETWORK = IPv4Network("127.77.0.0/16")
 
@@ -70,16 +71,6 @@ def free_port(ip: str = "127.0.0.1") -> int:
         sock.bind((ip, 0))
         port: int = sock.getsockname()[1]
         return port
-
-
-def start_ticks(pid: int) -> int | None:
-    """Return when process `pid` started (field 22 of /proc/PID/stat), None when it is no more or only a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def _first_free(name: str, taken: set[str]) -> IPv4Address:

@@ -35,6 +35,11 @@ _SOCKETS: tuple[tuple[str, socket.SocketKind, str, int], ...] = (
     ("health", socket.SOCK_STREAM, "0.0.0.0", HEALTH_PORT),  # noqa: S104  # of the workload's own network
     ("metrics", socket.SOCK_STREAM, "0.0.0.0", METRICS_PORT),  # noqa: S104
 )
+_MESH_SYSCTLS = (
+    ("net/ipv4/ip_forward", "1"),  # so that the kernel answers "no route" for what leads nowhere: no caller waits
+    ("net/ipv4/icmp_ratelimit", "0"),  # and answers every time; a workload may try often
+    ("net/ipv6/conf/default/disable_ipv6", "1"),
+)
 _WORKLOAD_SYSCTLS = (
     ("net/ipv6/conf/default/disable_ipv6", "1"),  # of eth0, still to come; `lo` keeps ::1
     ("net/ipv4/ip_unprivileged_port_start", "0"),  # a network of its own: any port is the workload's to bind
@@ -158,8 +163,7 @@ def enter_namespaces() -> Literal["root", "rootless"]:
 def enter_mesh() -> Mesh:
     """Enter the namespaces of a new mesh and make its bridge. Raises `Unsupported`."""
     mode = enter_namespaces()
-    # Forwarding makes the kernel answer "no route" for what leads nowhere, instead of letting callers wait.
-    _set((("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/default/disable_ipv6", "1")))
+    _set(_MESH_SYSCTLS)
     try:
         route = Netlink(NETLINK_ROUTE)
         route.request([links.set_up(links.LOOPBACK), links.add_bridge(BRIDGE, mac_address(GATEWAY))])

@@ -16,10 +16,11 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lateen.net import kernel
 
-__all__ = ["LINK", "Pasta", "find_pasta", "prepare", "start"]
+__all__ = ["LINK", "NoPasta", "Pasta", "find_pasta", "prepare", "start"]
 
 LINK = "outside"
 READY_SECONDS = 2.0  # it takes 30 ms
@@ -35,14 +36,21 @@ class Pasta:
     word: int
 
 
-def find_pasta() -> tuple[str | None, str]:
-    """Return pasta's path, or None and what is missing."""
+class NoPasta(NamedTuple):
+    """Why there is no way out, and what to do about it."""
+
+    reason: str
+    remedy: str
+
+
+def find_pasta() -> str | NoPasta:
+    """Return pasta's path, or what is missing."""
     path = shutil.which("pasta")
     if path is None:
-        return None, "pasta is not installed (Debian: apt install passt)"
+        return NoPasta("pasta is not installed", "install it (Debian: apt install passt)")
     if not os.access(_TUN, os.R_OK | os.W_OK):
-        return None, f"{_TUN} is missing or not open to this user (chmod 666 {_TUN}, as root)"
-    return path, path
+        return NoPasta(f"{_TUN} is missing or not open to this user", f"as root: modprobe tun; chmod 666 {_TUN}")
+    return path
 
 
 def prepare(mount_point: Path) -> Pasta | None:
@@ -51,8 +59,8 @@ def prepare(mount_point: Path) -> Pasta | None:
     `mount_point` is any file, over which pasta, with root, sees the mesh's namespace: it gives up the right to look it
     up below /proc before it does so.
     """
-    path, _ = find_pasta()
-    if path is None:
+    path = find_pasta()
+    if isinstance(path, NoPasta):
         return None
     parent = os.getpid()
     waiting, word = os.pipe()
