@@ -68,13 +68,16 @@ def resource_of_bytes(name: str, kind: str, value: bytes) -> Resource:
 
 
 def length_delimited(number: int, data: bytes) -> bytes:
-    """Return field `number` of a message, holding a text or a message, as protobuf writes it."""
-    return _varint(number << 3 | LENGTH_DELIMITED) + _varint(len(data)) + data
+    """Return field `number` (below 16) of a message, holding a text or a message, as protobuf writes it."""
+    size = len(data)
+    if size < 0x80:  # nearly always, so worth its line
+        return bytes((number << 3 | LENGTH_DELIMITED, size)) + data
+    return bytes((number << 3 | LENGTH_DELIMITED,)) + _varint(size) + data
 
 
 def varint_field(number: int, value: int) -> bytes:
-    """Return field `number` of a message, holding a number that is not negative, as protobuf writes it."""
-    return _varint(number << 3) + _varint(value)
+    """Return field `number` (below 16) of a message, holding a number that is not negative, as protobuf writes it."""
+    return bytes((number << 3,)) + _varint(value)
 
 
 def _varint(value: int) -> bytes:

@@ -17,10 +17,11 @@ from envoy.config.core.v3.config_source_pb2 import AggregatedConfigSource, ApiVe
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.struct_pb2 import ListValue, NullValue, Struct, Value
+from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from lateen.pilot.model.values import ConfigRef
+from lateen.pilot.translate.pack import length_delimited, varint_field
 
 __all__ = [
     "ADS",
@@ -33,9 +34,11 @@ __all__ = [
     "host_port",
     "is_ip",
     "metadata",
+    "metadata_of",
     "regex",
     "runtime_fraction",
     "struct",
+    "struct_bytes",
     "uint32",
 ]
 
@@ -97,29 +100,50 @@ def address(host: str, port: int) -> Address:
 
 
 def struct(fields: Mapping[str, Any]) -> Struct:
-    """Return a `Struct` of what JSON can say."""
-    return Struct(fields={key: _value(fields[key]) for key in fields})
+    """Return a `Struct` of what JSON can say, with its fields sorted by name.
+
+    Written field by field as bytes, because metadata is in every cluster and every endpoint, and building it from
+    `Value` messages takes twice as long.
+    """
+    return Struct.FromString(struct_bytes(fields))
 
 
-def _value(value: Any) -> Value:
-    match value:
-        case None:
-            return Value(null_value=NullValue.NULL_VALUE)
-        case str():
-            return Value(string_value=value)
-        case bool():
-            return Value(bool_value=value)
-        case int() | float():
-            return Value(number_value=value)
-        case Mapping():
-            return Value(struct_value=struct(value))
-        case _:
-            return Value(list_value=ListValue(values=[_value(item) for item in value]))
+def struct_bytes(fields: Mapping[str, Any]) -> bytes:
+    """Return a serialised `Struct`; several of them joined are one struct with all their fields."""
+    return _map_bytes({name: _value_bytes(value) for name, value in fields.items()})
+
+
+def _map_bytes(entries: Mapping[str, bytes]) -> bytes:
+    """Return field 1 of a message, a map from text to messages: `Struct.fields`, `Metadata.filter_metadata`."""
+    return b"".join(
+        [
+            length_delimited(1, length_delimited(1, name.encode()) + length_delimited(2, entries[name]))
+            for name in sorted(entries)
+        ]
+    )
+
+
+def _value_bytes(value: Any) -> bytes:
+    # Value{null_value(1), number_value(2), string_value(3), bool_value(4), struct_value(5), list_value(6)}
+    if isinstance(value, str):
+        return length_delimited(3, value.encode())
+    if value is None or isinstance(value, bool):
+        return varint_field(1, 0) if value is None else varint_field(4, int(value))
+    if isinstance(value, int | float):
+        return Value(number_value=value).SerializeToString()
+    if isinstance(value, Mapping):
+        return length_delimited(5, struct_bytes(value))
+    return length_delimited(6, b"".join([length_delimited(1, _value_bytes(item)) for item in value]))
 
 
 def metadata(**namespaces: Mapping[str, Any]) -> Metadata:
     """Return `filter_metadata` with one struct a namespace: `metadata(istio={"config": ...})`."""
-    return Metadata(filter_metadata={name: struct(fields) for name, fields in namespaces.items()})
+    return metadata_of({name: struct_bytes(fields) for name, fields in namespaces.items()})
+
+
+def metadata_of(namespaces: Mapping[str, bytes]) -> Metadata:
+    """Return `filter_metadata` whose structs are serialised already."""
+    return Metadata.FromString(_map_bytes(namespaces))
 
 
 def config_path(ref: ConfigRef) -> str:
