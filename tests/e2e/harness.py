@@ -235,16 +235,33 @@ class MeshRun:
             seen.add("v1" if rating is None else {"black": "v2", "red": "v3"}[rating["color"]])
         return seen
 
-    def inside(
-        self, workload: str, argv: Sequence[str], *, seconds: float = 20.0
-    ) -> subprocess.CompletedProcess[bytes]:
-        """Run a command in the network of a workload, as its application would see it."""
+    def enter(self, workload: str) -> list[str]:
+        """Return the words before a command that make it run in the network of a workload."""
         info = self.workload_status(workload)
         assert info is not None
-        enter = ["nsenter", "-t", str(info["appPid"] or info["envoyPid"]), "-n", "-m"]
+        words = ["nsenter", "-t", str(info["appPid"] or info["envoyPid"]), "-n", "-m"]
         if os.geteuid() != 0:
-            enter += ["-U", "--preserve-credentials"]
-        return subprocess.run([*enter, *argv], capture_output=True, timeout=seconds, check=False)
+            words += ["-U", "--preserve-credentials"]
+        return words
+
+    def inside(
+        self, workload: str, argv: Sequence[str], *, seconds: float = 20.0, feed: bytes | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a command in the network of a workload, as its application would see it."""
+        return subprocess.run(
+            [*self.enter(workload), *argv], capture_output=True, timeout=seconds, check=False, input=feed
+        )
+
+    def start_inside(self, workload: str, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start a command in the network of a workload; it belongs to the caller, who also ends it."""
+        return subprocess.Popen([*self.enter(workload), *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def wait_ready(self, *names: str) -> None:
+        """Wait until these workloads are ready, and their proxies are connected."""
+        eventually(
+            lambda: {w["name"] for w in self.status()["workloads"] if w["ready"] and w["connected"]} >= set(names),
+            what=f"{names} are ready",
+        )
 
     def write(self, name: str, text: str) -> None:
         """Write a config file as an editor does: beside it, then renamed."""
