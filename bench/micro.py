@@ -1,0 +1,2 @@
+def micro_rows(*, quick: bool):
+    return []
