@@ -44,11 +44,20 @@ class _Side(asyncio.BufferedProtocol):
         self._standing = standing
         self._transport: asyncio.Transport | None = None
         self._ended = False  # nothing more will be read here
+        # What came before there was anybody to pass it to. Pausing in `connection_made` does not keep it out: until
+        # CPython 3.11.5 a transport starts reading after that all the same (Debian 12 has 3.11.2).
+        self._early = bytearray()
         self._peer: _Side | None = None
 
     def pair_with(self, peer: _Side) -> None:
         """From now on what is read here is written there, and the other way round."""
         self._peer, peer._peer = peer, self
+        for side, other in ((self, peer), (peer, self)):
+            if side._early and other._transport:
+                other._transport.write(bytes(side._early))
+                side._early.clear()
+            if side._ended and other._transport:
+                other._transport.write_eof()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -62,10 +71,16 @@ class _Side(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._peer and self._peer._transport:
             self._peer._transport.write(_buffer[:nbytes])  # what the kernel does not take at once is copied there
+        else:
+            self._early += _buffer[:nbytes]
+            if len(self._early) > HIGH_WATER_BYTES:
+                self.reset()  # nobody sends so much before the first answer and means well
 
     def eof_received(self) -> bool:
         self._ended = True
-        if not (self._peer and self._peer._transport) or self._peer._ended:
+        if self._peer is None:
+            return True  # passed on once there is somebody to tell
+        if not self._peer._transport or self._peer._ended:
             return False  # the transport writes what it still has and closes; the other side follows
         self._peer._transport.write_eof()
         return True
