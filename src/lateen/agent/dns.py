@@ -163,7 +163,7 @@ class DnsServer:
         answer = await self._resolve(data)
         if answer is None or self._transport is None or self._transport.is_closing():
             return
-        if len(answer) > (limit := _udp_limit(data)):
+        if len(answer) > MIN_UDP_BYTES and len(answer) > (limit := _udp_limit(data)):
             answer = _cut(data, answer, limit)
         self._transport.sendto(answer, address)
 

@@ -27,6 +27,7 @@ __all__ = ["Grounds", "loopback_addresses", "take_place"]
 
 NETWORK: Final = "127.77"
 TRIES: Final = 4096
+LOOK_SECONDS: Final = 0.05
 BACKLOG: Final = 128
 
 
@@ -56,9 +57,8 @@ async def take_place(spec: WorkloadSpec, settings: Settings, log: Log) -> Ground
     if spec.mode == "explicit":
         return _take_explicit(spec)
     try:
-        # Only a mesh with a network holder has captured workloads; who asks for capture starts one.
-        lease = await asyncio.to_thread(connect if spec.mode == "auto" else ensure_holder, settings)
-    except (Unavailable, Unsupported) as error:
+        lease = await (_mesh_network(spec, settings) if spec.mode == "auto" else _own_network(settings))
+    except Unavailable as error:
         if spec.mode == "capture":
             raise
         log.info("explicit mode", reason=str(error))
@@ -68,6 +68,24 @@ async def take_place(spec: WorkloadSpec, settings: Settings, log: Log) -> Ground
     except BaseException:
         lease.close()
         raise
+
+
+async def _own_network(settings: Settings) -> Lease:
+    return await asyncio.to_thread(ensure_holder, settings)
+
+
+async def _mesh_network(spec: WorkloadSpec, settings: Settings) -> Lease:
+    """Return a lease from the mesh's holder. Raises `Unavailable` when the mesh has none: it lives on loopback."""
+    deadline = asyncio.get_running_loop().time() + spec.join_timeout.total_seconds()
+    while True:
+        # In this order: a control plane writes that file when it has its network, so what is not there then never is.
+        settled = settings.mesh_file.exists()
+        try:
+            return await asyncio.to_thread(connect, settings)
+        except Unavailable:
+            if settled or asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _take_network(spec: WorkloadSpec, lease: Lease) -> Grounds:

@@ -1,0 +1,76 @@
+"""The bootstrap: what it says, and that a real Envoy takes it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lateen.agent.bootstrap import BootstrapInput, build_bootstrap, encode_bootstrap
+from lateen.agent.envoy import find_envoy
+from lateen.agent.spec import Place, WorkloadSpec, build_node
+from tests.fakes.agent_mesh import MESH
+
+SPEC = WorkloadSpec(name="reviews-v3", service="reviews", version="v3", argv=("app",), locality="r/z")
+
+
+def make_input(mark: int | None = 1337, address: str = "0.0.0.0") -> BootstrapInput:
+    return BootstrapInput(
+        node=build_node(SPEC, Place(mode="capture", ip="10.77.0.2"), MESH),
+        xds_socket="/s/run/xds.sock",
+        sds_socket="/s/w/r/sds.sock",
+        admin_socket="/s/w/r/admin.sock",
+        prometheus_address=address,
+        mark=mark,
+    )
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize("inp", [make_input(), make_input(None, "127.77.0.5")], ids=["captured", "explicit"])
+def test_envoy_takes_it(inp: BootstrapInput, tmp_path: Path) -> None:
+    path = tmp_path / "bootstrap.json"
+    path.write_bytes(encode_bootstrap(inp))
+    argv = [str(find_envoy()), "--mode", "validate", "-c", str(path), "--disable-hot-restart", "-l", "warning"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no warning about something deprecated or unknown either
+
+
+def test_same_input_same_bytes() -> None:
+    assert encode_bootstrap(make_input()) == encode_bootstrap(make_input())
+
+
+def test_only_captured_proxies_mark_their_sockets() -> None:
+    marked = build_bootstrap(make_input(1337))["cluster_manager"]["upstream_bind_config"]["socket_options"]
+    assert [(option["level"], option["name"], option["int_value"]) for option in marked] == [(1, 36, 1337)]
+    assert build_bootstrap(make_input(None))["cluster_manager"] == {}
+
+
+def test_the_control_plane_must_prove_its_name_and_the_proxy_its_identity() -> None:
+    clusters = {cluster["name"]: cluster for cluster in build_bootstrap(make_input())["static_resources"]["clusters"]}
+    tls = clusters["xds-grpc"]["transport_socket"]["typed_config"]
+    common = tls["common_tls_context"]
+    assert tls["sni"] == "pilot.lateen.local"
+    assert [secret["name"] for secret in common["tls_certificate_sds_secret_configs"]] == ["default"]
+    validation = common["combined_validation_context"]
+    assert validation["validation_context_sds_secret_config"]["name"] == "ROOTCA"
+    names = validation["default_validation_context"]["match_typed_subject_alt_names"]
+    assert names == [{"san_type": "DNS", "matcher": {"exact": "pilot.lateen.local"}}]
+
+
+def test_nothing_listens_but_metrics_and_admin_is_no_port() -> None:
+    document = build_bootstrap(make_input())
+    listeners = document["static_resources"]["listeners"]
+    assert [listener["address"]["socket_address"]["port_value"] for listener in listeners] == [15090]
+    assert document["admin"]["address"] == {"pipe": {"path": "/s/w/r/admin.sock"}}
+    paths = json.dumps(listeners)
+    assert "/stats/prometheus" in paths
+    assert "quitquitquit" not in paths
+
+
+def test_a_proxy_waits_for_its_configuration_without_limit() -> None:
+    resources = build_bootstrap(make_input())["dynamic_resources"]
+    assert resources["lds_config"]["initial_fetch_timeout"] == resources["cds_config"]["initial_fetch_timeout"] == "0s"
+    assert resources["ads_config"]["api_type"] == "DELTA_GRPC"

@@ -1,0 +1,227 @@
+"""The identity's life: first certificate, renewal at half life, Citadel away, answers that are wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from lateen.agent.identity import CitadelClient, Identity
+from lateen.citadel.authority import Authority
+from lateen.errors import LateenError, Refused, Unavailable
+from lateen.wire.spiffe import SpiffeId
+from tests.fakes.agent_mesh import FakeMesh
+
+START = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+ME = SpiffeId("cluster.local", "default", "reviews")
+
+
+@dataclass
+class World:
+    """A clock that moves when somebody sleeps, and an authority that can be made to misbehave."""
+
+    folder: Path
+    lifetime: timedelta = timedelta(hours=24)
+    now: datetime = START
+    answers: list[LateenError | Callable[[Sequence[str]], Sequence[str]]] = field(default_factory=list)
+    asked: list[datetime] = field(default_factory=list)
+    slept: list[float] = field(default_factory=list)
+    stop_after: int = 10**6
+    identity: SpiffeId = ME
+
+    def __post_init__(self) -> None:
+        self.authority = Authority.load_or_create(self.folder / "ca", "cluster.local", lambda: self.now)
+
+    async def sign(self, csr: bytes, seconds: int) -> Sequence[str]:
+        self.asked.append(self.now)
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, LateenError):
+            raise answer
+        lifetime = timedelta(seconds=seconds) if seconds else self.lifetime
+        pems = [pem.decode() for pem in self.authority.issue(csr, self.identity, lifetime).pems]
+        return answer(pems) if answer else pems
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += timedelta(seconds=seconds)
+        if len(self.asked) >= self.stop_after:
+            raise asyncio.CancelledError
+        await asyncio.sleep(0)
+
+    def identity_of(self, log: Any, **kwargs: Any) -> Identity:
+        return Identity(
+            self.sign,
+            namespace="default",
+            service_account="reviews",
+            lifetime=kwargs.pop("lifetime", None),
+            log=log,
+            now=lambda: self.now,
+            sleep=self.sleep,
+            rng=random.Random(7),
+        )
+
+
+async def live(identity: Identity) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await identity.run()
+
+
+async def test_the_first_certificate(tmp_path: Path, log: Any) -> None:
+    world = World(tmp_path, stop_after=1)
+    identity = world.identity_of(log)
+    seen: list[Any] = []
+    identity.listen(seen.append)
+    await live(identity)
+    svid = await identity.wait()
+    assert seen == [svid]
+    assert svid.spiffe_id == ME
+    assert x509.load_pem_x509_certificate(svid.roots) == x509.load_pem_x509_certificate(world.authority.root_pem)
+    key = serialization.load_pem_private_key(svid.key, None)
+    assert key.public_key() == x509.load_pem_x509_certificate(svid.chain).public_key()
+
+
+async def test_renewal_comes_at_half_life_with_a_new_key(tmp_path: Path, log: Any) -> None:
+    world = World(tmp_path, stop_after=4)
+    identity = world.identity_of(log)
+    keys: list[bytes] = []
+    identity.listen(lambda svid: keys.append(svid.key))
+    await live(identity)
+    gaps = [(b - a) / timedelta(hours=24) for a, b in zip(world.asked, world.asked[1:], strict=False)]
+    assert all(0.39 <= gap <= 0.61 for gap in gaps)
+    assert len(set(gaps)) == len(gaps)  # spread
+    assert len(set(keys)) == 4
+
+
+async def test_a_machine_that_slept_renews_when_it_wakes(tmp_path: Path, log: Any) -> None:
+    world = World(tmp_path, stop_after=2)
+    identity = world.identity_of(log)
+    assert identity.current is None
+    original = world.sleep
+
+    async def sleep(seconds: float) -> None:
+        world.now += timedelta(hours=20)  # suspended: far more passes than was slept
+        await original(seconds)
+
+    identity._sleep = sleep
+    await live(identity)
+    assert world.asked[1] - world.asked[0] < timedelta(hours=21)
+
+
+async def test_citadel_away_keeps_the_old_certificate(tmp_path: Path, log: Any) -> None:
+    world = World(tmp_path, stop_after=7)
+    identity = world.identity_of(log)
+    seen: list[Any] = []
+    identity.listen(seen.append)
+    world.answers = [lambda pems: pems, *[Unavailable("away")] * 5]
+    await live(identity)
+    assert len(seen) == 2
+    assert seen[0].serial != seen[1].serial
+    waits = [b - a for a, b in zip(world.asked[1:], world.asked[2:], strict=False)]
+    assert waits == sorted(waits)
+    assert waits[0] < timedelta(seconds=0.06)
+    assert identity.failures == 5
+    assert len(log.said("certificate not received")) == 5
+
+
+async def test_short_lives_are_not_waited_away(tmp_path: Path, log: Any) -> None:
+    world = World(tmp_path, stop_after=40)
+    world.answers = [lambda pems: pems, *[Unavailable("away")] * 30]
+    identity = world.identity_of(log, lifetime=timedelta(seconds=10))
+    await live(identity)
+    asked_before_expiry = [moment for moment in world.asked if moment < START + timedelta(seconds=10)]
+    assert len(asked_before_expiry) > 8
+
+
+async def test_the_first_refusal_is_final(tmp_path: Path, log: Any) -> None:
+    world = World(tmp_path, answers=[Refused("no such account")])
+    with pytest.raises(Refused, match="no such account"):
+        await world.identity_of(log).run()
+    assert len(world.asked) == 1
+
+
+async def test_later_refusals_are_not(tmp_path: Path, log: Any) -> None:
+    world = World(tmp_path, answers=[lambda pems: pems, Refused("not now")], stop_after=3)
+    identity = world.identity_of(log)
+    await live(identity)
+    assert len(world.asked) == 3
+    assert identity.current is not None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(lambda pems: pems[:1], "leaf and root wanted, got 1", id="no root"),
+        pytest.param(lambda pems: ["garbage", pems[1]], "no certificate in PEM", id="garbage"),
+        pytest.param(lambda pems: [pems[1], pems[1]], "a certificate of default/reviews wanted", id="no identity"),
+    ],
+)
+async def test_wrong_answers_are_asked_again(tmp_path: Path, log: Any, answer: Any, reason: str) -> None:
+    world = World(tmp_path, answers=[answer], stop_after=2)
+    identity = world.identity_of(log)
+    await live(identity)
+    assert reason in log.said("certificate not received")[0]
+    assert identity.current is not None
+
+
+async def test_another_identity_is_not_taken(tmp_path: Path, log: Any) -> None:
+    world = World(tmp_path, identity=SpiffeId("cluster.local", "default", "ratings"), stop_after=3)
+    identity = world.identity_of(log)
+    await live(identity)
+    assert identity.current is None
+    assert "got spiffe://cluster.local/ns/default/sa/ratings" in log.said("certificate not received")[0]
+
+
+async def test_a_certificate_of_another_key_is_not_taken(tmp_path: Path, log: Any) -> None:
+    world = World(tmp_path, stop_after=3)
+    kept: list[Sequence[str]] = []
+
+    def first_one_again(pems: Sequence[str]) -> Sequence[str]:
+        kept.append(pems)
+        return kept[0]
+
+    world.answers = [lambda pems: first_one_again(pems)[:1], first_one_again]
+    identity = world.identity_of(log)
+    await live(identity)
+    assert "a certificate of another key" in "".join(log.said("certificate not received"))
+
+
+async def test_keys_are_in_no_log_and_no_repr(tmp_path: Path, log: Any) -> None:
+    world = World(tmp_path, stop_after=1)
+    identity = world.identity_of(log)
+    await live(identity)
+    assert identity.current is not None
+    assert "PRIVATE" not in repr(identity.current) + log.buffer.getvalue()
+
+
+async def test_over_the_socket(mesh: FakeMesh, log: Any) -> None:
+    client = CitadelClient(mesh.settings.ca_socket, namespace="shop", service_account="reviews")
+    try:
+        identity = Identity(
+            client.sign, namespace="shop", service_account="reviews", lifetime=timedelta(minutes=5), log=log
+        )
+        task = asyncio.create_task(identity.run())
+        svid = await asyncio.wait_for(identity.wait(), 5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert str(svid.spiffe_id) == "spiffe://cluster.local/ns/shop/sa/reviews"
+        wrong = CitadelClient(mesh.settings.ca_socket, namespace="NO", service_account="reviews")
+        with pytest.raises(Refused, match="NO/reviews"):
+            await wrong.sign(b"csr", 0)
+        await wrong.close()
+    finally:
+        await client.close()
+
+
+async def test_nobody_at_the_socket(tmp_path: Path) -> None:
+    client = CitadelClient(tmp_path / "ca.sock", namespace="default", service_account="reviews")
+    with pytest.raises(Unavailable, match=r"certificate for default/reviews from .*ca\.sock"):
+        await client.sign(b"csr", 0)
+    await client.close()

@@ -1,0 +1,85 @@
+"""The name table over delta ADS with the workload's certificate: received, kept, resumed, refused."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from lateen.agent.identity import CitadelClient, Identity
+from lateen.agent.nds import NameTableClient
+from lateen.agent.spec import Place, WorkloadSpec, build_node
+from lateen.pilot.xds.source import Resource
+from lateen.wire.nds import NAME_TABLE_TYPE_URL
+from tests.fakes.agent_mesh import MESH, FakeMesh, name_table
+
+SPEC = WorkloadSpec(name="reviews-v3", service="reviews", version="v3", argv=("app",))
+
+
+class Following:
+    """A client with what it needs, its tables kept."""
+
+    def __init__(self, mesh: FakeMesh, log: Any) -> None:
+        self.tables: list[dict[str, list[str]]] = []
+        self.connects = 0
+        self.citadel = CitadelClient(mesh.settings.ca_socket, namespace="default", service_account="default")
+        self.identity = Identity(
+            self.citadel.sign, namespace="default", service_account="default", lifetime=None, log=log
+        )
+        self.client = NameTableClient(
+            socket=mesh.settings.xds_socket,
+            node=build_node(SPEC, Place(mode="capture", ip="10.77.0.2"), MESH),
+            identity=self.identity,
+            on_table=lambda table: self.tables.append({host: list(info.ips) for host, info in table.table.items()}),
+            on_connect=self._connected,
+            log=log,
+        )
+
+    def _connected(self) -> None:
+        self.connects += 1
+
+    async def __aenter__(self) -> Following:
+        self.tasks = [asyncio.create_task(self.identity.run()), asyncio.create_task(self.client.run())]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.citadel.close()
+
+
+async def test_tables_come_and_change(mesh: FakeMesh, log: Any, until: Any) -> None:
+    async with Following(mesh, log) as following:
+        await until(lambda: following.tables)
+        assert following.tables == [{"ratings.default.svc.cluster.local": ["10.96.0.7"]}]
+        mesh.source.push((mesh.names, [name_table({"a.example": ["240.240.0.1", "240.240.0.2"]})]))
+        await until(lambda: len(following.tables) == 2)
+        assert following.tables[1] == {"a.example": ["240.240.0.1", "240.240.0.2"]}
+        (proxy,) = mesh.source.proxies
+        assert proxy.identity.spiffe_id == "spiffe://cluster.local/ns/default/sa/default"
+
+
+async def test_nothing_is_sent_again_after_an_absence(mesh: FakeMesh, log: Any, until: Any) -> None:
+    async with Following(mesh, log) as following:
+        await until(lambda: following.tables)
+        await mesh.stop()
+        await until(lambda: log.said("control plane away"))
+        assert len(following.tables) == 1
+        await mesh.start()
+        await until(lambda: following.connects == 2)
+        mesh.source.push((mesh.names, [name_table({"b.example": ["1.2.3.4"]})]))
+        await until(lambda: len(following.tables) == 2)
+        assert following.tables[1] == {"b.example": ["1.2.3.4"]}  # the first push of the new stream: no resend before
+
+
+async def test_a_broken_table_is_refused_and_the_last_one_stays(mesh: FakeMesh, log: Any, until: Any) -> None:
+    async with Following(mesh, log) as following:
+        await until(lambda: following.tables)
+        text = NAME_TABLE_TYPE_URL.encode()
+        body = b"\x0a" + bytes([len(text)]) + text + b"\x12\x03\xff\xff\xff"
+        mesh.source.push((mesh.names, [Resource("nametable", "broken", body)]))
+        await until(lambda: mesh.source.rejections)
+        assert mesh.source.rejections[0][1:3] == ("NDS", ("nametable",))
+        assert len(following.tables) == 1
+        mesh.source.push((mesh.names, [name_table({"c.example": ["1.1.1.1"]})]))
+        await until(lambda: len(following.tables) == 2)
