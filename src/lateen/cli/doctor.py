@@ -22,12 +22,12 @@ def run(options: argparse.Namespace) -> int:
     found = checks()
     mode = best_mode()
     if options.output != "table":
-        print_data({"mode": mode, "checks": [dataclasses.asdict(check) for check in found]}, options.output)
+        print_data({"mode": mode.mode, "reason": mode.reason, "checks": [dataclasses.asdict(check) for check in found]}, options.output)
     else:
         marks = {True: styled("ok", "32"), False: styled("no", "31"), None: styled("--", "33")}
         for check in found:
             sys.stdout.write(f"{marks[check.ok]}  {check.name}: {check.detail}\n")
             if check.remedy and check.ok is not True:
                 sys.stdout.write(f"      {check.remedy}\n")
-        sys.stdout.write(f"\nworkloads run in mode: {styled(str(mode), '1')}\n")
+        sys.stdout.write(f"\nworkloads run in mode: {styled(mode.mode, '1')} ({mode.reason})\n")
     return 0
