@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 
 import pytest
+from tests.fakes.agent_mesh import FakeMesh
 
 from lateen.agent.log import Log
-from tests.fakes.agent_mesh import FakeMesh
 
 
 class MemoryLog(Log):

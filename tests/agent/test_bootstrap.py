@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.fakes.agent_mesh import MESH
 
 from lateen.agent.bootstrap import BootstrapInput, build_bootstrap, encode_bootstrap
 from lateen.agent.envoy import find_envoy
 from lateen.agent.spec import Place, WorkloadSpec, build_node
-from tests.fakes.agent_mesh import MESH
 
 SPEC = WorkloadSpec(name="reviews-v3", service="reviews", version="v3", argv=("app",), locality="r/z")
 

@@ -264,7 +264,7 @@ async def test_but_is_on_a_host_that_is_in_such_a_cluster_itself(log: Any) -> No
         pytest.param(b"", id="empty"),
         pytest.param(b"\x00" * 11, id="short"),
         pytest.param(b"\xff" * 600, id="ones"),
-        pytest.param(struct.pack(">6H", 1, 0x8000, 1, 0, 0, 0) + b"\x01a\x00\x00\x01\x00\x01", id="a response"),
+        pytest.param(struct.pack(">6H", 1, 0x8000, 1, 0, 0, 0) + QUESTION, id="a response"),
         pytest.param(struct.pack(">6H", 1, 0x0100, 1, 0, 0, 0) + b"\xc0\x0c\x00\x01\x00\x01", id="pointer to itself"),
         pytest.param(
             struct.pack(">6H", 1, 0x0100, 65535, 0, 0, 0) + b"\x01a\x00\x00\x01\x00\x01", id="65535 questions"

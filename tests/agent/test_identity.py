@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from tests.fakes.agent_mesh import FakeMesh
 
 from lateen.agent.identity import CitadelClient, Identity
 from lateen.citadel.authority import Authority
 from lateen.errors import LateenError, Refused, Unavailable
 from lateen.wire.spiffe import SpiffeId
-from tests.fakes.agent_mesh import FakeMesh
 
 START = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 ME = SpiffeId("cluster.local", "default", "reviews")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from tests.fakes.agent_mesh import MESH, FakeMesh, name_table
+
 from lateen.agent.identity import CitadelClient, Identity
 from lateen.agent.nds import NameTableClient
 from lateen.agent.spec import Place, WorkloadSpec, build_node
 from lateen.pilot.xds.source import Resource
 from lateen.wire.nds import NAME_TABLE_TYPE_URL
-from tests.fakes.agent_mesh import MESH, FakeMesh, name_table
 
 SPEC = WorkloadSpec(name="reviews-v3", service="reviews", version="v3", argv=("app",))
 

@@ -7,11 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.fakes.agent_mesh import MESH
 
 from lateen.agent.spec import HostListener, Place, WorkloadSpec, build_node, check_spec, effective_labels
 from lateen.errors import BadInput
 from lateen.wire.local import WorkloadPort
-from tests.fakes.agent_mesh import MESH
 
 REVIEWS = WorkloadSpec(name="reviews-v3", service="reviews", version="v3", argv=("app",))
 

@@ -20,6 +20,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.json_format import ParseDict
+from tests.fakes.xds import FakeSlice, FakeSource, make_resource
 
 from lateen.citadel.authenticate import LocalTrust
 from lateen.citadel.authority import Authority
@@ -33,7 +34,6 @@ from lateen.settings import Settings
 from lateen.wire.control import control_handlers
 from lateen.wire.local import Goodbye, ProxyReport, Query, Registered, Registration, StatusReport
 from lateen.wire.nds import NAME_TABLE_TYPE_URL, NameInfo, build_name_table
-from tests.fakes.xds import FakeSlice, FakeSource, make_resource
 
 MESH = Registered(trust_domain="cluster.local", cluster_domain="cluster.local", mesh_id="test", cluster_id="test")
 

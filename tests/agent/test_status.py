@@ -1,0 +1,214 @@
+"""Readiness and metrics as others ask for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lateen.agent.admin import Admin, parse_stats
+from lateen.agent.dns import DnsStats
+from lateen.agent.http_server import Request
+from lateen.agent.identity import Identity
+from lateen.agent.metrics import Metric, format_metrics, rename_istio
+from lateen.agent.readiness import ProxyState, Readiness, proxy_state
+from lateen.agent.status import Facts, StatusHandler
+from lateen.errors import Unavailable
+
+PROMETHEUS = b"""# TYPE envoy_istio_requests_total counter
+envoy_istio_requests_total{reporter="source",path="envoy_istio_x"} 3
+# HELP envoy_istio_request_bytes bytes
+# TYPE envoy_istio_request_bytes histogram
+envoy_istio_request_bytes_bucket{le="0.5"} 0
+# TYPE envoy_server_live gauge
+envoy_server_live{} 1
+other_envoy_istio_x 1
+"""
+
+
+def test_only_istios_families_are_renamed() -> None:
+    assert rename_istio(PROMETHEUS) == (
+        b"# TYPE istio_requests_total counter\n"
+        b'istio_requests_total{reporter="source",path="envoy_istio_x"} 3\n'
+        b"# HELP istio_request_bytes bytes\n"
+        b"# TYPE istio_request_bytes histogram\n"
+        b'istio_request_bytes_bucket{le="0.5"} 0\n'
+        b"# TYPE envoy_server_live gauge\n"
+        b"envoy_server_live{} 1\n"
+        b"other_envoy_istio_x 1\n"
+    )
+
+
+def test_format() -> None:
+    metric = Metric("m", "gauge", "Text.", (((("a", 'x"y\\z\n'),), 1.0), ((), 2.5)))
+    assert format_metrics([metric]) == b'# HELP m Text.\n# TYPE m gauge\nm{a="x\\"y\\\\z\\n"} 1\nm 2.5\n'
+    assert format_metrics([]) == b""
+
+
+READY = {
+    "server.state": 0,
+    "listener_manager.workers_started": 1,
+    "cluster_manager.cds.update_success": 1,
+    "listener_manager.lds.update_success": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        pytest.param({}, ProxyState(live=True, clusters=True, listeners=True), id="ready"),
+        pytest.param({"server.state": 2}, ProxyState(clusters=True, listeners=True), id="initializing"),
+        pytest.param({"listener_manager.workers_started": 0}, ProxyState(clusters=True, listeners=True), id="workers"),
+        pytest.param({"cluster_manager.cds.update_success": 0}, ProxyState(live=True, listeners=True), id="no CDS"),
+        pytest.param({"listener_manager.lds.update_success": 0}, ProxyState(live=True, clusters=True), id="no LDS"),
+    ],
+)
+def test_proxy_state(change: dict[str, int], state: ProxyState) -> None:
+    assert proxy_state({**READY, **change}) == state
+    assert state.ready is (not change)
+
+
+def test_nothing_known_is_not_ready() -> None:
+    assert proxy_state({}) == ProxyState()
+
+
+@pytest.mark.parametrize(
+    ("state", "waits_for"),
+    [
+        pytest.param(Readiness(proxy=proxy_state(READY), names=True), "", id="ready"),
+        pytest.param(Readiness(proxy=proxy_state(READY)), "the name table", id="names"),
+        pytest.param(Readiness(proxy=proxy_state(READY), names=True, draining=True), "draining", id="draining"),
+        pytest.param(
+            Readiness(names=True),
+            "clusters from the control plane, listeners from the control plane, envoy to be live",
+            id="nothing",
+        ),
+    ],
+)
+def test_what_readiness_waits_for(state: Readiness, waits_for: str) -> None:
+    assert state.waits_for() == waits_for
+    assert state.ready is (waits_for == "")
+
+
+@asynccontextmanager
+async def fake_admin(path: Path, answer: bytes) -> AsyncIterator[list[bytes]]:
+    """Serve one raw answer to every request, and collect the requests."""
+    requests: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, str(path))
+    try:
+        yield requests
+    finally:
+        server.close()
+
+
+def with_length(body: bytes, status: str = "200 OK") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na: \r\n2;x=y\r\n1\n\r\n0\r\n\r\n"
+
+
+async def test_admin_reads_both_kinds_of_body(tmp_path: Path) -> None:
+    admin = Admin(tmp_path / "admin.sock")
+    async with fake_admin(admin.path, CHUNKED) as requests:
+        assert await admin.stats("^a$") == {"a": 1}
+        assert requests[0].startswith(b"GET /stats?filter=^a$ HTTP/1.1\r\n")
+    async with fake_admin(admin.path, with_length(b"a: 2\nb: No recorded values\n")):
+        assert await admin.stats("") == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"HTTP/1.1\r\n\r\n", id="no status"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc", id="cut"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", id="huge"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", id="chunk"),
+        pytest.param(b"x" * 20000, id="endless head"),
+    ],
+)
+async def test_admin_that_answers_nonsense_is_unavailable(tmp_path: Path, answer: bytes) -> None:
+    admin = Admin(tmp_path / "admin.sock")
+    async with fake_admin(admin.path, answer):
+        with pytest.raises(Unavailable, match=r"admin\.sock"):
+            await admin.stats("")
+
+
+async def test_admin_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable):
+        await Admin(tmp_path / "admin.sock").is_live()
+
+
+def test_stats_are_numbers() -> None:
+    text = b"cluster.a: b.c: 7\nx: P0(nan,1)\nneg: -1\ntext: abc\n\n"
+    assert parse_stats(text) == {"cluster.a: b.c": 7}
+
+
+def handler(admin: Admin, state: Readiness, log: Any, *, metrics: bool = True) -> StatusHandler:
+    async def sign(_: bytes, __: int) -> list[str]:
+        raise AssertionError("not asked")
+
+    identity = Identity(sign, namespace="a", service_account="b", lifetime=None, log=log)
+    facts = Facts(identity=identity, dns=DnsStats(5, 2, 1), envoy_restarts=3, startup_seconds=0.25, now=0.0)
+    return StatusHandler(lambda: state, admin, (lambda: facts) if metrics else None)
+
+
+async def test_health(tmp_path: Path, log: Any) -> None:
+    admin = Admin(tmp_path / "admin.sock")
+    get = Request("GET", "/healthz/ready", "")
+    ready = await handler(admin, Readiness(proxy=proxy_state(READY), names=True), log)(get)
+    waiting = await handler(admin, Readiness(proxy=proxy_state(READY)), log)(get)
+    assert (ready.status, waiting.status) == (200, 503)
+    assert waiting.body == b"waiting: the name table\n"
+
+
+async def test_metrics_hold_both(tmp_path: Path, log: Any) -> None:
+    admin = Admin(tmp_path / "admin.sock")
+    async with fake_admin(admin.path, with_length(PROMETHEUS)) as requests:
+        for path in ("/stats/prometheus", "/metrics"):
+            response = await handler(admin, Readiness(), log)(Request("GET", path, "usedonly"))
+            assert response.status == 200
+            text = response.body.decode()
+            assert 'istio_requests_total{reporter="source"' in text
+            assert "istio_agent_envoy_restarts_total 3\n" in text
+            assert "istio_agent_dns_upstream_failures_total 1\n" in text
+            assert 'istio_build{component="proxy",tag="' in text
+            assert response.content_type.startswith("text/plain; version=0.0.4")
+        assert requests[0].startswith(b"GET /stats/prometheus?usedonly HTTP/1.1")
+
+
+async def test_metrics_without_envoy_are_the_agents(tmp_path: Path, log: Any) -> None:
+    response = await handler(Admin(tmp_path / "none"), Readiness(), log)(Request("GET", "/metrics", ""))
+    assert response.status == 200
+    assert b"istio_agent_num_outgoing_requests" in response.body
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        pytest.param(Request("GET", "/stats/prometheus", "a b\r\nX: y"), 400, id="a query that would be headers"),
+        pytest.param(Request("GET", "/quitquitquit", ""), 404, id="admin's paths are not served"),
+        pytest.param(Request("GET", "/stats/prometheus/../../x", ""), 404, id="no path but those"),
+    ],
+)
+async def test_nothing_else_reaches_envoy(tmp_path: Path, log: Any, request_: Request, status: int) -> None:
+    admin = Admin(tmp_path / "admin.sock")
+    async with fake_admin(admin.path, with_length(b"")) as requests:
+        assert (await handler(admin, Readiness(), log)(request_)).status == status
+        assert requests == []
+
+
+async def test_the_health_port_has_no_metrics(tmp_path: Path, log: Any) -> None:
+    response = await handler(Admin(tmp_path / "x"), Readiness(), log, metrics=False)(Request("GET", "/metrics", ""))
+    assert response.status == 404
