@@ -6,6 +6,7 @@ The table lists field paths that nothing reads yet. A kind that is in no table i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -83,7 +84,8 @@ def _places(value: Any, steps: list[str], prefix: str) -> Iterator[str]:
         yield prefix
         return
     name = steps[0].removesuffix("[]")
-    attribute = _attribute(value, name)
+    kind: type[msgspec.Struct] = type(value)
+    attribute = _attribute(kind, name)
     if attribute is None:
         return
     found = getattr(value, attribute)
@@ -96,6 +98,7 @@ def _places(value: Any, steps: list[str], prefix: str) -> Iterator[str]:
         yield from _places(found, steps[1:], f"{prefix}.{name}")
 
 
-def _attribute(value: Any, name: str) -> str | None:
-    """Return the attribute that YAML spells `name`."""
-    return next((field.name for field in msgspec.structs.fields(value) if field.encode_name == name), None)
+@cache
+def _attribute(kind: type[msgspec.Struct], name: str) -> str | None:
+    """Return the attribute that YAML spells `name`. Kept: msgspec reads all annotations anew each time."""
+    return next((field.name for field in msgspec.structs.fields(kind) if field.encode_name == name), None)

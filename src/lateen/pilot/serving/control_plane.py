@@ -216,7 +216,8 @@ class ControlPlane:
             changes = self.folder.write(files)
             for change in changes:
                 self._batcher.put(change.key, change)
-            self._show_problems()
+            if not changes:  # else told once they are applied: what a resource leads to is not known before
+                self._show_problems()
 
     def _folder_missing(self, error: OSError | None) -> None:
         config = str(self.options.config)
@@ -238,6 +239,7 @@ class ControlPlane:
             log.error("virtual ips not saved", file=str(self.settings.vips_file), error=str(error))
         if changes:
             log.info("configuration applied", changed=[str(change.key) for change in changes[:20]], count=len(changes))
+            self._show_problems()
 
     def problems(self) -> list[Problem]:
         """Return everything that is wrong with the configuration now, by file and line."""

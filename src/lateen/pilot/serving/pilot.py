@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from lateen.api.base import Object, Problem
+from lateen.api.base import Object, Problem, ResourceKey
 from lateen.errors import Unavailable
 from lateen.flow import Graph
 from lateen.pilot.model.gateway import Gateways, gateway_problems
@@ -52,6 +52,7 @@ class Pilot:
         self.scopes = Scopes(self.mesh, self.outbound, self.render)
         self.source = MeshSource(self.mesh, self.scopes, trust_domain=trust_domain)
         self.vips = vips
+        self._notes: dict[ResourceKey, tuple[Problem, ...]] = {}  # of resources that are not fully acted on
         self.graph.on_error(self._log_errors)
 
     def apply(self, changes: Iterable[Change], workloads: Mapping[str, Workload | None] | None = None) -> None:
@@ -71,12 +72,25 @@ class Pilot:
                     self.mesh.objects.delete(change.key)
                 else:
                     self.mesh.objects.set(change.key, change.obj)
+                self._note(change)
             for name, workload in (workloads or {}).items():
                 if workload is None:
                     self.mesh.workloads.delete(name)
                 else:
                     self.mesh.workloads.set(name, workload)
         self.source.flush()
+
+    def _note(self, change: Change) -> None:
+        # Kept, not gathered when asked: `problems` is asked after each change, and must not go over all resources.
+        found: list[Problem] = []
+        if change.obj is not None:
+            found.extend(unsupported(change.obj))
+            if change.key.kind == "Gateway":
+                found.extend(gateway_problems(change.obj))
+        if found:
+            self._notes[change.key] = tuple(found)
+        else:
+            self._notes.pop(change.key, None)
 
     def _give_address(self, service: Service) -> None:
         if not service.wants_vip or self.mesh.vips.get(service.hostname) is not None:
@@ -90,11 +104,7 @@ class Pilot:
 
     def problems(self) -> list[Problem]:
         """Return what is decoded but not acted on, what fails to translate, and what a proxy rejected."""
-        found: list[Problem] = []
-        for _, obj in self.mesh.objects.items():
-            found.extend(unsupported(obj))
-            if obj.key.kind == "Gateway":
-                found.extend(gateway_problems(obj))
+        found = [problem for notes in self._notes.values() for problem in notes]
         for rejection in self.source.rejections.values():
             message = f"proxy {rejection.proxy} rejected {rejection.name}: {rejection.error}"
             culprits = [obj for key in rejection.culprits if (obj := self.mesh.objects.get(key)) is not None]

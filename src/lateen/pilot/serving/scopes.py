@@ -237,6 +237,7 @@ class Scopes:
         self.views: dict[View, ViewScope] = {}
         self.workloads: dict[str, WorkloadScope] = {}
         self._members: dict[tuple[Index[Any, Any], str], set[ViewScope]] = {}
+        self._touched: dict[ViewScope | WorkloadScope, None] = {}  # with deltas that nobody has taken yet
         self._wire()
 
     def view(self, view: View) -> ViewScope:
@@ -260,6 +261,7 @@ class Scopes:
         scope.users -= 1
         if scope.users:
             return
+        self._touched.pop(scope, None)
         if isinstance(scope, ViewScope):
             del self.views[scope.view]
         else:
@@ -267,13 +269,9 @@ class Scopes:
         scope.close()
 
     def take_deltas(self) -> list[Delta]:
-        """Return what the last batch did to every slice in use."""
-        deltas: list[Delta] = []
-        for view in self.views.values():
-            deltas.extend(view.take_deltas())
-        for workload in self.workloads.values():
-            deltas.extend(workload.take_deltas())
-        return deltas
+        """Return what the last batch did to every slice in use. Only the scopes that it reached are looked at."""
+        touched, self._touched = self._touched, {}
+        return [delta for scope in touched for delta in scope.take_deltas()]
 
     def subscribe(self, index: Index[Any, Any], key: str, scope: ViewScope) -> None:
         """Tell `scope` the members under one index key, now and as they change."""
@@ -317,6 +315,7 @@ class Scopes:
                 scope = self.views.get(view)
                 if scope is not None:
                     apply(scope, part, value)
+                    self._touched[scope] = None
 
         self.mesh.graph.on_change(derived, tell)
 
@@ -325,6 +324,7 @@ class Scopes:
             for key, added, removed in changes:
                 for scope in self._members.get((index, key), ()):
                     scope.member_changes(index, added, removed)
+                    self._touched[scope] = None
 
         return tell
 
@@ -333,6 +333,7 @@ class Scopes:
             scope = self.views.get(view)
             if scope is not None:
                 _union(scope.listeners).set_part((0, ""), value)
+                self._touched[scope] = None
 
     def _inbound_teller(self, which: str) -> Callable[[list[tuple[Any, Any, Any]]], None]:
         def tell(changes: list[tuple[Any, Any, Any]]) -> None:
@@ -340,6 +341,7 @@ class Scopes:
                 scope = self.workloads.get(name)
                 if scope is not None:
                     getattr(scope, which).set_part((0, ""), value)
+                    self._touched[scope] = None
 
         return tell
 
