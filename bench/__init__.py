@@ -1,1 +1,1 @@
-"""Measurements of Lateen: `make bench`, or `python -m bench --help`. What the rows mean: docs/operations/performance.md."""
+"""Measurements of Lateen: `make bench` or `python -m bench --help`; see docs/operations/performance.md."""

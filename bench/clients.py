@@ -42,6 +42,9 @@ OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # a connection each, as processes of their own would have
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.enable_http_proxy", 0),
+    # Envoy opens its flow control windows wide (connection_window_size, 16 MiB and more); gRPC would start with 64 kB.
+    ("grpc.http2.lookahead_bytes", 16 << 20),
+    ("grpc.http2.bdp_probe", 0),
 )
 Held = Mapping[str, str]  # name -> version
 

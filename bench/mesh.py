@@ -15,7 +15,16 @@ from lateen.settings import Settings
 from lateen.wire.files import write_atomically
 from lateen.wire.local import Registration, WorkloadPort
 
-__all__ = ["ACCOUNT", "PORT", "destination_rule", "registration", "service", "virtual_service", "workload_names", "write"]
+__all__ = [
+    "ACCOUNT",
+    "PORT",
+    "destination_rule",
+    "registration",
+    "service",
+    "virtual_service",
+    "workload_names",
+    "write",
+]
 
 PORT = 9080
 ACCOUNT = "bench"

@@ -10,7 +10,6 @@ import asyncio
 import json
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
