@@ -1,6 +1,6 @@
 """A whole mesh from the outside: the public commands as processes, looked at as a user would.
 
-Everything is below one short folder in /tmp (socket paths are bounded) and is ended, and checked to be gone, at the end.
+Everything is below one short folder in /tmp (socket paths are bounded); it is ended, and seen to be gone, at the end.
 """
 
 from __future__ import annotations
