@@ -5,7 +5,9 @@ Every call here blocks, for a few milliseconds when all is well and never longer
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -98,6 +100,8 @@ class Lease:
         netns = named.pop("netns")
         userns = named.pop("userns", None)
         sockets = {key: socket.socket(fileno=fd) for key, fd in named.items()}
+        for sock in sockets.values():
+            sock.setblocking(False)  # the kernel's they are already; Python's object does not know
         return Attachment(
             name=name,
             ip=reply.ip,
@@ -129,14 +133,17 @@ class Lease:
         self._sock.close()
 
     def close_and_stop(self) -> None:
-        """End the lease; when it was the last, the holder is gone, with its socket, once this returns."""
-        try:
-            self._call(protocol.StopIfIdleRequest(), protocol.Ok)
-            self._sock.recv(1)  # the holder closes it when it has left; other leases make it close at once
-        except (Unavailable, OSError):
-            return  # gone already, which is what was wanted
-        finally:
-            self._sock.close()
+        """End the lease; when it was the last, the holder and all that it made are gone once this returns."""
+        with contextlib.suppress(Unavailable, OSError), self._sock:  # gone already is what was wanted
+            pidfd = os.pidfd_open(self.holder_pid)
+            try:
+                reply, _ = self._call(protocol.StopIfIdleRequest(), protocol.StopReply)
+                if reply.stopping:
+                    ended = select.poll()  # not select(2): descriptors may be beyond 1024
+                    ended.register(pidfd, select.POLLIN)
+                    ended.poll(REQUEST_SECONDS * 1000)
+            finally:
+                os.close(pidfd)
 
     def __enter__(self) -> Lease:
         return self

@@ -7,7 +7,7 @@ carries the listening socket.
 
 from __future__ import annotations
 
-import contextlib
+import array
 import os
 import socket
 from typing import Any, TypeVar, cast
@@ -30,6 +30,7 @@ __all__ = [
     "ReleaseRequest",
     "Request",
     "StopIfIdleRequest",
+    "StopReply",
     "decode_reply",
     "decode_request",
     "encode",
@@ -74,7 +75,7 @@ class InfoRequest(_Request, frozen=True, kw_only=True, tag="info"):
 
 
 class StopIfIdleRequest(_Request, frozen=True, kw_only=True, tag="stop-if-idle"):
-    """Give up this lease; if it was the last one, end at once instead of after the grace time. Reply: `Ok`."""
+    """Give up this lease; if it is the last one, end at once, not after the grace time. Reply: `StopReply`."""
 
 
 Request = AttachRequest | ForwardRequest | ReleaseRequest | InfoRequest | StopIfIdleRequest
@@ -92,6 +93,10 @@ class InfoReply(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     mode: str  # "root" | "rootless"
     outside: bool  # whether workloads have a way out of the mesh
     workloads: dict[str, str]  # name -> address, of every lease
+
+
+class StopReply(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
+    stopping: bool  # whether the holder ends now; otherwise only this lease did
 
 
 class Ok(msgspec.Struct, frozen=True, tag="ok"):
@@ -131,7 +136,8 @@ def decode_reply(data: bytes, type_: type[_Reply]) -> _Reply:
 
 def send(sock: socket.socket, message: object, fds: tuple[int, ...] = ()) -> None:
     """Send one message as one packet. Raises `OSError`."""
-    socket.send_fds(sock, [encode(message)], list(fds), socket.MSG_NOSIGNAL)
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sock.sendmsg([encode(message)], rights, socket.MSG_NOSIGNAL)
 
 
 def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
@@ -139,13 +145,18 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
 
     Descriptors are close-on-exec. Raises `OSError`, and `BadInput` for a packet or descriptors that were cut off.
     """
-    data, fds, flags, _ = socket.recv_fds(sock, MAX_MESSAGE_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+    # Not socket.recv_fds: in Python 3.11 it forgets its flags, and children would inherit what was received.
+    room = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+    data, ancillary, flags, _ = sock.recvmsg(MAX_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         for fd in fds:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+            os.close(fd)
         raise BadInput(f"message to the network holder: over {MAX_MESSAGE_BYTES} bytes or {MAX_FDS} descriptors")
-    return data, fds
+    return data, fds.tolist()
 
 
 def to_failure(error: LateenError) -> Failure:

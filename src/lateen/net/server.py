@@ -52,8 +52,8 @@ class Server:
     async def run(self, leave: Callable[[], None]) -> None:
         """Serve until no lease has stood for `GRACE_SECONDS`, or until cancelled; then nothing that was made remains.
 
-        `leave` takes the socket's name away, so that nobody else connects. Leases that still stand are left for the end
-        of the process to close, so that whoever waits for that (`Lease.close_and_stop`) knows that all is gone.
+        `leave` takes the socket's name away, so that nobody else connects. Leases that still stand are closed by the
+        end of the process, after everything else.
         """
         loop = asyncio.get_running_loop()
         self._listener.setblocking(False)
@@ -131,8 +131,8 @@ class Server:
                 os.close(fd)
         if not last:
             return
-        if isinstance(reply, protocol.Ok) and self._leases == {lease}:
-            self._done.set()  # `stop-if-idle`: the connection is closed when all is gone
+        if isinstance(reply, protocol.StopReply) and reply.stopping:
+            self._done.set()
         else:
             self._drop(lease)
 
@@ -155,7 +155,7 @@ class Server:
             case protocol.InfoRequest():
                 return self._info(), ()
             case protocol.StopIfIdleRequest():
-                return protocol.Ok(), ()
+                return protocol.StopReply(stopping=self._leases == {lease}), ()
             case _:
                 assert_never(request)
 
