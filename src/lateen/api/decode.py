@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final
 
 from lateen.api.base import KindInfo, Object, Origin, Problem, ResourceKey, Spec
@@ -152,12 +153,17 @@ def _find_kind(version: str, kind: str, told: _Teller) -> KindInfo | None:
             told.error((None, "kind"), f'"{kind}" is not a kind of {version}, did you mean {near}{where}?')
             return None
     else:
-        near = nearest(group, GROUPS - {""}, cutoff=MISSPELT)
+        near = _near_group(group)
         if near is not None:
             told.error((None, "apiVersion"), f'"{group}" is not a group that Lateen reads, did you mean {near}?')
             return None
     told.warning((None, "kind"), f"{kind} ({version}) is not a kind Lateen reads")
     return None
+
+
+@lru_cache(maxsize=64)  # a file of Deployments asks the same again and again
+def _near_group(group: str) -> str | None:
+    return nearest(group, GROUPS - {""}, cutoff=MISSPELT)
 
 
 # ---------------------------------------------------------------- one resource
