@@ -24,6 +24,7 @@ TABLE = {
     "api.test": Entry(("240.240.0.1", "240.240.0.2", "2001:2::1")),
     "many.test": Entry(tuple(f"10.1.{i // 250}.{i % 250 + 1}" for i in range(300))),
 }
+QUESTION = b"\x01a\x00\x00\x01\x00\x01"
 NAMES = build_names(TABLE, namespace="default", domain="cluster.local")
 
 
@@ -266,9 +267,7 @@ async def test_but_is_on_a_host_that_is_in_such_a_cluster_itself(log: Any) -> No
         pytest.param(b"\xff" * 600, id="ones"),
         pytest.param(struct.pack(">6H", 1, 0x8000, 1, 0, 0, 0) + QUESTION, id="a response"),
         pytest.param(struct.pack(">6H", 1, 0x0100, 1, 0, 0, 0) + b"\xc0\x0c\x00\x01\x00\x01", id="pointer to itself"),
-        pytest.param(
-            struct.pack(">6H", 1, 0x0100, 65535, 0, 0, 0) + b"\x01a\x00\x00\x01\x00\x01", id="65535 questions"
-        ),
+        pytest.param(struct.pack(">6H", 1, 0x0100, 65535, 0, 0, 0) + QUESTION, id="65535 questions"),
         pytest.param(struct.pack(">6H", 1, 0x0100, 0, 0, 0, 0), id="no question"),
         pytest.param(os.urandom(2) + b"\x01\x00" + b"\x00\x01" * 4 + b"\x3f" * 40, id="label over the end"),
     ],

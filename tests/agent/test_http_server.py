@@ -119,7 +119,7 @@ async def test_silent_connections_do_not_shut_others_out(log: Any) -> None:
             writer.close()
 
 
-async def test_a_client_that_does_not_read_is_left(log: Any, monkeypatch: Any) -> None:
+async def test_a_client_that_does_not_read_is_left(log: Any, monkeypatch: Any, until: Any) -> None:
     monkeypatch.setattr("lateen.agent.http_server.WRITE_SECONDS", 0.05)
 
     async def much(_: Request) -> Response:
@@ -135,9 +135,8 @@ async def test_a_client_that_does_not_read_is_left(log: Any, monkeypatch: Any) -
     writer.write(get("/"))
     await writer.drain()
     writer.transport.pause_reading()
-    async with asyncio.timeout(5):
-        while server._open or not server._servers:
-            await asyncio.sleep(0.01)
+    await until(lambda: server._open)
+    await until(lambda: not server._open)
     writer.close()
     await server.stop()
     del reader

@@ -260,5 +260,6 @@ def test_log_lines_hold_one_event_each(log: Any) -> None:
     log.bind(workload="a b").warning("event text", text='x"y\nz', number=1.5, empty="", plain="a/b")
     line = log.buffer.getvalue()
     assert line == (
-        '2026-01-01T00:00:00.000000Z warning event text workload="a b" text="x\\"y\\nz" number=1.500 empty="" plain=a/b\n'
+        '2026-01-01T00:00:00.000000Z warning event text workload="a b" '
+        'text="x\\"y\\nz" number=1.500 empty="" plain=a/b\n'
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -160,7 +162,7 @@ async def test_the_first_start_that_fails_is_told_later_ones_are_tried_again(
 
 def test_envoys_command_line() -> None:
     argv = envoy_arguments(Path("/e"), Path("/b.json"), concurrency=2, log_level="info")
-    pairs = dict(zip(argv, argv[1:], strict=False))
+    pairs = dict(itertools.pairwise(argv))
     assert argv[0] == "/e"
     assert (pairs["-c"], pairs["--concurrency"], pairs["-l"]) == ("/b.json", "2", "info")
     assert "--disable-hot-restart" in argv
@@ -297,8 +299,6 @@ def test_listening_of_a_real_process() -> None:
         port = sock.getsockname()[1]
         assert port not in read_listening(1).all() | Listening().all()
         sock.listen()
-        import os
-
         assert port in read_listening(os.getpid()).loopback
     assert read_listening(2**22 + 1) == Listening()
 
