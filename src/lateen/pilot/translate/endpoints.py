@@ -40,7 +40,7 @@ def locality_endpoints(endpoints: Sequence[EndpointInput]) -> list[LocalityLbEnd
 def _group(priority: int, locality: str, members: list[EndpointInput]) -> LocalityLbEndpoints:
     return LocalityLbEndpoints(
         priority=priority,
-        locality=_locality(locality) if locality else None,
+        locality=_locality(locality),  # always: gRPC's own client takes no group without one
         load_balancing_weight=uint32(sum(member.weight for member in members)),
         lb_endpoints=[_endpoint(member) for member in members],
     )
