@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -100,10 +100,17 @@ def lease(settings: Settings) -> Iterator[Lease]:
         yield lease
 
 
+@pytest.fixture(scope="module")
+def shared_settings() -> Iterator[Settings]:
+    """A mesh network for a whole module: `connect` to it for a lease."""
+    settings = make_settings()
+    with ensure_holder(settings, outside=False):
+        yield settings
+    check_nothing_left(settings)
+
+
 @pytest.fixture
-async def servers() -> AsyncIterator[list[Process]]:
-    """Processes put in here are ended with the test."""
-    started: list[Process] = []
-    yield started
-    for process in started:
-        await stop(process)
+def shared_lease(shared_settings: Settings) -> Iterator[Lease]:
+    """A lease of one test on the network of its module."""
+    with connect(shared_settings) as lease:
+        yield lease

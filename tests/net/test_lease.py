@@ -57,8 +57,8 @@ def agent(settings: Settings, lease: Lease) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_the_mode_is_what_this_user_can_have(lease: Lease) -> None:
-    assert lease.mode == ("root" if os.geteuid() == 0 else "rootless")
+def test_the_mode_is_what_this_user_can_have(shared_lease: Lease) -> None:
+    assert shared_lease.mode == ("root" if os.geteuid() == 0 else "rootless")
 
 
 def test_what_an_attachment_holds(lease: Lease) -> None:
@@ -79,11 +79,11 @@ def test_what_an_attachment_holds(lease: Lease) -> None:
     attachment.close()
 
 
-def test_an_attach_is_fast(lease: Lease) -> None:
+def test_an_attach_is_fast(shared_lease: Lease) -> None:
     took = []
     for number in range(5):
         begin = time.perf_counter()
-        lease.attach(f"w{number}", Capture()).close()
+        shared_lease.attach(f"w{number}", Capture()).close()
         took.append(time.perf_counter() - begin)
     assert min(took) < 0.030  # 0.002 on a quiet machine
 
@@ -113,15 +113,15 @@ def test_a_name_is_one_leases_at_a_time(settings: Settings, lease: Lease) -> Non
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201, "a\nb"])
-def test_a_name_that_cannot_be(settings: Settings, name: str) -> None:
-    with ensure_holder(settings, outside=False) as lease, pytest.raises(BadInput, match="workload name"):
-        lease.attach(name, None)
+def test_a_name_that_cannot_be(shared_lease: Lease, name: str) -> None:
+    with pytest.raises(BadInput, match="workload name"):
+        shared_lease.attach(name, None)
 
 
-def test_a_capture_that_cannot_be_is_refused_before_it_is_sent(lease: Lease) -> None:
+def test_a_capture_that_cannot_be_is_refused_before_it_is_sent(shared_lease: Lease) -> None:
     with pytest.raises(BadInput, match="outbound_port"):
-        lease.attach("a", Capture(outbound_port=0))
-    assert lease.info().workloads == {}
+        shared_lease.attach("a", Capture(outbound_port=0))
+    assert shared_lease.info().workloads == {}
 
 
 async def test_a_killed_agent_leaves_nothing(settings: Settings, lease: Lease, agent: subprocess.Popen[str]) -> None:
@@ -233,49 +233,49 @@ def raw(settings: Settings) -> socket.socket:
         pytest.param(b'{"op":"attach","name":"a","capture":{"mark":0}}', id="impossible-capture"),
     ],
 )
-def test_garbage_is_told_and_dropped(settings: Settings, lease: Lease, packet: bytes) -> None:
-    with raw(settings) as sock:
+def test_garbage_is_told_and_dropped(shared_settings: Settings, shared_lease: Lease, packet: bytes) -> None:
+    with raw(shared_settings) as sock:
         sock.send(packet)
         assert b'"kind":"bad-input"' in sock.recv(65536)
         assert sock.recv(1) == b""
-    assert lease.info().workloads == {}
+    assert shared_lease.info().workloads == {}
 
 
-def test_an_oversized_packet_is_dropped(settings: Settings, lease: Lease) -> None:
-    with raw(settings) as sock:
+def test_an_oversized_packet_is_dropped(shared_settings: Settings, shared_lease: Lease) -> None:
+    with raw(shared_settings) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         sock.send(b" " * 70000)
         assert b"over 65536 bytes" in sock.recv(65536)
-    assert lease.info().workloads == {}
+    assert shared_lease.info().workloads == {}
 
 
-def test_too_many_descriptors_are_closed(settings: Settings, lease: Lease) -> None:
-    before = len(os.listdir(f"/proc/{lease.holder_pid}/fd")) if lease.mode == "root" else None
-    with raw(settings) as sock:
+def test_too_many_descriptors_are_closed(shared_settings: Settings, shared_lease: Lease) -> None:
+    before = len(os.listdir(f"/proc/{shared_lease.holder_pid}/fd")) if shared_lease.mode == "root" else None
+    with raw(shared_settings) as sock:
         socket.send_fds(sock, [b'{"op":"info"}'], [sock.fileno()] * 100)
         assert b"bad-input" in sock.recv(65536)
-    lease.info()
+    shared_lease.info()
     if before is not None:
-        assert len(os.listdir(f"/proc/{lease.holder_pid}/fd")) == before
+        assert len(os.listdir(f"/proc/{shared_lease.holder_pid}/fd")) == before
 
 
-def test_one_who_never_reads_harms_nobody(settings: Settings, lease: Lease) -> None:
-    with raw(settings) as sock:
+def test_one_who_never_reads_harms_nobody(shared_settings: Settings, shared_lease: Lease) -> None:
+    with raw(shared_settings) as sock:
         sock.setblocking(False)
         with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
             for _ in range(100000):
                 sock.send(b'{"op":"info"}')
-        assert lease.info().pid == lease.holder_pid
+        assert shared_lease.info().pid == shared_lease.holder_pid
 
 
-def test_many_connections(settings: Settings, lease: Lease) -> None:
+def test_many_connections(shared_settings: Settings, shared_lease: Lease) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(300):
-            stack.enter_context(raw(settings))  # half of a client: it never says a word
-        assert lease.info().pid == lease.holder_pid
-        with connect(settings) as other:
+            stack.enter_context(raw(shared_settings))  # half of a client: it never says a word
+        assert shared_lease.info().pid == shared_lease.holder_pid
+        with connect(shared_settings) as other:
             other.attach("a", None).close()
-    assert lease.info().pid == lease.holder_pid
+    assert shared_lease.info().pid == shared_lease.holder_pid
 
 
 def test_inside_has_no_dependency() -> None:

@@ -27,8 +27,8 @@ PATH = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 @pytest.fixture
-def attachment(lease: Lease) -> Iterator[Attachment]:
-    attachment = lease.attach("a", Capture())
+def attachment(shared_lease: Lease) -> Iterator[Attachment]:
+    attachment = shared_lease.attach("a", Capture())
     yield attachment
     attachment.close()
 
@@ -67,11 +67,11 @@ async def test_a_proxy_keeps_what_it_needs(attachment: Attachment) -> None:
 
 
 @pytest.mark.netns
-async def test_an_application_holds_nothing_over_its_network(lease: Lease, attachment: Attachment) -> None:
+async def test_an_application_holds_nothing_over_its_network(shared_lease: Lease, attachment: Attachment) -> None:
     held = await capabilities(attachment, "app")
     lost = 1 << NET_ADMIN | 1 << NET_RAW | 1 << SYS_ADMIN | 1 << SYS_PTRACE
     assert held["CapEff"] & lost == held["CapPrm"] & lost == 0
-    if lease.mode == "root":
+    if shared_lease.mode == "root":
         assert held["CapBnd"] & lost == 0
         assert held["CapEff"] != 0
     # In a user namespace of its own the bounding set says nothing: it is about the namespace below, not the network.
@@ -108,8 +108,8 @@ async def test_the_pid_is_that_of_the_program(attachment: Attachment, role: Role
 
 
 @pytest.mark.netns
-async def test_resolv_conf_is_the_workloads_and_only_there(attachment: Attachment, settings: Settings) -> None:
-    file = settings.state / "resolv.conf"
+async def test_resolv_conf_is_the_workloads_and_only_there(attachment: Attachment, tmp_path: Path) -> None:
+    file = tmp_path / "resolv.conf"
     file.write_text("nameserver 127.0.0.1\nsearch default.svc.cluster.local\n")
     before = Path("/etc/resolv.conf").read_text()
     said = await output(["cat", "/etc/resolv.conf"], attachment, resolv_conf=file)
@@ -168,8 +168,8 @@ def test_resolv_conf_of_every_kind(settings: Settings, kind: str, seen: str) -> 
 
 
 @pytest.mark.netns
-async def test_a_launch_is_fast(attachment: Attachment, settings: Settings) -> None:
-    file = settings.state / "resolv.conf"
+async def test_a_launch_is_fast(attachment: Attachment, tmp_path: Path) -> None:
+    file = tmp_path / "resolv.conf"
     file.write_text("")
     took = []
     for _ in range(5):
