@@ -28,5 +28,6 @@ def configure_logging(*, json: bool = False, stream: TextIO | None = None, level
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=out),
-        cache_logger_on_first_use=True,
+        # Not cached: a bound logger that outlives its stream would fail at the worst moment.
+        cache_logger_on_first_use=False,
     )

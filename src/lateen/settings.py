@@ -13,7 +13,10 @@ process one of the local user's own.
     run/xds.sock         gRPC, mutual TLS: ADS for proxies
     run/xds-local.sock   gRPC, local trust: ADS for proxyless clients of the same user
     run/net.sock         the network holder (namespaces, addresses)
-    log/                 control plane's log when it runs in the background
+    audit.jsonl          each certificate issued or refused, rotated
+    lock, run/net.lock   who is the one control plane, the one network holder
+    log/                 logs of the network holder, and of every part of a demo
+    demo/                the demo's own config folder, unless it is given one
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from lateen.agent.log import Log
 from lateen.agent.spec import HostListener, Place, WorkloadSpec
@@ -74,6 +76,15 @@ async def _own_network(settings: Settings) -> Lease:
     return await asyncio.to_thread(ensure_holder, settings)
 
 
+def _has_network(settings: Settings) -> bool:
+    """Tell whether the control plane found namespaces on this machine when it started."""
+    try:
+        mesh = msgspec.json.decode(settings.mesh_file.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError):
+        return False
+    return bool(mesh.get("network", "explicit") != "explicit")
+
+
 async def _mesh_network(spec: WorkloadSpec, settings: Settings) -> Lease:
     """Return a lease from the mesh's holder. Raises `Unavailable` when the mesh has none: it lives on loopback."""
     deadline = asyncio.get_running_loop().time() + spec.join_timeout.total_seconds()
@@ -83,6 +94,9 @@ async def _mesh_network(spec: WorkloadSpec, settings: Settings) -> Lease:
         try:
             return await asyncio.to_thread(connect, settings)
         except Unavailable:
+            if settled and _has_network(settings):
+                # Its holder was killed: whoever needs the network first brings it back.
+                return await _own_network(settings)
             if settled or asyncio.get_running_loop().time() > deadline:
                 raise
         await asyncio.sleep(LOOK_SECONDS)

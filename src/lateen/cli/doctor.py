@@ -22,7 +22,10 @@ def run(options: argparse.Namespace) -> int:
     found = checks()
     mode = best_mode()
     if options.output != "table":
-        print_data({"mode": mode.mode, "reason": mode.reason, "checks": [dataclasses.asdict(check) for check in found]}, options.output)
+        print_data(
+            {"mode": mode.mode, "reason": mode.reason, "checks": [dataclasses.asdict(check) for check in found]},
+            options.output,
+        )
     else:
         marks = {True: styled("ok", "32"), False: styled("no", "31"), None: styled("--", "33")}
         for check in found:

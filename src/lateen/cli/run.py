@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 
 from lateen.cli.units import parse_duration_argument, parse_port_argument
 from lateen.errors import BadInput
@@ -68,11 +69,11 @@ def run(options: argparse.Namespace) -> int:
 def run_spec(options: argparse.Namespace, **fields: object) -> int:
     """Run one workload until it ends and return its exit code; `fields` are `WorkloadSpec`'s."""
     # Imported here: an agent's imports cost memory and a tenth of a second, which no other command should pay.
+    from lateen.agent.log import Log
     from lateen.agent.runner import run_workload
     from lateen.agent.spec import WorkloadSpec
-    from lateen.logs import configure_logging
 
-    configure_logging(level=30 if options.quiet else 20)
+    log = Log(sys.stderr, level="warning" if options.quiet else "info")
     if options.drain is not None:
         fields["drain"] = options.drain
     spec = WorkloadSpec(
@@ -85,7 +86,7 @@ def run_spec(options: argparse.Namespace, **fields: object) -> int:
         **fields,  # type: ignore[arg-type]  # the commands name them
     )
     settings = Settings.from_env(state=options.state)
-    code: int = asyncio.run(run_workload(spec, settings))
+    code: int = asyncio.run(run_workload(spec, settings, log=log))
     return code
 
 

@@ -7,17 +7,12 @@ from pathlib import Path
 import pytest
 
 from lateen.api.decode import decode_documents
-from lateen.pilot.sources.folder import Change, Decoded, Folder
+from lateen.pilot.sources.folder import Change, Folder
 from lateen.pilot.sources.watch import read_changes, scan
 
 
 def service(name: str, port: int = 80) -> bytes:
     return f"apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: {port}}}]}}\n".encode()
-
-
-def decode(data: bytes, path: str) -> Decoded:
-    decoded = decode_documents(data, path)
-    return Decoded(decoded.objects, decoded.problems)
 
 
 def told(changes: list[Change]) -> list[tuple[str, int | None]]:
@@ -26,7 +21,7 @@ def told(changes: list[Change]) -> list[tuple[str, int | None]]:
 
 @pytest.fixture
 def folder() -> Folder:
-    return Folder(decode)
+    return Folder(decode_documents)
 
 
 def test_files_come_change_and_go(folder: Folder) -> None:

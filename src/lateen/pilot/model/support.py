@@ -26,6 +26,7 @@ STORED_ONLY: Mapping[str, str] = {
     "Sidecar": "sidecars see every service",
     "WorkloadGroup": "no workload is registered by it",
     "ProxyConfig": "proxies run with the defaults",
+    "MeshNetworks": "the mesh is one network",
 }
 
 # Fields, by kind, whose setting has no effect yet; `[]` stands for each element of a list.

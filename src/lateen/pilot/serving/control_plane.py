@@ -34,7 +34,7 @@ from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import load_vips, save_vips
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.reports import Reporter
-from lateen.pilot.sources.folder import Change, Decoded, Folder
+from lateen.pilot.sources.folder import Change, Folder
 from lateen.pilot.sources.watch import read_changes, scan, watch_folder
 from lateen.pilot.xds.batching import Batcher
 from lateen.pilot.xds.node import Trust
@@ -51,6 +51,7 @@ log = structlog.get_logger(__name__)
 MESH_ID = "lateen"
 CLUSTER_ID = "lateen"
 DRAIN_SECONDS = 2.0
+NETWORK_RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,7 @@ class ControlPlane:
         self.network = "explicit"
         self._stack = contextlib.AsyncExitStack()
         self._missing: Problem | None = None
+        self._lease: Lease | None = None
         # What is not applied yet: resources by key, workloads by name (None: gone).
         self._batcher: Batcher[ResourceKey | str, Change | Workload | None] = Batcher()
         self._shown: frozenset[Problem] = frozenset()
@@ -115,7 +117,7 @@ class ControlPlane:
         self.authority = Authority.load_or_create(settings.ca_dir, options.trust_domain)
         self.vips = load_vips(settings.vips_file)
         self.pilot = Pilot(trust_domain=options.trust_domain, vips=self.vips)
-        self.folder = Folder(_decode)
+        self.folder = Folder(decode_documents)
         self._snapshot = scan(options.config)
         changes = self.folder.write(read_changes({}, self._snapshot))
         self.registrations = Registrations(settings.registrations, self._registration_changed)
@@ -128,8 +130,14 @@ class ControlPlane:
         self.ads = AdsServer(self.pilot.source)
         self.reporter = Reporter(self)
         await self._stack.enter_async_context(self._servers())
+        self._stack.callback(self._leave_network)
         self.network = await asyncio.to_thread(self._join_network)
-        mesh = {"pid": os.getpid(), "startTicks": start_ticks(os.getpid()), "config": str(options.config.resolve())}
+        mesh = {
+            "pid": os.getpid(),
+            "startTicks": start_ticks(os.getpid()),
+            "config": str(options.config.resolve()),
+            "network": self.network,  # agents follow it
+        }
         write_atomically(settings.mesh_file, msgspec.json.encode(mesh))
         self._stack.callback(lambda: settings.mesh_file.unlink(missing_ok=True))
         log.info(
@@ -152,7 +160,7 @@ class ControlPlane:
                 raise
             log.warning("no namespaces on this machine; workloads use loopback and an HTTP proxy", reason=str(error))
             return "explicit"
-        self._stack.callback(lease.close)
+        self._lease = lease
         return lease.mode
 
     @contextlib.asynccontextmanager
@@ -203,11 +211,37 @@ class ControlPlane:
             parts = [
                 tasks.create_task(self._watch(), name="config folder"),
                 tasks.create_task(self._batcher.run(self._apply), name="batches"),
+                tasks.create_task(self._keep_network(), name="network"),
             ]
             await stop.wait()
             log.info("control plane stops")
             for part in parts:
                 part.cancel()
+
+    async def _keep_network(self) -> None:
+        """Bring the network holder back when it dies; workloads that lived in its network start again in the new one."""
+        loop = asyncio.get_running_loop()
+        while self._lease is not None:
+            gone = asyncio.Event()
+            loop.add_reader(self._lease.fileno(), gone.set)
+            try:
+                await gone.wait()
+            finally:
+                loop.remove_reader(self._lease.fileno())
+            log.error("network holder is gone; starting another", pid=self._lease.holder_pid)
+            self._leave_network()
+            while self._lease is None:
+                try:
+                    await asyncio.to_thread(self._join_network)
+                except LateenError as error:
+                    log.error("no network", reason=str(error))
+                if self._lease is None:
+                    await asyncio.sleep(NETWORK_RETRY_SECONDS)
+
+    def _leave_network(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.close()
 
     # ---- changes
 
@@ -298,8 +332,3 @@ def _only_one(settings: Settings) -> Any:
         yield
     finally:
         file.close()
-
-
-def _decode(data: bytes, path: str) -> Decoded:
-    decoded = decode_documents(data, path)
-    return Decoded(decoded.objects, decoded.problems)

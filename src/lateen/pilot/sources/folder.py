@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lateen.api.base import Object, Problem, ResourceKey
+from lateen.api.decode import Decoded
 
-__all__ = ["Change", "Decoded", "Folder"]
+__all__ = ["Change", "Folder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +21,6 @@ class Change:
 
     key: ResourceKey
     obj: Object | None
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What a file held when it was read. Any problem of level error makes the file unusable as it is now."""
-
-    objects: tuple[Object, ...]
-    problems: tuple[Problem, ...]
 
 
 @dataclass(slots=True)
