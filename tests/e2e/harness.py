@@ -236,13 +236,15 @@ class MeshRun:
         return seen
 
     def enter(self, workload: str) -> list[str]:
-        """Return the words before a command that make it run in the network of a workload."""
+        """Return the command that runs another one in the network of a workload, seeing what its application sees."""
         info = self.workload_status(workload)
         assert info is not None
-        words = ["nsenter", "-t", str(info["appPid"] or info["envoyPid"]), "-n", "-m"]
+        proxy = f"/proc/{info['envoyPid']}/ns"
+        # By way of the proxy: without root, the application is in a user namespace that may not enter networks.
+        enter = ["nsenter", f"--net={proxy}/net", f"--mount=/proc/{info['appPid'] or info['envoyPid']}/ns/mnt"]
         if os.geteuid() != 0:
-            words += ["-U", "--preserve-credentials"]
-        return words
+            enter += [f"--user={proxy}/user", "--preserve-credentials"]
+        return enter
 
     def inside(
         self, workload: str, argv: Sequence[str], *, seconds: float = 20.0, feed: bytes | None = None

@@ -238,16 +238,7 @@ def test_leaving_drops_no_request_in_flight(shop: MeshRun) -> None:
     )
     warm = shop.inside("reviews-v3", [sys.executable, "-c", script.replace("sleep=2", "sleep=0")])
     assert warm.stdout.strip() == b"200", warm.stderr
-    info = shop.workload_status("reviews-v3")
-    assert info is not None
-    enter = [
-        "nsenter",
-        "-t",
-        str(info["appPid"]),
-        "-n",
-        "-m",
-        *([] if os.geteuid() == 0 else ["-U", "--preserve-credentials"]),
-    ]
+    enter = shop.enter("reviews-v3")
     request = subprocess.Popen([*enter, sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(0.7)
     assert shop.stop("slow-v1") in (0, 143, -15)
@@ -257,8 +248,6 @@ def test_leaving_drops_no_request_in_flight(shop: MeshRun) -> None:
 
 def test_plain_text_never_crosses_between_namespaces(shop: MeshRun) -> None:
     """Sniff everything that reaches a workload from outside of it and look for what the application said."""
-    info = shop.workload_status("reviews-v3")
-    assert info is not None
     sniff = (
         "import socket,sys,time\n"
         "s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW,socket.ntohs(3))\n"
@@ -271,13 +260,7 @@ def test_plain_text_never_crosses_between_namespaces(shop: MeshRun) -> None:
         "    if where[0]!='lo': seen+=data\n"
         "sys.stdout.buffer.write(seen)\n"
     )
-    enter = [
-        "nsenter",
-        "-t",
-        str(info["envoyPid"]),
-        "-n",
-        *([] if os.geteuid() == 0 else ["-U", "--preserve-credentials"]),
-    ]
+    enter = shop.enter("reviews-v3")
     sniffer = subprocess.Popen([*enter, sys.executable, "-c", sniff], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert sniffer.stdout is not None
     assert sniffer.stdout.readline() == b"ready\n"
