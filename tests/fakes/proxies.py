@@ -2,7 +2,7 @@
 
 `ConfigServer`   gives each Envoy, by its node id, a fixed set of resources over ADS and secrets over SDS.
 `RealEnvoy`      one Envoy process, fed by a `ConfigServer`.
-`HttpApp`, `TcpApp`  applications behind a proxy: one tells what it was asked, one greets and echoes.
+`HttpApp`, `AnyApp`  applications behind a proxy: one tells what it was asked, one echoes whatever it is sent.
 `by_address`     a listener that captures, made to learn the original destination from a PROXY header, not the kernel.
 """
 
@@ -14,13 +14,15 @@ import os
 import queue
 import socket
 import socketserver
+import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import files
 from pathlib import Path
@@ -81,7 +83,7 @@ class Identity:
         """Return the paths (certificate, key, bundle) for Python's `ssl`."""
         paths = []
         for name, data in (("cert", self.certificate), ("key", self.key), ("bundle", self.bundle)):
-            path = folder / f"{self.spiffe_id.rsplit('/', 1)[-1]}-{name}.pem"
+            path = folder / f"{blake2b(self.certificate, digest_size=8).hexdigest()}-{name}.pem"
             path.write_bytes(data)
             paths.append(str(path))
         return paths[0], paths[1], paths[2]
@@ -347,7 +349,7 @@ def _sample(line: str, name: str) -> Iterator[Sample]:
 
 @dataclass
 class HttpApp:
-    """An application that answers JSON: its own name, and what it was asked. `failures` answers come before, of 503."""
+    """An application that answers JSON: its own name, and what it was asked."""
 
     name: str
     host: str = "127.0.0.1"
@@ -391,31 +393,38 @@ class HttpApp:
         self._thread.join()
 
 
-@dataclass
-class TcpApp:
-    """An application of bytes: it says its name to whoever sends something, and sends that back."""
+class AnyApp:
+    """An application that speaks what it is spoken to: HTTP, TLS (with `tls`, and bytes inside), or just bytes.
 
-    name: str
-    host: str = "127.0.0.1"
-    port: int = 0
+    Bytes come back behind its name, `app:hello`. HTTP is answered `200` with the header `server: app`.
+    """
 
-    def __enter__(self) -> Self:
-        name = self.name.encode()
-
+    def __init__(self, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 with suppress(OSError):
+                    if tls is not None and self.request.recv(1, socket.MSG_PEEK) == b"\x16":
+                        self.request = tls.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
+                        self.request.do_handshake()
                     while data := self.request.recv(65536):
-                        self.request.sendall(name + b":" + data)
+                        if data.startswith((b"GET ", b"POST ")):
+                            self.request.sendall(b"HTTP/1.1 200 OK\r\nserver: app\r\ncontent-length: 2\r\n\r\nok")
+                        else:
+                            self.request.sendall(b"app:" + data)
+
+            def finish(self) -> None:
+                self.request.close()
 
         class Server(socketserver.ThreadingTCPServer):
             allow_reuse_address = True
             daemon_threads = True
             request_queue_size = 64
 
-        self._server = Server((self.host, self.port), Handler)
-        self.port = self._server.server_address[1]
+        self._server = Server((host, 0), Handler)
+        self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -455,8 +464,6 @@ def ask(
     """Send one HTTP/1.1 request and return its answer. Raises `OSError` or `HTTPException` when there is none."""
     extra = "".join(f"{name}: {value}\r\n" for name, value in dict(headers).items())
     sock.sendall(f"{method} {path} HTTP/1.1\r\nhost: {host}\r\n{extra}\r\n".encode())
-    response = http.client.HTTPResponse(sock, method=method)
-    response.begin()
-    answer = Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
-    response.close()
-    return answer
+    with closing(http.client.HTTPResponse(sock, method=method)) as response:
+        response.begin()
+        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
