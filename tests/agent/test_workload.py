@@ -1,0 +1,443 @@
+"""Whole workloads with real Envoys: join, serve, crash, rotate, leave. In explicit mode, which every machine can do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from subprocess import DEVNULL
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from tests.fakes.agent_mesh import FakeMesh, http_listener
+from tests.fakes.certs import key_pem
+from tests.fakes.xds import FakeSlice, make_resource, scope_of
+
+from lateen.agent.admin import Admin
+from lateen.agent.app import exit_code
+from lateen.agent.drain import ACTIVE_STATS, active_work
+from lateen.agent.runner import Stdio, Stop, run_workload
+from lateen.agent.spec import HostListener, WorkloadSpec
+from lateen.errors import BadInput, Refused, Unavailable
+from lateen.pilot.xds.type_urls import LDS
+from lateen.wire.local import WorkloadPort
+from lateen.wire.spiffe import SpiffeId
+
+pytestmark = pytest.mark.envoy
+
+APP = (sys.executable, str(Path(__file__).with_name("slow_app.py")))
+PORT = WorkloadPort(name="http", number=9080, target=9080)
+
+
+def make_spec(**fields: Any) -> WorkloadSpec:
+    return WorkloadSpec(
+        **{
+            "name": "reviews-v3",
+            "service": "reviews",
+            "version": "v3",
+            "ports": (PORT,),
+            "argv": APP,
+            "env": dict(os.environ),
+            "mode": "explicit",
+            "service_account": "reviews",
+            **fields,
+        }
+    )
+
+
+@dataclass
+class Running:
+    """One workload in this process, and what it told."""
+
+    mesh: FakeMesh
+    log: Any
+    stop: Stop = field(default_factory=Stop)
+    events: list[str] = field(default_factory=list)
+    task: asyncio.Task[int] | None = None
+
+    @property
+    def ip(self) -> str:
+        return self.mesh.last.ip
+
+    @property
+    def folder(self) -> Path:
+        return self.mesh.settings.workload_dir(self.mesh.last.name)
+
+    async def get(self, path: str, port: int = 9080, *, ip: str = "") -> tuple[int, bytes]:
+        reader, writer = await asyncio.open_connection(ip or self.ip, port)
+        return await exchange(reader, writer, path)
+
+    async def begin(self, path: str) -> asyncio.Task[tuple[int, bytes]]:
+        """Begin a request, and return when Envoy has it in hand."""
+        task = asyncio.create_task(self.get(path))
+        admin = Admin(self.folder / "admin.sock")
+        async with asyncio.timeout(10):
+            while active_work(await admin.stats(ACTIVE_STATS), inbound_only=True) == 0:
+                assert not task.done()
+        return task
+
+    async def end(self) -> int:
+        assert self.task is not None
+        return await asyncio.wait_for(self.task, 20)
+
+
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> tuple[int, bytes]:
+    """Ask once and close; return status and body."""
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).decode().lower()
+        length = re.search(r"content-length: (\d+)", head)
+        # A draining Envoy closes connections only seconds after their answer.
+        body = await asyncio.wait_for(reader.readexactly(int(length[1])) if length else reader.read(), 20)
+        return int(head.split()[1]), body
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def running(
+    mesh: FakeMesh, log: Any, until: Any, *, serve: bool = True, mtls: bool = False, **fields: Any
+) -> AsyncIterator[Running]:
+    """Run a workload; with `serve`, until its application gets requests."""
+    run = Running(mesh, log)
+    spec = make_spec(**fields)
+    run.task = asyncio.create_task(
+        run_workload(
+            spec,
+            mesh.settings,
+            on_event=lambda event, _: run.events.append(event),
+            log=log,
+            stdio=Stdio(stdin=DEVNULL),
+            stop=run.stop,
+        )
+    )
+    try:
+        if serve:
+            await until(lambda: run.task.done() or mesh.registrations)
+            if not run.task.done():
+                last = mesh.last
+                mesh.serve_inbound(ip=last.ip, port=9080, target=last.ports[0].target, mtls=mtls)
+                await until(lambda: run.task.done() or mesh.last.ready)
+            assert not run.task.done(), (await run.task, log.buffer.getvalue())
+        yield run
+    finally:
+        run.stop.ask()
+        run.stop.ask()
+        await asyncio.gather(run.task, return_exceptions=True)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def test_a_workload_joins_serves_and_leaves(mesh: FakeMesh, log: Any, until: Any) -> None:
+    async with running(mesh, log, until) as run:
+        # Registered before it could serve, and told ready only when it did.
+        assert [(r.ready, r.app_pid > 0) for r in mesh.registrations[:1]] == [(False, False)]
+        last = mesh.last
+        assert (last.ready, last.mode, last.pid, last.name) == (True, "explicit", os.getpid(), "reviews-v3")
+        assert last.labels["app"] == "reviews"
+        assert last.http_proxy_port > 0
+        assert (last.ports[0].number, last.ports[0].target != 9080) == (9080, True)
+        # The proxy was there before the application.
+        assert run.events.index("proxy ready") < run.events.index("application started") < run.events.index("ready")
+        assert await run.get("/x") == (200, f"{last.app_pid} /x".encode())
+        assert await run.get("/healthz/ready", 15021) == (200, b"")
+        status, text = await run.get("/stats/prometheus", 15020)
+        assert status == 200
+        assert b"istio_agent_cert_expiry_seconds" in text
+        assert b"envoy_server_live" in text
+        assert (await run.get("/stats/prometheus", 15090))[0] == 200
+        assert (await run.get("/config_dump", 15090))[0] == 404
+        pids = (last.app_pid, last.envoy_pid)
+        assert all(alive(pid) for pid in pids)
+        folder = run.folder
+        assert folder.stat().st_mode & 0o777 == 0o700
+        run.stop.ask()
+        assert await run.end() == 0
+        assert [(goodbye.name, goodbye.pid) for goodbye in mesh.goodbyes] == [("reviews-v3", os.getpid())]
+        assert not any(alive(pid) for pid in pids)
+        assert not folder.exists()
+        assert "PRIVATE KEY" not in log.buffer.getvalue()
+
+
+async def test_the_key_is_on_no_disk(mesh: FakeMesh, log: Any, until: Any) -> None:
+    async with running(mesh, log, until) as run:
+        files = [path for path in mesh.settings.state.rglob("*") if path.is_file() and "ca" not in path.parts[-2:]]
+        assert run.folder / "bootstrap.json" in files
+        assert not [path for path in files if b"PRIVATE KEY" in path.read_bytes()]
+
+
+async def test_a_request_in_flight_survives_leaving(mesh: FakeMesh, log: Any, until: Any) -> None:
+    async with running(mesh, log, until) as run:
+        slow = await run.begin("/slow")
+        run.stop.ask()
+        await until(lambda: mesh.goodbyes)
+        assert (await run.get("/healthz/ready", 15021))[0] == 503
+        assert (await run.get("/new"))[0] == 200  # a client that has not heard yet is still served
+        assert not slow.done()
+        await run.get("/release")
+        assert await slow == (200, f"{mesh.last.app_pid} /slow".encode())
+        assert await run.end() == 0
+        assert not log.said("left with work in progress")
+
+
+async def test_what_takes_too_long_is_cut(mesh: FakeMesh, log: Any, until: Any) -> None:
+    async with running(mesh, log, until, drain=timedelta(seconds=0.5)) as run:
+        slow = await run.begin("/slow")
+        run.stop.ask()
+        assert await run.end() == 0
+        assert log.said("left with work in progress")
+        await asyncio.gather(slow, return_exceptions=True)
+
+
+async def test_asked_twice_it_leaves_at_once(mesh: FakeMesh, log: Any, until: Any) -> None:
+    async with running(mesh, log, until, drain=timedelta(seconds=60), app_grace=timedelta(seconds=60)) as run:
+        slow = await run.begin("/slow")
+        run.stop.ask()
+        await until(lambda: mesh.goodbyes)
+        run.stop.ask()
+        await asyncio.wait_for(run.end(), 5)
+        await asyncio.gather(slow, return_exceptions=True)
+
+
+async def test_a_crashed_envoy_comes_back(mesh: FakeMesh, log: Any, until: Any) -> None:
+    async with running(mesh, log, until) as run:
+        first = mesh.last.envoy_pid
+        app = mesh.last.app_pid
+        told = len(mesh.registrations)
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: mesh.last.ready and mesh.last.envoy_pid not in (0, first))
+        # Meanwhile nobody was sent there.
+        assert any(not registration.ready for registration in mesh.registrations[told:])
+        assert mesh.last.app_pid == app
+        assert (await run.get("/x"))[0] == 200
+        assert b"istio_agent_envoy_restarts_total 1\n" in (await run.get("/metrics", 15020))[1]
+
+
+async def test_the_applications_exit_is_the_workloads(mesh: FakeMesh, log: Any, until: Any) -> None:
+    argv = (sys.executable, "-c", "raise SystemExit(7)")
+    async with running(mesh, log, until, serve=False, argv=argv, ports=()) as run:
+        assert await run.end() == 7
+        assert len(mesh.goodbyes) == 1
+    argv = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
+    async with running(mesh, log, until, serve=False, argv=argv, ports=()) as run:
+        assert await run.end() == exit_code(-9) == 137
+
+
+async def test_a_command_that_is_not_there(mesh: FakeMesh, log: Any, until: Any) -> None:
+    async with running(mesh, log, until, serve=False, argv=("/no/such/command",), ports=()) as run:
+        with pytest.raises(BadInput, match="/no/such/command"):
+            await run.end()
+        assert len(mesh.goodbyes) == 1
+        assert not mesh.settings.workload_dir("reviews-v3").exists()
+
+
+async def test_a_name_that_is_taken(mesh: FakeMesh, log: Any, until: Any) -> None:
+    mesh.refusal = Refused("a workload 'reviews-v3' runs already")
+    async with running(mesh, log, until, serve=False) as run:
+        with pytest.raises(Refused, match="runs already"):
+            await run.end()
+
+
+async def test_without_a_control_plane(mesh: FakeMesh, log: Any, until: Any) -> None:
+    await mesh.stop()
+    async with running(mesh, log, until, serve=False, join_timeout=timedelta(seconds=0.2)) as run:
+        with pytest.raises(Unavailable, match="lateen up"):
+            await run.end()
+
+
+async def test_leaving_while_the_proxy_still_waits(mesh: FakeMesh, log: Any, until: Any) -> None:
+    mesh.source.refusal = Unavailable("still reading")
+    async with running(mesh, log, until, serve=False) as run:
+        await until(lambda: mesh.registrations and mesh.last.envoy_pid)
+        assert (await run.get("/healthz/ready", 15021))[0] == 503
+        run.stop.ask()
+        assert await run.end() == 143
+        assert "application started" not in run.events
+
+
+async def test_the_control_plane_away_stops_nothing(mesh: FakeMesh, log: Any, until: Any) -> None:
+    async with running(mesh, log, until) as run:
+        await mesh.stop()
+        await until(lambda: log.said("control plane away"))
+        assert (await run.get("/x"))[0] == 200
+        assert (await run.get("/healthz/ready", 15021))[0] == 200
+        told = len(mesh.registrations)
+        await mesh.start()
+        await until(lambda: len(mesh.registrations) > told)  # says again what it is
+        assert mesh.last == mesh.registrations[told - 1]
+
+
+async def test_garbage_and_silence_on_its_ports(mesh: FakeMesh, log: Any, until: Any) -> None:
+    async with running(mesh, log, until) as run:
+        writers = []
+        for port in (15020, 15021):
+            for data in (os.urandom(5000), b"\x16\x03\x01", b"GET / HTTP/1.1\r\n", b""):
+                for _ in range(20):
+                    _, writer = await asyncio.open_connection(run.ip, port)
+                    writer.write(data)
+                    writers.append(writer)
+        assert (await run.get("/healthz/ready", 15021))[0] == 200
+        assert (await run.get("/metrics", 15020))[0] == 200
+        assert (await run.get("/x"))[0] == 200
+        for writer in writers:
+            writer.close()
+
+
+async def test_a_gateway_is_reached_from_the_host(mesh: FakeMesh, log: Any, until: Any) -> None:
+    async with running(mesh, log, until):
+        with socket_port() as port:
+            pass  # free again
+        listener = http_listener("gw", ip="127.0.0.1", port=port, cluster="inbound|9080||", inbound=False)
+        served = FakeSlice(LDS, make_resource(listener.name, listener))
+        mesh.source.scope = scope_of(mesh.clusters, served, mesh.names)  # of proxies that come from now on
+        async with running(
+            mesh,
+            log,
+            until,
+            serve=False,
+            name="ingressgateway",
+            service="",
+            kind="gateway",
+            argv=(),
+            ports=(WorkloadPort(name="http-80", number=80, target=port),),
+            listeners=(HostListener(port=port, gateway_port=80),),
+        ) as gateway:
+            await until(lambda: mesh.last.kind == "gateway" and mesh.last.ready)
+            assert (await gateway.get("/page", port, ip="127.0.0.1"))[1].endswith(b" /page")
+            gateway.stop.ask()
+            assert await gateway.end() == 0
+
+
+async def test_a_port_of_the_host_that_is_taken(mesh: FakeMesh, log: Any, until: Any) -> None:
+    with socket_port() as taken:
+        async with running(
+            mesh,
+            log,
+            until,
+            serve=False,
+            kind="gateway",
+            argv=(),
+            ports=(),
+            listeners=(HostListener(port=taken, gateway_port=80),),
+        ) as run:
+            with pytest.raises(Refused, match=f"127.0.0.1:{taken}"):
+                await run.end()
+
+
+@asynccontextmanager
+async def client_tls(mesh: FakeMesh, folder: Path) -> AsyncIterator[ssl.SSLContext]:
+    """Give a TLS client of the mesh, with an identity of its own."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    issued = mesh.authority.issue_for_key(
+        key.public_key(), SpiffeId("cluster.local", "default", "client"), timedelta(hours=1)
+    )
+    (folder / "chain.pem").write_bytes(issued.leaf)
+    (folder / "key.pem").write_bytes(key_pem(key))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cadata=mesh.authority.root_pem.decode())
+    context.load_cert_chain(folder / "chain.pem", folder / "key.pem")
+    yield context
+
+
+async def test_rotation_under_load_fails_no_handshake(log: Any, until: Any, tmp_path: Path) -> None:
+    async with (
+        FakeMesh(lifetime=timedelta(seconds=4)) as mesh,
+        client_tls(mesh, tmp_path) as tls,
+        running(mesh, log, until, mtls=True) as run,
+    ):
+        serials: dict[int, int] = {}
+        loop = asyncio.get_running_loop()
+
+        async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            return await asyncio.open_connection(run.ip, 9080, ssl=tls, server_hostname="")
+
+        kept_reader, kept_writer = await connect()  # from before the first rotation
+        end = loop.time() + 5.0
+
+        async def load() -> None:
+            while loop.time() < end:
+                reader, writer = await connect()
+                der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+                serial = x509.load_der_x509_certificate(der).serial_number
+                serials[serial] = serials.get(serial, 0) + 1
+                assert (await exchange(reader, writer, "/x"))[0] == 200
+                await asyncio.sleep(0.005)
+
+        await asyncio.gather(*(load() for _ in range(4)))
+        assert len(serials) >= 2, serials
+        assert sum(serials.values()) > 100
+        assert (await exchange(kept_reader, kept_writer, "/kept"))[0] == 200
+
+
+async def test_sigkill_of_the_agent_leaves_nothing(mesh: FakeMesh, log: Any, until: Any) -> None:
+    script = (
+        "import asyncio, os, sys; from pathlib import Path;"
+        "from lateen.agent.runner import run_workload; from lateen.agent.spec import WorkloadSpec;"
+        "from lateen.settings import Settings;"
+        "spec = WorkloadSpec(name='victim', argv=('sleep', '60'), env=dict(os.environ), mode='explicit');"
+        "sys.exit(asyncio.run(run_workload(spec, Settings(state=Path(sys.argv[1])))))"
+    )
+    agent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(mesh.settings.state), stderr=DEVNULL, stdin=DEVNULL
+    )
+    await until(lambda: mesh.registrations and mesh.last.app_pid and mesh.last.envoy_pid)
+    pids = (mesh.last.app_pid, mesh.last.envoy_pid)
+    agent.kill()
+    await agent.wait()
+    await until(lambda: not any(alive(pid) for pid in pids))
+
+
+async def test_a_signal_to_the_agent_is_handed_on(mesh: FakeMesh, log: Any, until: Any, tmp_path: Path) -> None:
+    app = "import signal, sys; signal.signal(2, lambda *_: sys.exit(5)); print('up', flush=True); signal.pause()"
+    script = (
+        "import asyncio, os, sys; from pathlib import Path;"
+        "from lateen.agent.runner import run_workload; from lateen.agent.spec import WorkloadSpec;"
+        "from lateen.settings import Settings;"
+        "argv = (sys.executable, '-c', sys.argv[2]);"
+        "spec = WorkloadSpec(name='polite', argv=argv, env=dict(os.environ), mode='explicit');"
+        "sys.exit(asyncio.run(run_workload(spec, Settings(state=Path(sys.argv[1])))))"
+    )
+    agent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script, str(mesh.settings.state), app),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=DEVNULL,
+        stdin=DEVNULL,
+    )
+    assert agent.stdout is not None
+    assert await asyncio.wait_for(agent.stdout.readline(), 15) == b"up\n"
+    agent.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(agent.wait(), 15) == 5
+    assert not list((mesh.settings.state / "w").iterdir())
+
+
+class socket_port:  # reads as a function
+    """A port of 127.0.0.1 that is taken inside the block."""
+
+    def __enter__(self) -> int:
+        import socket
+
+        self.sock = socket.socket()
+        self.sock.bind(("127.0.0.1", 0))
+        self.sock.listen()
+        port: int = self.sock.getsockname()[1]
+        return port
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
