@@ -65,7 +65,14 @@ def make_settings() -> Settings:
 
 
 def check_nothing_left(settings: Settings) -> None:
-    """Stop the holder if one runs, and see that it left neither process nor file; then remove the folder."""
+    """Stop the holder if one runs, and see that it left neither process nor file; remove the folder in any case."""
+    try:
+        _check_nothing_left(settings)
+    finally:
+        shutil.rmtree(settings.state)
+
+
+def _check_nothing_left(settings: Settings) -> None:
     try:
         lease = connect(settings)
     except Unavailable:
@@ -84,7 +91,6 @@ def check_nothing_left(settings: Settings) -> None:
         assert not (ours and mine in line and not is_gone(int(entry))), line
     log = settings.state / "log/network.log"
     assert not log.exists() or log.read_text() == ""
-    shutil.rmtree(settings.state)
 
 
 @pytest.fixture
