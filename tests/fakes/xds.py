@@ -505,9 +505,8 @@ class GrpcLink:
                     await self.send(request)
                 async with self._progress:
                     self._progress.notify_all()
-            code = await self.call.code()
-            if code is not grpc.StatusCode.OK:
-                raise ConnectionError(f"{code.name}: {await self.call.details()}")
+        except grpc.aio.AioRpcError as fault:
+            raise ConnectionError(f"{fault.code().name}: {fault.details()}") from fault
         finally:
             async with self._progress:
                 self._progress.notify_all()

@@ -21,7 +21,9 @@ from lateen.pilot.xds.server import GRPC_OPTIONS, AdsServer
 
 
 @asynccontextmanager
-async def serving(ads: AdsServer, address: str, credentials: Any = None) -> AsyncIterator[None]:
+async def serving(
+    ads: AdsServer, address: str, credentials: Any = None, *, grace_seconds: float = 5.0
+) -> AsyncIterator[None]:
     """Serve on one address until the block ends; with server `credentials` clients prove themselves by TLS."""
     server = grpc.aio.server(options=GRPC_OPTIONS)
     ads.add_to_server(server, trust=Trust.LOCAL if credentials is None else Trust.MUTUAL_TLS)
@@ -33,8 +35,8 @@ async def serving(ads: AdsServer, address: str, credentials: Any = None) -> Asyn
     try:
         yield
     finally:
-        await ads.close()
-        await server.stop(1)
+        await ads.close(grace_seconds=grace_seconds)
+        await server.stop(grace_seconds)
 
 
 def free_port() -> int:

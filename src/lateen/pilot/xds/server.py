@@ -67,7 +67,7 @@ class ServerLimits:
     names: int = 20_000  # in one request, and in one stream's subscription to one type
     name_bytes: int = 1_024
     first_request_seconds: float = 15.0  # to say who it is
-    abort_seconds: float = 1.0  # to take the status that its stream is ended with
+    abort_seconds: float = 1.0  # to take what is being written, before its stream is ended
     response_bytes: int = 8 << 20  # a larger change goes as several responses (delta)
 
 
@@ -80,6 +80,13 @@ class _Session:
     outbox: deque[bytes] = field(default_factory=deque)
     filled: asyncio.Event = field(default_factory=asyncio.Event)
     stream: Stream | None = None
+    stopped: bool = False
+
+    def stop(self) -> None:
+        """Have nothing more written."""
+        self.stopped = True
+        self.outbox.clear()
+        self.filled.set()
 
     def send(self, data: bytes) -> None:
         if len(self.outbox) >= _MAX_OUTBOX:
@@ -182,28 +189,45 @@ class AdsServer:
             del self._sessions[session]
             if not self._sessions:
                 self._idle.set()
-        code, reason = session.ended.result() if session.ended.done() else (grpc.StatusCode.OK, "")
-        if code is not grpc.StatusCode.OK:
-            await self._abort(context, code, reason)
+        if session.ended.done():
+            await context.abort(*session.ended.result())
 
     async def _run(self, context: Any, trust: Trust, session: _Session, *, sotw: bool) -> None:
         """Serve one stream until either side ends it. Cancelled (the client has gone): cleans up all the same."""
-        tasks = [
-            asyncio.create_task(self._read(context, trust, session, sotw=sotw), name="xds read"),
-            asyncio.create_task(_write(context, session), name="xds write"),
-        ]
+        reader = asyncio.create_task(self._read(context, trust, session, sotw=sotw), name="xds read")
+        writer = asyncio.create_task(_write(context, session), name="xds write")
         try:
-            ends: list[asyncio.Future[Any]] = [*tasks, session.ended]
+            ends: list[asyncio.Future[Any]] = [reader, writer, session.ended]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+            raise
         finally:
             if session.stream is not None:
                 stream, session.stream = session.stream, None
                 self.hub.close(stream)
                 stream.proxy.close()
                 log.info("xds stream closed", proxy=stream.proxy.name, node=stream.node.id)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            session.stop()
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+        await self._finish_writing(context, writer)
+
+    async def _finish_writing(self, context: Any, writer: asyncio.Task[None]) -> None:
+        """Wait for the write that is under way: grpc.aio can send a status only after it, and leaks the call if not.
+
+        A client that reads nothing keeps it waiting. Its call then ends when it goes, or with the server.
+        """
+        try:
+            _, stuck = await asyncio.wait([writer], timeout=self._limits.abort_seconds)
+            if stuck:
+                log.warning("xds client takes no status", peer=context.peer())
+                await asyncio.wait([writer])
+        except asyncio.CancelledError:
+            # Ends here: the call is over, and grpc.aio would print a traceback for a handler cancelled by its stop.
+            writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
 
     async def _read(self, context: Any, trust: Trust, session: _Session, *, sotw: bool) -> None:
         """Take requests until the client has no more; what is wrong with them ends the session."""
@@ -214,7 +238,8 @@ class AdsServer:
                 request = self._parse(message_type, data)
                 if session.stream is None:
                     self._open(context, trust, session, request, sotw=sotw)
-                    assert session.stream is not None
+                    if session.stream is None:
+                        return
                 self.hub.receive(session.stream, request)
                 data = await context.read()
         except TimeoutError:
@@ -252,27 +277,26 @@ class AdsServer:
         return request
 
     def _open(self, context: Any, trust: Trust, session: _Session, request: Any, *, sotw: bool) -> None:
-        identity: Identity = parse_identity(context.auth_context(), trust)
+        try:
+            identity: Identity = parse_identity(context.auth_context(), trust)
+        except Refused as fault:
+            log.warning("xds stream refused", peer=context.peer(), code="UNAUTHENTICATED", reason=str(fault))
+            session.end(grpc.StatusCode.UNAUTHENTICATED, str(fault))
+            return
         node: NodeInfo = parse_node(request.node)
         proxy = self._source.connect(node, identity)
         session.stream = self.hub.open(proxy=proxy, node=node, sotw=sotw, outlet=session)
         log.info("xds stream opened", proxy=proxy.name, node=node.id, version=node.user_agent_version, sotw=sotw)
-
-    async def _abort(self, context: Any, code: grpc.StatusCode, reason: str) -> None:
-        # A client that reads nothing would keep the status from being written; the transport's own end then closes it.
-        try:
-            await asyncio.wait_for(context.abort(code, reason), self._limits.abort_seconds)
-        except TimeoutError:
-            log.warning("xds client took no status", peer=context.peer())
 
     def _call_at(self, when: float, callback: Callable[[], None]) -> object:
         return asyncio.get_running_loop().call_later(max(0.0, when - self._clock()), callback)
 
 
 async def _write(context: Any, session: _Session) -> None:
-    """Write what comes into the outbox, until cancelled or until the client has gone."""
-    while True:
+    """Write what comes into the outbox, until the session is stopped or the client has gone."""
+    while not session.stopped:
         while session.outbox:
             await context.write(session.outbox.popleft())
         session.filled.clear()
-        await session.filled.wait()
+        if not session.stopped:
+            await session.filled.wait()
