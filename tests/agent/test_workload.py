@@ -399,6 +399,8 @@ async def test_sigkill_of_the_agent_leaves_nothing(mesh: FakeMesh, log: Any, unt
     )
     await until(lambda: mesh.registrations and mesh.last.app_pid and mesh.last.envoy_pid)
     pids = (mesh.last.app_pid, mesh.last.envoy_pid)
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{agent.pid}/status").read_text().splitlines())
+    assert int(status["VmHWM"].split()[0]) < 60 * 1024  # kB: what an agent may hold beside Envoy
     agent.kill()
     await agent.wait()
     await until(lambda: not any(alive(pid) for pid in pids))
@@ -425,6 +427,17 @@ async def test_a_signal_to_the_agent_is_handed_on(mesh: FakeMesh, log: Any, unti
     agent.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(agent.wait(), 15) == 5
     assert not list((mesh.settings.state / "w").iterdir())
+
+
+async def test_an_agent_loads_nothing_heavy() -> None:
+    script = (
+        "import sys, lateen.agent.runner;"
+        "heavy = ('envoy', 'structlog', 'rich', 'pyroute2', 'yaml', 'email.message', 'lateen.pilot', 'lateen.citadel');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert out == b"[]\n"
 
 
 class socket_port:  # reads as a function

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Callable
 from typing import Final
 
 from lateen.agent.admin import Admin
@@ -20,29 +21,28 @@ FAILURES: Final = 3  # looks in a row without an answer, before a proxy that was
 class ProxyMonitor:
     """Tells `on_state` each change. `run` owns it; `restarted` says that the process is another one."""
 
-    def __init__(
-        self,
-        admin: Admin,
-        on_state: Callable[[ProxyState], None],
-        *,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
+    def __init__(self, admin: Admin, on_state: Callable[[ProxyState], None]) -> None:
         self.state = ProxyState()
         self._admin = admin
         self._on_state = on_state
-        self._sleep = sleep
         self._failures = 0
+        self._restarted = asyncio.Event()
 
     def restarted(self) -> None:
         """Forget what was known: the process ended, or a new one began."""
         self._failures = 0
         self._set(ProxyState())
+        self._restarted.set()
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
+            self._restarted.clear()
             await self.look()
-            await self._sleep(SLOW_LOOK_SECONDS if self.state.ready else FAST_LOOK_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SLOW_LOOK_SECONDS if self.state.ready else FAST_LOOK_SECONDS):
+                    await self._restarted.wait()
+                await asyncio.sleep(FAST_LOOK_SECONDS)  # a process that has just begun does not answer yet
 
     async def look(self) -> None:
         """Look once."""
