@@ -32,9 +32,12 @@ class Row:
 
 
 def show(rows: list[Row], console: Console) -> None:
-    table = Table("what", "unit", "value", "at most", "", box=None, pad_edge=False)
-    for column in (2, 3):
-        table.columns[column].justify = "right"
+    table = Table(box=None, pad_edge=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("unit", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("at most", justify="right", no_wrap=True)
+    table.add_column("")
     before = ""
     for row in rows:
         verdict = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row.met]
