@@ -132,8 +132,7 @@ async def running(
             assert not run.task.done(), (await run.task, log.buffer.getvalue())
         yield run
     finally:
-        run.stop.ask()
-        run.stop.ask()
+        run.stop.hurry()
         await asyncio.gather(run.task, return_exceptions=True)
 
 
@@ -205,12 +204,12 @@ async def test_what_takes_too_long_is_cut(mesh: FakeMesh, log: Any, until: Any) 
         await asyncio.gather(slow, return_exceptions=True)
 
 
-async def test_asked_twice_it_leaves_at_once(mesh: FakeMesh, log: Any, until: Any) -> None:
+async def test_hurried_it_leaves_at_once(mesh: FakeMesh, log: Any, until: Any) -> None:
     async with running(mesh, log, until, drain=timedelta(seconds=60), app_grace=timedelta(seconds=60)) as run:
         slow = await run.begin("/slow")
         run.stop.ask()
         await until(lambda: mesh.goodbyes)
-        run.stop.ask()
+        run.stop.hurry()
         await asyncio.wait_for(run.end(), 5)
         await asyncio.gather(slow, return_exceptions=True)
 

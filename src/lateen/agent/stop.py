@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Coroutine, Iterator
-from typing import Any, TypeVar
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, TypeVar
 
 __all__ = ["Stop"]
+
+# timeout(1), and many a wrapper, hands a signal on that the terminal or a `kill` of the group has given already.
+SAME_MOMENT_SECONDS: Final = 1.0
 
 _Result = TypeVar("_Result")
 
@@ -16,18 +20,27 @@ _Result = TypeVar("_Result")
 class Stop:
     """Set by signals, or by whoever runs workloads inside a program of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._asked_at = 0.0
         self.asked = asyncio.Event()
         self.hurried = asyncio.Event()
         self.signal: int = signal.SIGTERM  # to hand on to the application
 
     def ask(self, number: int = signal.SIGTERM) -> None:
-        """Ask to leave; the second time, to leave at once."""
-        if self.asked.is_set():
+        """Ask to leave; asked again, but not within the same moment, to leave at once."""
+        now = self._clock()
+        if not self.asked.is_set():
+            self._asked_at = now
+            self.signal = number
+            self.asked.set()
+        elif now - self._asked_at >= SAME_MOMENT_SECONDS:
             self.hurried.set()
-            return
-        self.signal = number
+
+    def hurry(self) -> None:
+        """Ask to leave at once."""
         self.asked.set()
+        self.hurried.set()
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:

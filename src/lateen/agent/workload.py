@@ -250,7 +250,8 @@ class Workload:
     def _table_received(self, table: Any) -> None:
         entries = {host: Entry(tuple(info.ips), info.shortname, info.namespace) for host, info in table.table.items()}
         self._resolve.names = build_names(entries, namespace=self._spec.namespace, domain=self._mesh.cluster_domain)
-        self._log.info("name table received", names=len(entries))
+        tell = self._log.debug if self._readiness.names else self._log.info  # it changes with every service
+        tell("name table received", names=len(entries))
         self._changed(replace(self._readiness, names=True))
 
     def _proxy_changed(self, state: ProxyState) -> None:
