@@ -219,7 +219,7 @@ class ControlPlane:
                 part.cancel()
 
     async def _keep_network(self) -> None:
-        """Bring the network holder back when it dies; workloads that lived in its network start again in the new one."""
+        """Bring the network holder back when it dies; workloads that lived in its network start again in the new."""
         loop = asyncio.get_running_loop()
         while self._lease is not None:
             gone = asyncio.Event()
