@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -249,6 +249,7 @@ class RealEnvoy:
 
         return {
             "node": {"id": self.node, "cluster": self.node},
+            "stats_flush_interval": "0.1s",  # histograms are told only then
             "admin": {"address": {"pipe": {"path": str(self._admin)}}},
             "dynamic_resources": {
                 "cds_config": {"ads": {}, "resource_api_version": "V3"},
@@ -313,13 +314,13 @@ class RealEnvoy:
         """Return the samples of one metric, `istio_requests_total` for Envoy's `envoy_istio_requests_total`."""
         return [sample for line in self.admin("/stats/prometheus").splitlines() for sample in _sample(line, name)]
 
-    def wait_for(self, name: str, **labels: str) -> Sample:
-        """Return the first sample of `name` with these labels; it is there at the latest when logs are flushed."""
+    def wait_for(self, name: str, *, above: float = -1, **labels: str) -> Sample:
+        """Return the first sample of `name` with these labels and a value above `above`, as soon as there is one."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             samples = self.samples(name)
             for sample in samples:
-                if all(sample.labels.get(key) == value for key, value in labels.items()):
+                if sample.value > above and sample.labels.items() >= labels.items():
                     return sample
             assert time.monotonic() < deadline, f"no {name} with {labels}; there are {samples}"
             threading.Event().wait(0.05)
@@ -356,16 +357,22 @@ class HttpApp:
     port: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)  # answered first, one each
+    delay_seconds: float = 0.0  # before each answer
+    _expected: dict[str, threading.Event] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         app = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 65536  # head and body in one packet: apart, the second waits for the first one's ACK
 
             def do_GET(self) -> None:  # http.server's name
                 asked = {"path": self.path, "method": self.command, "headers": dict(self.headers.items())}
                 app.requests.append(asked)
+                app.asked(self.path)
+                if app.delay_seconds:
+                    threading.Event().wait(app.delay_seconds)
                 body = json.dumps({"app": app.name, **asked}).encode()
                 self.send_response(app.statuses.pop(0) if app.statuses else 200)
                 self.send_header("content-length", str(len(body)))
@@ -391,6 +398,18 @@ class HttpApp:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def asked(self, path: str) -> None:
+        """Wake up whoever expects `path`."""
+        if (event := self._expected.get(path)) is not None:
+            event.set()
+
+    @contextmanager
+    def expect(self, path: str) -> Iterator[None]:
+        """Wait, at the end, until the application was asked for `path`."""
+        event = self._expected[path] = threading.Event()
+        yield
+        assert event.wait(5), f"{self.name} was not asked for {path}"
 
 
 class AnyApp:
