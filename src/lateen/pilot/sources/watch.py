@@ -19,7 +19,7 @@ from lateen.api.decode import MAX_FILE_BYTES
 __all__ = ["Snapshot", "read_changes", "scan", "watch_folder"]
 
 RESCAN_SECONDS = 2.0
-SETTLE_MILLISECONDS = 20  # editors write in bursts: a temporary file, a rename, a touch
+SETTLE_MILLISECONDS = 10  # editors write in bursts: a temporary file, a rename, a touch
 SUFFIXES = (".yaml", ".yml", ".json")
 
 log = structlog.get_logger(__name__)
