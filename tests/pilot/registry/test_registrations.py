@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from lateen.errors import BadInput, Refused
-from lateen.pilot.registry.registrations import Registrations, start_ticks
+from lateen.net.process import start_ticks
+from lateen.pilot.registry.registrations import Registrations
 from lateen.wire.local import Registration, WorkloadPort
 
 Told = list[tuple[str, bool]]

@@ -14,6 +14,7 @@ from lateen.api.protocol import Protocol
 from lateen.flow import Read
 from lateen.pilot.model.domains import service_domains
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View, host_patterns
+from lateen.pilot.model.places import Place
 from lateen.pilot.model.policy import EffectivePolicy, effective_policy, exported_to, hash_policies, upstream_tls
 from lateen.pilot.model.routes import (
     MESH_GATEWAY,
@@ -37,7 +38,6 @@ from lateen.pilot.model.values import (
     HttpProxyListenerInput,
     MtlsMode,
     OutboundListenerInput,
-    Peer,
     Resolution,
     RouteConfigInput,
     ServiceRef,
@@ -46,14 +46,13 @@ from lateen.pilot.model.values import (
     VirtualOutboundInput,
 )
 from lateen.pilot.registry.services import CLUSTER_DOMAIN, static_endpoint
-from lateen.pilot.registry.values import Service, ServicePort, StaticEndpoint, Workload
+from lateen.pilot.registry.values import Service, ServicePort
 
-__all__ = ["HTTP_PROXY_ROUTE", "Outbound", "cluster_name", "parse_cluster_name", "peer_of"]
+__all__ = ["HTTP_PROXY_ROUTE", "Outbound", "cluster_name", "parse_cluster_name"]
 
 HTTP_PROXY_ROUTE = "http_proxy"
 WILDCARD = "0.0.0.0"  # noqa: S104  # the bind of a listener that captures, not one that is open to the world
 RESERVED_PORTS = frozenset({15001, 15006, 15021, 15090})  # Envoy's own listeners: a service port there is not captured
-TLS_MODE_LABEL = "security.istio.io/tlsMode"
 
 
 def cluster_name(port: int, subset: str, hostname: str) -> Cluster:
@@ -170,7 +169,7 @@ class Outbound:
         service: Service,
         settings: MeshSettings,
         policy: EffectivePolicy,
-        places: tuple[_Place, ...],
+        places: tuple[Place, ...],
     ) -> AutoMtls:
         if policy.tls is not None or not settings.auto_mtls or service.mesh_external:
             return AutoMtls.OFF
@@ -182,7 +181,7 @@ class Outbound:
         return AutoMtls.OFF if mode is MtlsMode.DISABLE else AutoMtls.PER_ENDPOINT
 
     @staticmethod
-    def _sans(service: Service, settings: MeshSettings, places: tuple[_Place, ...]) -> tuple[str, ...]:
+    def _sans(service: Service, settings: MeshSettings, places: tuple[Place, ...]) -> tuple[str, ...]:
         accounts = {place.account for place in places if place.in_mesh and place.account}
         identities = {
             f"spiffe://{domain}/ns/{namespace}/sa/{account}"
@@ -212,14 +211,14 @@ class Outbound:
             cluster=Cluster(name), endpoints=self._select(read, view, service, port, subset, policy, places)
         )
 
-    def _places(self, read: Read, service: Service) -> tuple[_Place, ...]:
+    def _places(self, read: Read, service: Service) -> tuple[Place, ...]:
         """Everything that serves `service`: running workloads, WorkloadEntries, endpoints written in it."""
-        places = [_Place.of_workload(workload) for workload in self.mesh.members(read, service)]
+        places = [Place.of_workload(workload) for workload in self.mesh.members(read, service)]
         for obj in self.mesh.written_members(read, service):
             endpoint = static_endpoint(obj.spec, obj.key.namespace, obj.key.name)
             if endpoint is not None:
-                places.append(_Place.of_written(endpoint))
-        places.extend(_Place.of_written(endpoint) for endpoint in service.endpoints)
+                places.append(Place.of_written(endpoint))
+        places.extend(Place.of_written(endpoint) for endpoint in service.endpoints)
         return tuple(places)
 
     def _select(
@@ -230,7 +229,7 @@ class Outbound:
         port: ServicePort,
         subset: str,
         policy: EffectivePolicy,
-        places: tuple[_Place, ...],
+        places: tuple[Place, ...],
     ) -> tuple[EndpointInput, ...]:
         wanted: Iterable[tuple[str, str]] = ()
         if subset:
@@ -501,105 +500,6 @@ class Outbound:
             )
 
         return resolve
-
-
-class _Place:
-    """One thing that serves: a running workload, or an endpoint that somebody wrote down."""
-
-    __slots__ = (
-        "_ports",
-        "account",
-        "address",
-        "in_mesh",
-        "labels",
-        "locality",
-        "namespace",
-        "peer",
-        "ready",
-        "weight",
-    )
-
-    def __init__(
-        self,
-        *,
-        address: str,
-        ports: tuple[tuple[str, int], ...] | None,
-        labels: dict[str, str],
-        namespace: str,
-        account: str,
-        in_mesh: bool,
-        ready: bool,
-        weight: int,
-        locality: str,
-        peer: Peer | None,
-    ) -> None:
-        self.address = address
-        self._ports = ports
-        self.labels = labels
-        self.namespace = namespace
-        self.account = (namespace, account) if account else None
-        self.in_mesh = in_mesh
-        self.ready = ready
-        self.weight = weight
-        self.locality = locality
-        self.peer = peer
-
-    @classmethod
-    def of_workload(cls, workload: Workload) -> _Place:
-        return cls(
-            address=workload.ip,
-            ports=tuple((name, number) for name, number, _ in workload.ports),
-            labels=dict(workload.labels),
-            namespace=workload.namespace,
-            account=workload.service_account,
-            in_mesh=True,
-            ready=workload.ready,
-            weight=1,
-            locality=workload.locality,
-            peer=peer_of(workload.name, workload.namespace, workload.labels, workload.cluster),
-        )
-
-    @classmethod
-    def of_written(cls, endpoint: StaticEndpoint) -> _Place:
-        labels = dict(endpoint.labels)
-        tls_mode = labels.get(TLS_MODE_LABEL) or ("istio" if endpoint.service_account else "disabled")
-        in_mesh = tls_mode == "istio"
-        return cls(
-            address=endpoint.address,
-            ports=endpoint.ports,
-            labels=labels,
-            namespace=endpoint.namespace,
-            account=endpoint.service_account,
-            in_mesh=in_mesh,
-            ready=True,
-            weight=endpoint.weight,
-            locality=endpoint.locality,
-            peer=peer_of(endpoint.name, endpoint.namespace, labels, "") if in_mesh else None,
-        )
-
-    def port_for(self, port: ServicePort) -> int | None:
-        """Return the number at which this place serves `port`: its own by name, else the service's target."""
-        named = dict(self._ports or ())
-        if isinstance(port.target, str):
-            return named.get(port.target)
-        if port.target:
-            return port.target
-        return named.get(port.name, port.number) if not self.in_mesh or port.name in named else port.number
-
-
-def peer_of(workload: str, namespace: str, labels: Any, cluster: str) -> Peer:
-    """Return how metrics name a workload. Rules for app, version and canonical names are Istio's."""
-    app = labels.get("app") or labels.get("app.kubernetes.io/name") or ""
-    version = labels.get("version") or labels.get("app.kubernetes.io/version") or ""
-    return Peer(
-        workload=workload,
-        namespace=namespace,
-        cluster=cluster,
-        app=app,
-        version=version,
-        canonical_service=labels.get("service.istio.io/canonical-name") or app or workload,
-        canonical_revision=labels.get("service.istio.io/canonical-revision") or version or "latest",
-    )
 
 
 def _service_ref(service: Service) -> ServiceRef:

@@ -16,27 +16,16 @@ import msgspec
 import structlog
 
 from lateen.errors import BadInput, Refused
+from lateen.net.process import start_ticks
 from lateen.pilot.registry.values import Workload
 from lateen.wire.files import write_atomically
 from lateen.wire.local import Registration
 
-__all__ = ["Registrations", "check_registration", "start_ticks", "to_workload"]
+__all__ = ["Registrations", "check_registration", "to_workload"]
 
 log = structlog.get_logger(__name__)
 
 MAX_NAME = 63  # one DNS label, and short enough for the paths of its sockets
-
-
-def start_ticks(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot (proc(5), field 22); None when there is no such one."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            stat = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The command's name is in parentheses and may hold anything, also spaces and parentheses.
-    fields = stat[stat.rfind(b")") + 2 :].split()
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def check_registration(registration: Registration) -> None:

@@ -29,7 +29,8 @@ from lateen.citadel.service import SERVER_OPTIONS, CertificateService, Lifetimes
 from lateen.errors import BadInput, LateenError, Refused
 from lateen.logs import configure_logging
 from lateen.net.client import Lease, ensure_holder
-from lateen.pilot.registry.registrations import Registrations, start_ticks, to_workload
+from lateen.net.process import start_ticks
+from lateen.pilot.registry.registrations import Registrations, to_workload
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import load_vips, save_vips
 from lateen.pilot.serving.pilot import Pilot

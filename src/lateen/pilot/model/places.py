@@ -1,0 +1,111 @@
+"""Whatever serves a service, in one shape: running workloads, WorkloadEntries, endpoints written in a ServiceEntry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lateen.pilot.model.values import Peer
+from lateen.pilot.registry.values import ServicePort, StaticEndpoint, Workload
+
+__all__ = ["Place", "peer_of"]
+
+TLS_MODE_LABEL = "security.istio.io/tlsMode"
+
+
+class Place:
+    """One thing that serves: a running workload, or an endpoint that somebody wrote down."""
+
+    __slots__ = (
+        "_ports",
+        "account",
+        "address",
+        "in_mesh",
+        "labels",
+        "locality",
+        "namespace",
+        "peer",
+        "ready",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        *,
+        address: str,
+        ports: tuple[tuple[str, int], ...] | None,
+        labels: dict[str, str],
+        namespace: str,
+        account: str,
+        in_mesh: bool,
+        ready: bool,
+        weight: int,
+        locality: str,
+        peer: Peer | None,
+    ) -> None:
+        self.address = address
+        self._ports = ports
+        self.labels = labels
+        self.namespace = namespace
+        self.account = (namespace, account) if account else None
+        self.in_mesh = in_mesh
+        self.ready = ready
+        self.weight = weight
+        self.locality = locality
+        self.peer = peer
+
+    @classmethod
+    def of_workload(cls, workload: Workload) -> Place:
+        return cls(
+            address=workload.ip,
+            ports=tuple((name, number) for name, number, _ in workload.ports),
+            labels=dict(workload.labels),
+            namespace=workload.namespace,
+            account=workload.service_account,
+            in_mesh=True,
+            ready=workload.ready,
+            weight=1,
+            locality=workload.locality,
+            peer=peer_of(workload.name, workload.namespace, workload.labels, workload.cluster),
+        )
+
+    @classmethod
+    def of_written(cls, endpoint: StaticEndpoint) -> Place:
+        labels = dict(endpoint.labels)
+        tls_mode = labels.get(TLS_MODE_LABEL) or ("istio" if endpoint.service_account else "disabled")
+        in_mesh = tls_mode == "istio"
+        return cls(
+            address=endpoint.address,
+            ports=endpoint.ports,
+            labels=labels,
+            namespace=endpoint.namespace,
+            account=endpoint.service_account,
+            in_mesh=in_mesh,
+            ready=True,
+            weight=endpoint.weight,
+            locality=endpoint.locality,
+            peer=peer_of(endpoint.name, endpoint.namespace, labels, "") if in_mesh else None,
+        )
+
+    def port_for(self, port: ServicePort) -> int | None:
+        """Return the number at which this place serves `port`: its own by name, else the service's target."""
+        named = dict(self._ports or ())
+        if isinstance(port.target, str):
+            return named.get(port.target)
+        if port.target:
+            return port.target
+        return named.get(port.name, port.number) if not self.in_mesh or port.name in named else port.number
+
+
+def peer_of(workload: str, namespace: str, labels: Mapping[str, str], cluster: str) -> Peer:
+    """Return how metrics name a workload. Rules for app, version and canonical names are Istio's."""
+    app = labels.get("app") or labels.get("app.kubernetes.io/name") or ""
+    version = labels.get("version") or labels.get("app.kubernetes.io/version") or ""
+    return Peer(
+        workload=workload,
+        namespace=namespace,
+        cluster=cluster,
+        app=app,
+        version=version,
+        canonical_service=labels.get("service.istio.io/canonical-name") or app or workload,
+        canonical_revision=labels.get("service.istio.io/canonical-revision") or version or "latest",
+    )
