@@ -74,9 +74,24 @@ def test_of_two_files_with_one_resource_the_first_keeps_it(folder: Folder) -> No
     assert folder.problems() == ()
 
 
-def test_an_emptied_file_takes_its_resources_along(folder: Folder) -> None:
+@pytest.mark.parametrize("nothing", [b"", b" \n\n"])
+def test_an_emptied_file_keeps_its_last_good_state(folder: Folder, nothing: bytes) -> None:
     folder.write({"a.yaml": service("a")})
-    assert told(folder.write({"a.yaml": b""})) == [("a", None)]
+    assert folder.write({"a.yaml": nothing}) == []
+    assert [(problem.file, problem.line) for problem in folder.problems()] == [("a.yaml", 1)]
+    assert "is empty" in folder.problems()[0].message
+    assert told(folder.write({"a.yaml": service("a", 81)})) == [("a", 81)]
+    assert folder.problems() == ()
+    folder.write({"new.yaml": nothing})
+    assert [problem.file for problem in folder.problems()] == ["new.yaml"]
+    assert folder.write({"new.yaml": None}) == []
+    assert folder.problems() == ()
+
+
+def test_a_file_that_holds_only_a_comment_takes_its_resources_along(folder: Folder) -> None:
+    folder.write({"a.yaml": service("a")})
+    assert told(folder.write({"a.yaml": b"# nothing for now\n"})) == [("a", None)]
+    assert folder.problems() == ()
 
 
 def test_scanning_a_folder(tmp_path: Path) -> None:

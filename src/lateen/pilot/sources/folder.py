@@ -14,6 +14,11 @@ from lateen.api.decode import Decoded
 
 __all__ = ["Change", "Folder"]
 
+EMPTY = (
+    "is empty, at least one resource or a comment wanted; what it held before stays in force "
+    "(remove the file to remove that)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -52,6 +57,9 @@ class Folder:
             elif isinstance(content, OSError):
                 message = f"cannot be read: {content.strerror or content}; the last good state stays in force"
                 self._unreadable[path] = Problem(path, 1, "", message)
+            elif not content.strip():
+                # Half written, mostly: whoever writes a file in place empties it first.
+                self._unreadable[path] = Problem(path, 1, "", EMPTY)
             else:
                 self._unreadable.pop(path, None)
                 self._replace(path, self._decode(content, path), before)
