@@ -30,7 +30,7 @@ class Following:
             socket=mesh.settings.xds_socket,
             node=build_node(SPEC, Place(mode="capture", ip="10.77.0.2"), MESH),
             identity=self.identity,
-            on_table=lambda table: self.tables.append({host: list(info.ips) for host, info in table.table.items()}),
+            on_table=lambda table: self.tables.append({host: list(entry.ips) for host, entry in table.items()}),
             on_connect=self._connected,
             log=log,
         )

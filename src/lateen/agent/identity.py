@@ -22,8 +22,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from lateen.agent.backoff import Backoff
 from lateen.agent.channel import CALL_SECONDS, open_local, to_error
 from lateen.agent.log import Log
+from lateen.agent.messages import (
+    CREATE_CERTIFICATE,
+    IDENTITY_METADATA,
+    decode_certificates,
+    encode_certificate_request,
+)
 from lateen.errors import BadInput, LateenError, Refused, Unavailable
-from lateen.wire.ca import CREATE_CERTIFICATE, IDENTITY_METADATA, IstioCertificateRequest, IstioCertificateResponse
 from lateen.wire.renewal import MAX_JITTER, renewal_time
 from lateen.wire.spiffe import SpiffeId
 from lateen.wire.svid import read_certificate
@@ -64,17 +69,16 @@ class CitadelClient:
         """Return the chain. Raises `Refused`, `BadInput`, `Unavailable`."""
         if self._channel is None:
             self._channel = open_local(self._socket)
-        call = self._channel.unary_unary(
-            CREATE_CERTIFICATE,
-            request_serializer=IstioCertificateRequest.SerializeToString,
-            response_deserializer=IstioCertificateResponse.FromString,
-        )
-        request = IstioCertificateRequest(csr=csr.decode(), validity_duration=seconds)
+        call = self._channel.unary_unary(CREATE_CERTIFICATE)
+        request = encode_certificate_request(csr, seconds)
         try:
-            response = await call(request, timeout=CALL_SECONDS, metadata=((IDENTITY_METADATA, self._wanted),))
+            answer = await call(request, timeout=CALL_SECONDS, metadata=((IDENTITY_METADATA, self._wanted),))
         except grpc.aio.AioRpcError as error:
             raise to_error(f"certificate for {self._wanted} from {str(self._socket)!r}", error) from error
-        return list(response.cert_chain)
+        try:
+            return decode_certificates(answer)
+        except BadInput as error:
+            raise Unavailable(f"answer of Citadel: {error}") from error
 
     async def close(self) -> None:
         if self._channel is not None:

@@ -10,19 +10,24 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc.aio
-from google.protobuf.message import DecodeError
 
 from lateen.agent.backoff import Backoff
 from lateen.agent.bootstrap import PILOT_NAME
 from lateen.agent.channel import open_secure
-from lateen.agent.discovery import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from lateen.agent.identity import Identity, Svid
 from lateen.agent.log import Log
+from lateen.agent.messages import (
+    NAME_TABLE_TYPE_URL,
+    decode_delta_response,
+    decode_name_table,
+    encode_delta_request,
+)
+from lateen.agent.names import Entry
 from lateen.agent.spec import Node
-from lateen.wire.nds import NAME_TABLE_TYPE_URL, NameTable
+from lateen.errors import BadInput
 
 __all__ = ["METHOD", "NameTableClient"]
 
@@ -30,7 +35,6 @@ METHOD: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAgg
 FIRST_WAIT_SECONDS: Final = 0.1
 LONGEST_WAIT_SECONDS: Final = 3.0
 CONNECT_SECONDS: Final = 5.0  # Istio's agent waits as long
-INVALID_ARGUMENT: Final = 3  # google.rpc.Code
 
 
 class NameTableClient:
@@ -42,7 +46,7 @@ class NameTableClient:
         socket: Path,
         node: Node,
         identity: Identity,
-        on_table: Callable[[Any], None],
+        on_table: Callable[[dict[str, Entry]], None],
         on_connect: Callable[[], None],
         log: Log,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -82,7 +86,7 @@ class NameTableClient:
             async with asyncio.timeout(CONNECT_SECONDS):  # then with the certificate of that time
                 await channel.channel_ready()
             call = channel.stream_stream(METHOD)()
-            await call.write(self._first_request())
+            await call.write(encode_delta_request(NAME_TABLE_TYPE_URL, node=self._node, versions=self._held))
             # Not the first response tells that it stands: what is held already is not sent again.
             self._on_connect()
             while (data := await call.read()) is not grpc.aio.EOF:
@@ -91,6 +95,8 @@ class NameTableClient:
             return str(await call.details() or (await call.code()).name)
         except grpc.aio.AioRpcError as error:
             return str(error.details() or error.code().name)
+        except BadInput as error:
+            return f"no discovery response: {error}"
         except TimeoutError:
             return f"no connection within {CONNECT_SECONDS:.0f} s"
         except asyncio.InvalidStateError:  # a write to a stream that has just ended
@@ -98,25 +104,15 @@ class NameTableClient:
         finally:
             await channel.close()
 
-    def _first_request(self) -> bytes:
-        node = {"id": self._node.id, "cluster": self._node.cluster, "locality": dict(self._node.locality)}
-        request = DeltaDiscoveryRequest(
-            node=node, type_url=NAME_TABLE_TYPE_URL, initial_resource_versions=dict(self._held)
-        )
-        request.node.metadata.update(dict(self._node.metadata))
-        return bytes(request.SerializeToString())
-
     def _on_response(self, data: bytes) -> bytes:
-        """Take one response and return the ACK, or the NACK, for it."""
-        response = DeltaDiscoveryResponse.FromString(data)
-        request = DeltaDiscoveryRequest(type_url=NAME_TABLE_TYPE_URL, response_nonce=response.nonce)
+        """Take one response and return the ACK, or the NACK, for it. Raises `BadInput` for what is no response."""
+        response = decode_delta_response(data)
         try:
-            for resource in response.resources:
-                table = NameTable.FromString(resource.resource.value)
-                self._held = {resource.name: resource.version}
-                self._on_table(table)
-        except DecodeError as error:
+            tables = [(resource, decode_name_table(resource.body)) for resource in response.resources]
+        except BadInput as error:
             self._log.error("name table refused", reason=str(error))
-            request.error_detail.code = INVALID_ARGUMENT
-            request.error_detail.message = f"no name table: {error}"
-        return bytes(request.SerializeToString())
+            return encode_delta_request(NAME_TABLE_TYPE_URL, nonce=response.nonce, error=f"no name table: {error}")
+        for resource, table in tables:
+            self._held = {resource.name: resource.version}
+            self._on_table(table)
+        return encode_delta_request(NAME_TABLE_TYPE_URL, nonce=response.nonce)

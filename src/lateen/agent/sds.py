@@ -16,17 +16,18 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 
-from lateen.agent.discovery import (
-    SECRET_TYPE_URL,
-    DeltaDiscoveryRequest,
-    DeltaDiscoveryResponse,
-    DiscoveryRequest,
-    DiscoveryResponse,
-)
 from lateen.agent.log import Log
+from lateen.agent.messages import (
+    SECRET_TYPE_URL,
+    DeltaResource,
+    decode_delta_request,
+    decode_sotw_request,
+    encode_delta_response,
+    encode_sotw_response,
+)
 from lateen.agent.secret_store import SecretStore
+from lateen.errors import BadInput
 
 __all__ = ["SERVICE", "DeltaSubscription", "SdsServer", "SotwSubscription", "Subscription"]
 
@@ -45,17 +46,17 @@ class Subscription(ABC):
 
     @abstractmethod
     def on_request(self, data: bytes) -> str:
-        """Take one request. Return Envoy's words when it refuses a response, else "". Raises `DecodeError`."""
+        """Take one request. Return Envoy's words when it refuses a response, else "". Raises `BadInput`."""
 
     @abstractmethod
     def responses(self, store: SecretStore) -> Iterator[bytes]:
         """Yield what is to be sent now."""
 
-    def _due(self, names: list[str], store: SecretStore) -> list[tuple[str, str, bytes]]:
-        """Return (name, version, body) of each secret that the stream does not hold as it is now."""
+    def _due(self, names: list[str], store: SecretStore) -> list[DeltaResource]:
+        """Return each secret that the stream does not hold as it is now."""
         found = [(name, store.get(name)) for name in names]
         return [
-            (name, held.version, held.body)
+            DeltaResource(name, held.version, held.body)
             for name, held in found
             if held is not None and self._sent.get(name) != held.version
         ]
@@ -73,25 +74,24 @@ class SotwSubscription(Subscription):
         self._names: list[str] = []
 
     def on_request(self, data: bytes) -> str:
-        request = DiscoveryRequest.FromString(data)
-        if request.response_nonce and request.response_nonce != str(self._nonce):
+        request = decode_sotw_request(data)
+        if request.nonce and request.nonce != str(self._nonce):
             return ""  # an answer to what is out of date already
-        self._names = list(dict.fromkeys(request.resource_names))[:MAX_NAMES]
+        self._names = list(dict.fromkeys(request.names))[:MAX_NAMES]
         self._sent = {name: version for name, version in self._sent.items() if name in self._names}
-        return str(request.error_detail.message)
+        return request.error
 
     def responses(self, store: SecretStore) -> Iterator[bytes]:
         if not self._due(self._names, store):
             return
         held = [(name, found) for name in self._names if (found := store.get(name)) is not None]
         self._sent = {name: found.version for name, found in held}
-        response = DiscoveryResponse(
-            version_info=",".join(found.version for _, found in held),
+        yield encode_sotw_response(
+            version=",".join(found.version for _, found in held),
             type_url=SECRET_TYPE_URL,
             nonce=self._next_nonce(),
-            resources=[{"type_url": SECRET_TYPE_URL, "value": found.body} for _, found in held],
+            bodies=[found.body for _, found in held],
         )
-        yield bytes(response.SerializeToString())
 
 
 class DeltaSubscription(Subscription):
@@ -102,32 +102,24 @@ class DeltaSubscription(Subscription):
         self._names: dict[str, None] = {}
 
     def on_request(self, data: bytes) -> str:
-        request = DeltaDiscoveryRequest.FromString(data)
-        for name in request.resource_names_subscribe:
+        request = decode_delta_request(data)
+        for name in request.subscribe:
             if len(self._names) < MAX_NAMES:
                 self._names[name] = None
             self._sent.pop(name, None)  # asked for again: answered again
-        for name in request.resource_names_unsubscribe:
+        for name in request.unsubscribe:
             self._names.pop(name, None)
             self._sent.pop(name, None)
         if not self._nonce:
-            self._sent.update({n: v for n, v in request.initial_resource_versions.items() if n in self._names})
-        return str(request.error_detail.message)
+            self._sent.update({name: version for name, version in request.versions if name in self._names})
+        return request.error
 
     def responses(self, store: SecretStore) -> Iterator[bytes]:
         due = self._due(list(self._names), store)
         if not due:
             return
-        self._sent.update({name: version for name, version, _ in due})
-        response = DeltaDiscoveryResponse(
-            type_url=SECRET_TYPE_URL,
-            nonce=self._next_nonce(),
-            resources=[
-                {"name": name, "version": version, "resource": {"type_url": SECRET_TYPE_URL, "value": body}}
-                for name, version, body in due
-            ],
-        )
-        yield bytes(response.SerializeToString())
+        self._sent.update({each.name: each.version for each in due})
+        yield encode_delta_response(type_url=SECRET_TYPE_URL, nonce=self._next_nonce(), resources=due)
 
 
 class SdsServer:
@@ -196,7 +188,7 @@ class SdsServer:
             while (data := await context.read()) is not grpc.aio.EOF:
                 try:
                     refusal = subscription.on_request(data)
-                except DecodeError as error:
+                except BadInput as error:
                     return f"no discovery request: {error}"
                 if refusal:
                     self._log.error("secret refused by Envoy", reason=refusal)

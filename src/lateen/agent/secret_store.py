@@ -18,9 +18,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from lateen.agent.discovery import Secret
 from lateen.agent.identity import Svid
 from lateen.agent.log import Log
+from lateen.agent.messages import encode_certificate_secret, encode_roots_secret
 from lateen.errors import BadInput
 
 __all__ = ["Held", "SecretStore"]
@@ -53,8 +53,8 @@ class SecretStore:
 
     def set_svid(self, svid: Svid) -> None:
         """Take a new identity and its roots."""
-        self._put("default", _certificate("default", svid.chain, svid.key))
-        self._put("ROOTCA", _roots("ROOTCA", svid.roots))
+        self._put("default", encode_certificate_secret("default", chain=svid.chain, key=svid.key))
+        self._put("ROOTCA", encode_roots_secret("ROOTCA", svid.roots))
 
     def get(self, name: str) -> Held | None:
         """Return one secret; None when there is none yet, or never will be."""
@@ -135,14 +135,6 @@ def _read(name: str) -> bytes:
         if len(data) > MAX_FILE_BYTES or b"-----BEGIN " not in data:
             raise BadInput(f"file {path!r}: PEM of at most {MAX_FILE_BYTES} bytes wanted, got {len(data)} bytes")
         parts.append(data)
-    return _certificate(name, parts[0], parts[1]) if len(parts) == 2 else _roots(name, parts[0])
-
-
-def _certificate(name: str, chain: bytes, key: bytes) -> bytes:
-    certificate = {"certificate_chain": {"inline_bytes": chain}, "private_key": {"inline_bytes": key}}
-    return bytes(Secret(name=name, tls_certificate=certificate).SerializeToString(deterministic=True))
-
-
-def _roots(name: str, roots: bytes) -> bytes:
-    context = {"trusted_ca": {"inline_bytes": roots}}
-    return bytes(Secret(name=name, validation_context=context).SerializeToString(deterministic=True))
+    if len(parts) == 2:
+        return encode_certificate_secret(name, chain=parts[0], key=parts[1])
+    return encode_roots_secret(name, parts[0])

@@ -247,8 +247,7 @@ class Workload:
         self._registration = _with(self._registration, certificate=read_certificate(svid.chain).info())
         self._publish()
 
-    def _table_received(self, table: Any) -> None:
-        entries = {host: Entry(tuple(info.ips), info.shortname, info.namespace) for host, info in table.table.items()}
+    def _table_received(self, entries: dict[str, Entry]) -> None:
         self._resolve.names = build_names(entries, namespace=self._spec.namespace, domain=self._mesh.cluster_domain)
         tell = self._log.debug if self._readiness.names else self._log.info  # it changes with every service
         tell("name table received", names=len(entries))
