@@ -7,12 +7,13 @@ of a feed are refcounted by cohorts, so the slice is asked and released once a c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
-from lateen.pilot.xds.frames import delta_prefix, sotw_prefix
+from lateen.pilot.xds.frames import delta_prefix, delta_response, sotw_prefix
 from lateen.pilot.xds.references import references
 from lateen.pilot.xds.source import Delta, Resource, Slice
 from lateen.pilot.xds.state import Subscription, Versions
@@ -20,7 +21,7 @@ from lateen.pilot.xds.state import Subscription, Versions
 if TYPE_CHECKING:
     from lateen.pilot.xds.stream import Stream
 
-__all__ = ["Cohort", "Entry", "Feed", "Library", "digest_of"]
+__all__ = ["Cohort", "Entry", "Feed", "Library", "Touched", "digest_of"]
 
 _DIGEST_BYTES: Final = 8  # of a set of names and versions; for people, and for a state-of-the-world client's memory
 
@@ -170,8 +171,7 @@ class Cohort:
         return None
 
     def version(self, name: str) -> str | None:
-        entry = self.entry(name)
-        return None if entry is None else entry.resource.version
+        return _version(self.entry(name))
 
     def names(self) -> Collection[str]:
         if not self.subscription.wildcard:
@@ -194,15 +194,25 @@ class Cohort:
         self._digest = None
 
 
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """One cohort that sees a difference."""
+
+    cohort: Cohort
+    before: Versions  # of the names that differ
+    entries: Mapping[str, Entry | None]  # the same, as they were
+
+
 class Library:
     """All feeds and cohorts. One owner: the hub."""
 
-    __slots__ = ("_cohorts", "_entries", "_feeds")
+    __slots__ = ("_cohorts", "_entries", "_feeds", "_last")
 
     def __init__(self) -> None:
         self._feeds: dict[Slice, Feed] = {}
         self._cohorts: dict[tuple[object, ...], Cohort] = {}
         self._entries: WeakValueDictionary[tuple[str, str, str], Entry] = WeakValueDictionary()
+        self._last: tuple[tuple[str, str, list[str], list[bytes]], bytes] | None = None
 
     @property
     def feeds(self) -> Collection[Feed]:
@@ -220,6 +230,18 @@ class Library:
             entry = Entry(type_url, resource)
             self._entries[key] = entry
         return entry
+
+    def delta_response(self, *, type_url: str, nonce: str, parts: list[bytes], removed: list[str]) -> bytes:
+        """Return the bytes of a response: the same object as the last one's when nothing in it differs.
+
+        Streams that are equally far are sent the same; joined anew for each, one change of a large resource would hold
+        a copy for every stream. Parts are compared by identity first, so a miss is as cheap as a hit.
+        """
+        content = (type_url, nonce, removed, parts)
+        if self._last is None or self._last[0] != content:
+            data = delta_response(type_url=type_url, nonce=nonce, version="", parts=parts, removed=removed)
+            self._last = (content, data)
+        return self._last[1]
 
     def enter(self, stream: Stream, type_url: str, slices: Sequence[Slice], subscription: Subscription) -> Cohort:
         """Put a stream into the cohort of its subscription. Leave the old one after, so that nothing is dropped."""
@@ -246,10 +268,10 @@ class Library:
             if not feed.cohorts:
                 del self._feeds[feed.source]
 
-    def apply(self, deltas: Iterable[Delta]) -> list[tuple[Cohort, Versions]]:
-        """Take one batch of changes. Return each cohort that sees a difference, with the versions it saw before."""
+    def apply(self, deltas: Iterable[Delta]) -> list[Touched]:
+        """Take one batch of changes. Return each cohort that sees a difference, with what it saw before."""
         known = [(self._feeds[delta.slice], delta) for delta in deltas if delta.slice in self._feeds]
-        before: dict[Cohort, dict[str, str | None]] = {}
+        before: dict[Cohort, dict[str, Entry | None]] = {}
         for feed, delta in known:
             names = [resource.name for resource in delta.changed if feed.follows(resource.name)]
             names += [name for name in delta.removed if feed.follows(name)]
@@ -260,15 +282,15 @@ class Library:
                 if covered:
                     seen = before.setdefault(cohort, {})
                     for name in covered:
-                        seen.setdefault(name, cohort.version(name))
+                        seen.setdefault(name, cohort.entry(name))
         for feed, delta in known:
             feed.apply(delta)
-        touched: list[tuple[Cohort, Versions]] = []
+        touched = []
         for cohort, seen in before.items():
-            changes = {name: version for name, version in seen.items() if cohort.version(name) != version}
-            if changes:
+            entries = {name: entry for name, entry in seen.items() if cohort.version(name) != _version(entry)}
+            if entries:
                 cohort.changed()
-                touched.append((cohort, changes))
+                touched.append(Touched(cohort, {name: _version(entry) for name, entry in entries.items()}, entries))
         return touched
 
     def _feed(self, source: Slice) -> Feed:
@@ -276,6 +298,10 @@ class Library:
         if feed is None:
             feed = self._feeds[source] = Feed(source, self)
         return feed
+
+
+def _version(entry: Entry | None) -> str | None:
+    return None if entry is None else entry.resource.version
 
 
 def digest_of(versions: Iterable[tuple[str, str | None]]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from lateen.errors import BadInput
 from lateen.pilot.xds import order
 from lateen.pilot.xds.absent import ABSENT_VERSION, absent_parts
-from lateen.pilot.xds.content import Cohort, Entry, Library, digest_of
+from lateen.pilot.xds.content import Cohort, Entry, Library, Touched, digest_of
 from lateen.pilot.xds.frames import delta_response, sotw_response
 from lateen.pilot.xds.references import CHILD_TYPE
 from lateen.pilot.xds.source import NodeInfo, Proxy
@@ -63,6 +63,7 @@ class Stream:
 
     __slots__ = (
         "_children",
+        "_leaving",
         "_library",
         "_limits",
         "_patience",
@@ -87,6 +88,8 @@ class Stream:
         self.expected: dict[str, dict[str, str]] = {}
         # By type: the same, of the response in flight.
         self._children: dict[str, dict[str, str]] = {}
+        # Clusters that are no longer served, but that a state-of-the-world client is not to lose yet.
+        self._leaving: dict[str, Entry] = {}
         self._library = library
         self._limits = limits
         self._patience = order.Patience(limits.patience_seconds)
@@ -130,9 +133,11 @@ class Stream:
                 self.expected[LDS] = order.children_of(self, LDS, request.initial_resource_versions)
         return outcome
 
-    def change(self, type_url: str, before: Versions) -> tuple[str, ...]:
-        """Take changes of this stream's cohort of a type. Return names whose rejection is over."""
-        self.types[type_url], recovered = on_change(self.types[type_url], before, self.cohorts[type_url])
+    def change(self, change: Touched) -> tuple[str, ...]:
+        """Take changes of one of this stream's cohorts. Return names whose rejection is over."""
+        type_url = change.cohort.type_url
+        self._keep_leaving(type_url, change.cohort, change.entries)
+        self.types[type_url], recovered = on_change(self.types[type_url], change.before, change.cohort)
         return recovered
 
     def rescope(self) -> dict[str, tuple[str, ...]]:
@@ -145,6 +150,7 @@ class Stream:
                 continue
             both = set(old.feeds) & set(new.feeds)
             names = {name for feed in {*old.feeds, *new.feeds} - both for name in feed.current}
+            self._keep_leaving(type_url, new, {name: old.entry(name) for name in names})
             self.types[type_url], over = on_new_content(state, names, old, new)
             self.cohorts[type_url] = new
             self._library.leave(self, old)
@@ -199,6 +205,13 @@ class Stream:
         elif old is not new:
             self._library.leave(self, old)
 
+    def _keep_leaving(self, type_url: str, content: Cohort, before: Mapping[str, Entry | None]) -> None:
+        """Keep clusters that left the content while a whole response must still hold them."""
+        if self.sotw and type_url == CDS:
+            for name, entry in before.items():
+                if entry is not None and content.entry(name) is None and self.types[CDS].subscription.covers(name):
+                    self._leaving.setdefault(name, entry)
+
     def _after_sending_parents(self, type_url: str, told: Versions) -> None:
         """Have the endpoints told again that go with these clusters (rule 3 of `order`)."""
         children = self._children[type_url] = order.children_of(self, type_url, told)
@@ -226,8 +239,11 @@ class Stream:
         elif type_url in (CDS, EDS) and unsent:
             changes = {n: v for n, v in unsent.items() if not order.is_removal(state, n, v)}
             if changes:
-                unsent = unsent if self.sotw else changes
+                unsent = changes
             elif order.routing_is_refused(self) or waits("routes", order.routing_is_open(self), now):
+                return {} if state.owes_answer else None
+            elif self.sotw and waits("names", not state.subscription.wildcard, now):
+                # It drops the name itself as soon as it needs it no more, which it alone knows.
                 return {} if state.owes_answer else None
         if unsent or state.owes_answer:
             return unsent
@@ -235,10 +251,8 @@ class Stream:
 
     def _respond(self, type_url: str, told: dict[str, str | None]) -> Response:
         cohort = self.cohorts[type_url]
-        if self.sotw and type_url in FULL_STATE:
-            entries: list[Entry] = [entry for name in cohort.names() if (entry := cohort.entry(name)) is not None]
-        else:
-            entries = self._fitting(cohort, told)
+        whole = self.sotw and type_url in FULL_STATE
+        entries = self._whole(cohort, told) if whole else self._fitting(cohort, told)
         before = self.types[type_url]
         state = self.types[type_url] = after_sending(before, told)
         if type_url in CHILD_TYPE:
@@ -247,7 +261,10 @@ class Stream:
         if self.sotw:
             for entry in entries:
                 parts += entry.sotw_parts()
-            data = sotw_response(type_url=type_url, nonce=nonce_of(state), version=cohort.digest(), parts=parts)
+            version = cohort.digest()
+            if type_url == CDS and self._leaving:
+                version += "-"  # a client that comes back with it is still to lose some
+            data = sotw_response(type_url=type_url, nonce=nonce_of(state), version=version, parts=parts)
             return Response(type_url, len(entries), 0, data)
         for entry in entries:
             parts += entry.delta_parts(self._told_version(type_url, entry))
@@ -259,8 +276,21 @@ class Stream:
                     removed.append(name)
                 else:
                     parts += absent
-        data = delta_response(type_url=type_url, nonce=nonce_of(state), version="", parts=parts, removed=removed)
+        data = self._library.delta_response(type_url=type_url, nonce=nonce_of(state), parts=parts, removed=removed)
         return Response(type_url, len(parts) // 2, len(removed), data)
+
+    def _whole(self, cohort: Cohort, told: Versions) -> list[Entry]:
+        """Return all entries of a subscription, and those that leave it later."""
+        entries = [entry for name in cohort.names() if (entry := cohort.entry(name)) is not None]
+        if cohort.type_url == CDS and self._leaving:
+            covers = cohort.subscription.covers
+            self._leaving = {
+                name: entry
+                for name, entry in self._leaving.items()
+                if covers(name) and cohort.entry(name) is None and name not in told
+            }
+            entries += self._leaving.values()
+        return entries
 
     def _fitting(self, cohort: Cohort, told: dict[str, str | None]) -> list[Entry]:
         """Return the entries of what is told; cut `told` where a response would become too large."""
