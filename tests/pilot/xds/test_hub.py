@@ -10,6 +10,7 @@ from tests.fakes.xds import (
     FakeSlice,
     FakeSource,
     HubLink,
+    SotwPeer,
     make_cluster,
     make_endpoints,
     make_listener,
@@ -349,6 +350,88 @@ def test_the_first_slice_wins_where_two_have_a_name(world: World) -> None:
     assert link.pump() == []
     world.source.push((over, ["a"]))
     assert link.pump() == ["CDS a", "EDS a"]
+
+
+# --- state of the world ---
+
+
+def test_sotw_start_and_changes(world: World) -> None:
+    link = HubLink(world.hub, world.source, SotwPeer())
+    link.start(*ALL)
+    assert link.pump() == []
+    assert [link.peer.names(t) for t in ALL] == [["a", "b"], ["a", "b"], ["in"], ["r"]]
+    world.source.push((world.endpoints, [make_endpoints("b", 9)]))
+    assert link.pump() == ["EDS b"]  # just that
+    world.source.push((world.clusters, [make_cluster("b", seconds=9)]))
+    assert link.pump() == ["CDS a b", "EDS b"]  # all of it, and endpoints for the cluster that changed
+    world.source.push((world.listeners, [make_listener("new")]))
+    assert link.pump() == ["LDS in new"]
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["same control plane", "restarted"])
+def test_sotw_nothing_is_sent_again_after_a_reconnect(world: World, restart: bool) -> None:
+    link = HubLink(world.hub, world.source, SotwPeer()).start(*ALL)
+    link.close()
+    if restart:
+        world.restart()
+    link.peer.said()
+    again = HubLink(world.hub, world.source, link.peer)
+    again.request(*again.peer.first(*ALL))
+    assert again.pump() == []
+    world.source.push((world.routes, [make_route("r", "b")]))
+    assert again.pump() == ["RDS r"]
+
+
+def test_sotw_clusters_leave_last(world: World) -> None:
+    link = HubLink(world.hub, world.source, SotwPeer()).start(*ALL)
+    link.peer.said()
+    world.source.push(
+        (world.routes, [make_route("r", "c")]),
+        (world.clusters, [make_cluster("c"), "a"]),
+        (world.endpoints, [make_endpoints("c", 3), "a"]),
+    )
+    # A response without a would take it from under the routes, so it stays in until they have moved.
+    assert link.pump() == ["CDS a b c", "EDS c", "RDS r", "CDS b c"]
+    link.close()
+    again = HubLink(world.hub, world.source, link.peer)
+    again.request(*again.peer.first(*ALL))
+    assert again.pump() == []
+
+
+def test_sotw_clusters_by_name_leave_when_the_client_drops_them(world: World) -> None:
+    peer = SotwPeer(asked={CDS: {"a"}, EDS: {"a"}}, follows={})
+    link = HubLink(world.hub, world.source, peer)
+    link.start(CDS, EDS, LDS, RDS)
+    link.request(peer.subscribe(RDS, "r"))
+    link.pump()
+    world.source.push((world.clusters, [make_cluster("c"), "a"]), (world.routes, [make_route("r", "c")]))
+    assert link.pump() == ["RDS r"]
+    link.request(peer.subscribe(CDS, "a", "c"))
+    assert link.pump() == ["CDS a c"]
+    link.request(peer.subscribe(CDS, "c"))
+    assert link.pump() == []
+    assert link.stream.unsent(CDS) == {}
+
+
+def test_sotw_a_cluster_that_no_client_drops_is_gone_in_the_end(world: World) -> None:
+    peer = SotwPeer(asked={CDS: {"a", "b"}}, follows={})
+    link = HubLink(world.hub, world.source, peer).start(CDS)
+    world.source.push((world.clusters, ["a"]))
+    assert link.pump() == []
+    world.now = world.limits.patience_seconds
+    world.hub.tick()
+    assert link.pump() == ["CDS b"]
+
+
+def test_sotw_a_rejection_is_reported(world: World) -> None:
+    refuse_bad = SotwPeer(refuse=lambda _type, name, _body: "no such thing" if name == "bad" else "")
+    link = HubLink(world.hub, world.source, refuse_bad).start(*ALL)
+    link.peer.said()
+    world.source.push((world.clusters, [make_cluster("bad"), make_cluster("c")]))
+    assert link.pump() == ["CDS a b bad c NACK"]
+    assert world.source.rejections == [("reviews-v3", "CDS", ("bad",), "bad: no such thing")]
+    world.source.push((world.clusters, ["bad"]))
+    assert world.source.recoveries == [("reviews-v3", "CDS", ("bad",))]
 
 
 # --- odds and ends ---

@@ -107,11 +107,12 @@ class Hub:
 
     def on_batch(self, deltas: Sequence[Delta]) -> None:
         touched: dict[Stream, None] = {}
-        for cohort, before in self._library.apply(deltas):
-            for stream in list(cohort.streams):
-                recovered = stream.change(cohort.type_url, before)
+        for change in self._library.apply(deltas):
+            type_url = change.cohort.type_url
+            for stream in list(change.cohort.streams):
+                recovered = stream.change(change)
                 if recovered:
-                    self._source.accepted(stream.proxy, cohort.type_url, recovered)
+                    self._source.accepted(stream.proxy, type_url, recovered)
                 touched[stream] = None
         self._flush_all(touched)
 

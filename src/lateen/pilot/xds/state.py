@@ -10,6 +10,7 @@ slow one costs the names that changed meanwhile. Rules: the xDS protocol, v3, "F
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -379,7 +380,7 @@ def _on_nack(
         return replace(state, groups=groups, probes=state.probes + 1), Outcome(Verdict.NACK, error=error)
     names: Iterable[str] = told
     if not split:
-        names = [name for name in told if name in error] or told
+        names = [name for name in told if _mentions(error, name)] or told
     rejected = {**state.rejected, **{name: Rejection(told[name], error) for name in names if name in behind}}
     state = replace(state, rejected=rejected, probes=state.probes if state.groups else 0)
     return state, Outcome(Verdict.NACK, error=error, rejected=tuple(sorted(names)))
@@ -390,12 +391,17 @@ def _split(names: Sequence[str], error: str) -> tuple[frozenset[str], ...]:
 
     Envoy names what it does not like, but in words, so that is a hint for the order and decides nothing.
     """
-    suspects = [name for name in names if name in error]
+    suspects = [name for name in names if _mentions(error, name)]
     if suspects and len(suspects) < len(names):
         first = frozenset(names).difference(suspects)
         return first, frozenset(suspects)
     half = len(names) // 2
     return frozenset(names[:half]), frozenset(names[half:])
+
+
+def _mentions(error: str, name: str) -> bool:
+    """Return whether an error names a resource, not just a longer word that holds its name."""
+    return name in error and re.search(rf"(?<![\w|.-]){re.escape(name)}(?![\w|-])", error) is not None
 
 
 def _groups_after(groups: tuple[frozenset[str], ...], told: Versions) -> tuple[frozenset[str], ...]:

@@ -268,10 +268,10 @@ class Stream:
             return Response(type_url, len(entries), 0, data)
         for entry in entries:
             parts += entry.delta_parts(self._told_version(type_url, entry))
-        removed = []
-        for name, version in told.items():
-            if version is None:
-                absent = None if order.is_removal(before, name, version) else absent_parts(type_url, name)
+        removed: list[str] = []
+        for name, told_version in told.items():
+            if told_version is None:
+                absent = None if order.is_removal(before, name, None) else absent_parts(type_url, name)
                 if absent is None:
                     removed.append(name)
                 else:
