@@ -13,7 +13,7 @@ import msgspec
 
 from lateen.api.base import Object, Problem
 
-__all__ = ["STORED_ONLY", "unsupported"]
+__all__ = ["STORED_ONLY", "UNTAKEN_FIELDS", "unsupported"]
 
 # Kinds that are decoded and stored, and why that matters to whoever wrote one.
 STORED_ONLY: Mapping[str, str] = {
@@ -29,68 +29,224 @@ STORED_ONLY: Mapping[str, str] = {
     "MeshNetworks": "the mesh is one network",
 }
 
-# Fields, by kind, whose setting has no effect yet; `[]` stands for each element of a list.
-_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "VirtualService": ("http[].delegate",),
-    "DestinationRule": (
-        "trafficPolicy.loadBalancer.localityLbSetting",
-        "trafficPolicy.tunnel",
-        "subsets[].trafficPolicy.loadBalancer.localityLbSetting",
-        "subsets[].trafficPolicy.tunnel",
-    ),
-    "MeshConfig": (
-        "extensionProviders",
-        "defaultProviders",
-        "localityLbSetting",
-        "ca",
-        "caCertificates",
-        "certificates",
-        "discoverySelectors",
-        "serviceSettings",
-        "serviceScopeConfigs",
-        "tlsDefaults",
-        "meshMTLS",
-        "pathNormalization",
-        "proxyHttpPort",
-        "ingressService",
-        "ingressSelector",
-        "ingressControllerMode",
-        "defaultServiceExportTo",
-        "defaultVirtualServiceExportTo",
-        "defaultDestinationRuleExportTo",
-        "inboundClusterStatName",
-        "outboundClusterStatName",
-        "verifyCertificateAtClient",
-    ),
-    "ServiceEntry": (),
+# Below each traffic policy: the field, and what happens in its place; "": nothing does.
+_POLICY: Mapping[str, str] = {
+    "loadBalancer.localityLbSetting": "",
+    "loadBalancer.zoneAwareLbSetting": "",
+    "connectionPool.tcp.idleTimeout": "it ends idle HTTP connections; connections of TCP ports have no limit",
+    "connectionPool.tcp.maxConnectionDuration": "it limits HTTP connections; connections of TCP ports have no limit",
+    "tls.caCrl": "revoked certificates are accepted",
+    "tls.credentialName": "no secret is served under that name, so that connections fail; use paths of files",
+    "tunnel": "connections go straight to the service",
+    "retryBudget.budgetInterval": "the budget counts the requests under way",
 }
+# A port's settings have no such blocks.
+_NOT_OF_PORTS = ("tunnel", "retryBudget.")
+
+# Fields, by kind, whose setting has no effect yet, and what happens in their place. `[]` stands for each element of a
+# list, `*` for each field that is set.
+UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
+    "VirtualService": {
+        "http[].delegate": "the rule is passed over",
+        "tcp[].match[].sourceSubnet": "connections from everywhere match",
+    },
+    "DestinationRule": {
+        f"{level}.{path}": consequence
+        for level in (
+            "trafficPolicy",
+            "trafficPolicy.portLevelSettings[]",
+            "subsets[].trafficPolicy",
+            "subsets[].trafficPolicy.portLevelSettings[]",
+        )
+        for path, consequence in _POLICY.items()
+        if not (level.endswith("[]") and path.startswith(_NOT_OF_PORTS))
+    },
+    "Gateway": {
+        "servers[].bind": "the gateway listens on all of its addresses",
+        "servers[].defaultEndpoint": "",
+        **{
+            f"servers[].tls.{name}": "no TLS is terminated"
+            for name in (
+                "mode",
+                "serverCertificate",
+                "privateKey",
+                "caCertificates",
+                "caCrl",
+                "credentialName",
+                "credentialNames",
+                "caCertCredentialName",
+                "tlsCertificates",
+                "subjectAltNames",
+                "verifyCertificateSpki",
+                "verifyCertificateHash",
+                "minProtocolVersion",
+                "maxProtocolVersion",
+                "cipherSuites",
+                "insecureSkipVerify",
+            )
+        },
+    },
+    "ServiceEntry": {"endpoints[].network": "the mesh is one network"},
+    "WorkloadEntry": {"network": "the mesh is one network"},
+    "Service": {
+        "type": "no port of the machine is opened for it",
+        "clusterIPs": "the service has the one address of clusterIP",
+        "externalIPs": "traffic to these addresses is none of this service's",
+        "ipFamilies": "services have IPv4 addresses",
+        "ipFamilyPolicy": "services have IPv4 addresses",
+        "sessionAffinity": "use consistentHash of a DestinationRule",
+        "sessionAffinityConfig": "use consistentHash of a DestinationRule",
+        "internalTrafficPolicy": "all endpoints are used",
+        "externalTrafficPolicy": "all endpoints are used",
+        "trafficDistribution": "all endpoints are used alike",
+        "topologyKeys": "all endpoints are used alike",
+        "loadBalancerClass": "there is no load balancer",
+        "loadBalancerIP": "there is no load balancer",
+        "loadBalancerSourceRanges": "there is no load balancer",
+        "allocateLoadBalancerNodePorts": "there is no load balancer",
+        "healthCheckNodePort": "there is no load balancer",
+        "ports[].nodePort": "no port of the machine is opened for it",
+    },
+    "MeshConfig": {
+        **dict.fromkeys(
+            (
+                "proxyListenPort",
+                "proxyInboundListenPort",
+                "proxyHttpPort",
+                "hboneIdleTimeout",
+                "tcpKeepalive",
+                "defaultHttpRetryPolicy",
+                "defaultInboundHttpRetryPolicy",
+                "defaultTrafficPolicy.connectionPool.tcp.idleTimeout",
+                "defaultTrafficPolicy.connectionPool.tcp.maxConnectionDuration",
+                "outboundTrafficPolicy.tls",
+                "localityLbSetting",
+                "zoneAwareLbSetting",
+                "defaultServiceExportTo",
+                "defaultVirtualServiceExportTo",
+                "defaultDestinationRuleExportTo",
+                "serviceEntryVisibility",
+                "serviceSettings",
+                "serviceScopeConfigs",
+                "discoverySelectors",
+                "ingressClass",
+                "ingressService",
+                "ingressSelector",
+                "ingressControllerMode",
+                "pathNormalization",
+                "configSources",
+                "caCertificates",
+                "ca",
+                "meshMTLS",
+                "tlsDefaults",
+                "verifyCertificateAtClient",
+                "certificates",
+                "enableTracing",
+                "enableEnvoyAccessLogService",
+                "disableEnvoyListenerLog",
+                "inboundClusterStatName",
+                "outboundClusterStatName",
+                "enablePrometheusMerge",
+                "extensionProviders",
+                "defaultProviders",
+                "defaultConfig.*",
+            ),
+            "",
+        ),
+        "trustDomain": "identities have the trust domain that the control plane was started with",
+    },
+}
+
+# Values, beside a field's own default, that ask for what happens anyway.
+_HARMLESS: Mapping[tuple[str, str], tuple[Any, ...]] = {
+    ("Service", "type"): ("ExternalName",),
+    ("Service", "ipFamilies"): (("IPv4",),),
+    ("Service", "ipFamilyPolicy"): ("SingleStack",),
+    ("Service", "internalTrafficPolicy"): ("Cluster",),
+    ("Service", "externalTrafficPolicy"): ("Cluster",),
+    ("Service", "allocateLoadBalancerNodePorts"): (False,),
+    ("MeshConfig", "proxyListenPort"): (15001,),
+    ("MeshConfig", "proxyInboundListenPort"): (15006,),
+    ("MeshConfig", "proxyHttpPort"): (0,),
+    ("MeshConfig", "enableTracing"): (False,),
+    ("MeshConfig", "enableEnvoyAccessLogService"): (False,),
+    ("MeshConfig", "disableEnvoyListenerLog"): (False,),
+    ("MeshConfig", "enablePrometheusMerge"): (False,),
+}
+
+_SENT_REDIRECTS = frozenset({0, 301, 302, 303, 307, 308})  # those that Envoy knows; 0: not set
+_CLAIMS = "@request.auth.claims"
 
 
 def unsupported(obj: Object) -> Iterator[Problem]:
     """Yield a warning for each part of `obj` that nothing acts on."""
-    consequence = STORED_ONLY.get(obj.key.kind)
+    kind = obj.key.kind
+    consequence = STORED_ONLY.get(kind)
     if consequence is not None:
-        yield obj.problem("", f"{obj.key.kind} is decoded and stored but not acted on yet: {consequence}", "warning")
+        yield obj.problem("", f"{kind} is decoded and stored but not acted on yet: {consequence}", "warning")
         return
-    if obj.key.kind == "ServiceEntry" and obj.spec.resolution == "DYNAMIC_DNS":
-        yield obj.problem("spec.resolution", "DYNAMIC_DNS is decoded and stored but not acted on yet", "warning")
-    for path in _FIELDS.get(obj.key.kind, ()):
-        for place in _places(obj.spec, path.split("."), "spec"):
-            yield obj.problem(place, "decoded and stored but not acted on yet", "warning")
+    for place, told in _untaken(obj):
+        message = "decoded and stored but not acted on yet"
+        yield obj.problem(place, f"{message}: {told}" if told else message, "warning")
 
 
-def _places(value: Any, steps: list[str], prefix: str) -> Iterator[str]:
-    """Yield the path of each place below `value` that is set."""
+def _untaken(obj: Object) -> Iterator[tuple[str, str]]:
+    """Yield (field, what happens in its place) for all that is set and not acted on."""
+    kind = obj.key.kind
+    for path, consequence in UNTAKEN_FIELDS.get(kind, {}).items():
+        for place, value in _places(obj.spec, path.split("."), "spec"):
+            if value in _HARMLESS.get((kind, path), ()):
+                continue
+            if (kind, path) == ("Service", "clusterIPs") and value == (obj.spec.cluster_ip,):
+                continue
+            yield place, consequence
+    match kind:
+        case "ServiceEntry" if obj.spec.resolution == "DYNAMIC_DNS":
+            yield "spec.resolution", "DYNAMIC_DNS is not served: the hosts are unknown"
+        case "MeshConfig":
+            policy = obj.spec.outbound_traffic_policy
+            if policy is not None and policy.mode == "ALLOW_ANY_DYNAMIC_DNS":
+                yield "spec.outboundTrafficPolicy.mode", "ALLOW_ANY_DYNAMIC_DNS acts as ALLOW_ANY"
+        case "VirtualService":
+            yield from _untaken_rules(obj)
+
+
+def _untaken_rules(obj: Object) -> Iterator[tuple[str, str]]:
+    """Yield what of a VirtualService depends on more than its fields being set."""
+    if not obj.spec.hosts:
+        yield "spec.hosts", "without hosts it acts through the delegate of another VirtualService only"
+        return
+    if obj.spec.gateways and "mesh" not in obj.spec.gateways:
+        for name in ("tls", "tcp"):
+            if getattr(obj.spec, name):
+                yield f"spec.{name}", "gateways serve HTTP only"
+    for i, rule in enumerate(obj.spec.http):
+        if rule.redirect is not None and rule.redirect.redirect_code not in _SENT_REDIRECTS:
+            yield f"spec.http[{i}].redirect.redirectCode", "only 301, 302, 303, 307 and 308 are: the rule is left out"
+        for j, match in enumerate(rule.match):
+            for field, headers in (("headers", match.headers), ("withoutHeaders", match.without_headers)):
+                for header in headers:
+                    if header.lower().startswith(_CLAIMS):
+                        yield (
+                            f"spec.http[{i}].match[{j}].{field}[{header}]",
+                            "tokens are not read, so no claim is known",
+                        )
+
+
+def _places(value: Any, steps: list[str], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield the path and the value of each place below `value` that is set to something else than its default."""
     if not steps:
-        yield prefix
+        yield prefix, value
         return
     name = steps[0].removesuffix("[]")
-    kind: type[msgspec.Struct] = type(value)
-    attribute = _attribute(kind, name)
-    if attribute is None:
+    if name == "*":
+        for own in msgspec.structs.fields(type(value)):
+            yield from _places(value, [own.encode_name, *steps[1:]], prefix)
         return
-    found = getattr(value, attribute)
-    if found is None or found == () or found == {}:
+    kind: type[msgspec.Struct] = type(value)
+    found_field = _field(kind, name)
+    found = getattr(value, found_field.name)
+    if found is None or found == () or found == {} or found == found_field.default:
         return
     if steps[0].endswith("[]"):
         for position, element in enumerate(found):
@@ -100,6 +256,9 @@ def _places(value: Any, steps: list[str], prefix: str) -> Iterator[str]:
 
 
 @cache
-def _attribute(kind: type[msgspec.Struct], name: str) -> str | None:
-    """Return the attribute that YAML spells `name`. Kept: msgspec reads all annotations anew each time."""
-    return next((field.name for field in msgspec.structs.fields(kind) if field.encode_name == name), None)
+def _field(kind: type[msgspec.Struct], name: str) -> msgspec.structs.FieldInfo:
+    """Return the field that YAML spells `name`. Kept: msgspec reads all annotations anew each time."""
+    for field in msgspec.structs.fields(kind):
+        if field.encode_name == name:
+            return field
+    raise LookupError(f"{kind.__name__} has no field {name!r}: the table of what is not acted on names it")
