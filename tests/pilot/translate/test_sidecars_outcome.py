@@ -17,6 +17,7 @@ from tests.fakes.proxies import (
     HttpApp,
     RealEnvoy,
     ask,
+    dead_port,
     dial,
     free_port,
     make_identity,
@@ -134,7 +135,7 @@ def mesh(authority: StrangeAuthority, server: ConfigServer, folder: Path) -> Ite
             "auto": (free_port(SERVER_ADDRESS), Protocol.AUTO, any_app.port),
             "grpc": (free_port(SERVER_ADDRESS), Protocol.AUTO, grpc_port),
             "tcp": (free_port(SERVER_ADDRESS), Protocol.TCP, any_app.port),
-            "dead": (free_port(SERVER_ADDRESS), Protocol.TCP, free_port()),
+            "dead": (free_port(SERVER_ADDRESS), Protocol.TCP, stack.enter_context(dead_port())),
         }
         back = inbound(
             *(

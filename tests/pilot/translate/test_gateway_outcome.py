@@ -1,0 +1,131 @@
+"""What a gateway lets in, through a real Envoy; and that its counts outlive a change of its listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from google.protobuf.message import Message
+from tests.fakes.proxies import ConfigServer, HttpApp, RealEnvoy, ask, dial, free_port
+from tests.pilot.translate.cases import PEER, QUIET, REVIEWS, cluster, host, route
+
+from lateen.pilot.model.values import (
+    AutoMtls,
+    Destination,
+    EndpointInput,
+    EndpointsInput,
+    GatewayListenerInput,
+    GatewayServer,
+    RouteConfigInput,
+)
+from lateen.pilot.translate.clusters import build_fixed_clusters, build_outbound_cluster
+from lateen.pilot.translate.endpoints import build_endpoints
+from lateen.pilot.translate.gateway import build_gateway_listener
+from lateen.pilot.translate.names import outbound_cluster_name
+from lateen.pilot.translate.peers import PEER_HEADER
+from lateen.pilot.translate.routes import build_route_config
+
+pytestmark = pytest.mark.envoy
+
+NODE = "ingressgateway"
+
+
+class Ingress(NamedTuple):
+    ports: tuple[int, int]
+    server: ConfigServer
+    envoy: RealEnvoy
+    app_port: int
+
+    def messages(self, *ports: int, tls_ports: tuple[int, ...] = ()) -> list[Message]:
+        name = outbound_cluster_name(REVIEWS.hostname, 9080)
+        endpoint = EndpointInput(address="127.0.0.1", port=self.app_port, peer=PEER)
+        shop = host(route(destinations=(Destination(cluster=name),)), name="shop:80", domains=("shop.test",))
+        listeners = [
+            build_gateway_listener(
+                GatewayListenerInput(
+                    bind="127.0.0.1",
+                    port=port,
+                    servers=(GatewayServer(hosts=("*",), http_route="http.80"),),
+                    telemetry=QUIET,
+                    tracing_percent=1.0 if port in tls_ports else None,
+                )
+            )
+            for port in ports
+        ]
+        return [
+            *build_fixed_clusters(for_gateway=True),
+            build_outbound_cluster(cluster(auto_mtls=AutoMtls.OFF, sans=(), for_gateway=True)),
+            build_endpoints(EndpointsInput(cluster=name, endpoints=(endpoint,))),
+            build_route_config(RouteConfigInput(name="http.80", virtual_hosts=(shop,))),
+            *listeners,
+        ]
+
+
+@pytest.fixture
+def ingress(folder: Path, server: ConfigServer) -> Iterator[Ingress]:
+    with ExitStack() as stack:
+        app = stack.enter_context(HttpApp("reviews"))
+        envoy = RealEnvoy(NODE, server, folder, namespace="istio-system", labels={"app": NODE, "version": "v1"})
+        ingress = Ingress((free_port(), free_port()), server, envoy, app.port)
+        server.serve(NODE, ingress.messages(*ingress.ports))
+        stack.enter_context(envoy)
+        yield ingress
+    assert server.rejections == []
+
+
+def test_what_clients_claim_does_not_get_in(ingress: Ingress) -> None:
+    claims = {
+        PEER_HEADER: "me",
+        "x-forwarded-client-cert": "URI=spiffe://cluster.local/ns/a/sa/admin",
+        "x-forwarded-for": "1.2.3.4",
+        "x-envoy-original-path": "/admin",
+    }
+    with dial(ingress.ports[0]) as sock:
+        answer = ask(sock, host="shop.test", headers=claims)
+    seen = {name.lower(): value for name, value in answer.json["headers"].items()}
+    claimed, connected = seen["x-forwarded-for"].split(",")
+    assert (claimed, connected != "1.2.3.4") == ("1.2.3.4", True)  # whoever connected is last, which is what counts
+    assert "x-forwarded-client-cert" not in seen
+    assert "x-envoy-original-path" not in seen
+    assert seen.get(PEER_HEADER) != "me"
+    assert answer.headers["server"] == "istio-envoy"
+
+
+def test_a_gateway_reports_as_source_and_does_not_trust_the_host(ingress: Ingress) -> None:
+    with dial(ingress.ports[0]) as sock:
+        ask(sock, host="shop.test")
+        assert ask(sock, host="made-up.test").status == 404
+    sample = ingress.envoy.wait_for("istio_requests_total", response_code="200")
+    assert (
+        sample.labels.items()
+        >= {
+            "reporter": "source",
+            "source_workload": NODE,
+            "source_workload_namespace": "istio-system",
+            "destination_workload": "reviews-v1",
+            "destination_service": REVIEWS.hostname,
+        }.items()
+    )
+    lost = ingress.envoy.wait_for("istio_requests_total", response_code="404")
+    assert (lost.labels["destination_service"], lost.labels["response_flags"]) == ("unknown", "NR")
+
+
+def test_counts_go_on_when_listeners_come_and_go(ingress: Ingress) -> None:
+    first, second = ingress.ports
+    for _ in range(3):
+        with dial(first) as sock:
+            ask(sock, host="shop.test")
+    before = ingress.envoy.wait_for("istio_requests_total", above=2, response_code="200")
+    # The listener that counted goes; the other one, which never counted, is replaced.
+    ingress.server.serve(NODE, ingress.messages(second, tls_ports=(second,)))
+    ingress.envoy.wait_until("/listeners", lambda text: f":{first}" not in text)
+    ingress.envoy.wait_until(
+        "/stats?filter=listener_manager.total_listeners_draining", lambda text: text.strip().endswith(": 0")
+    )
+    with dial(second) as sock:
+        ask(sock, host="shop.test")
+    after = ingress.envoy.wait_for("istio_requests_total", above=before.value, response_code="200")
+    assert (after.labels, after.value) == (before.labels, before.value + 1)
