@@ -27,13 +27,16 @@ QUIET_CPU_SECONDS = 0.004  # less than that in `QUIET_SECONDS` is no work, but t
 AT_LEAST_SECONDS = 0.35  # a change is not noticed at once: inotify's settling
 AT_MOST_SECONDS = 30.0
 
+ENDPOINT = "one endpoint came or went"
+VIRTUAL_SERVICE = "one VirtualService changed"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
     services: int
     clients: int
     repetitions: int
-    tls: bool
+    quick: bool  # without mutual TLS and bare gRPC
 
 
 @dataclass(slots=True)
@@ -59,14 +62,17 @@ class Rig:
         self.plane: Child
         self.clients: Child
         self.started: dict[str, Any] = {}
+        self.weight = 10  # of the canary, in percent; another one with each change
         self._stack = AsyncExitStack()
         self._plane_stack = AsyncExitStack()
 
+    async def run(self, module: str, *arguments: str) -> Child:
+        """Start what is to be measured."""
+        child = run_child(module, *arguments, errors=self.folder / "plane.log")
+        return await self._plane_stack.enter_async_context(child)
+
     async def start_plane(self) -> None:
-        errors = self.folder / "plane.log"
-        self.plane = await self._plane_stack.enter_async_context(
-            run_child("bench.plane", str(self.settings.state), str(self.config), errors=errors)
-        )
+        self.plane = await self.run("bench.plane", str(self.settings.state), str(self.config))
         self.started = await self.plane.answer()
 
     async def start_clients(self, transport: str) -> None:
@@ -150,12 +156,16 @@ async def measure(size: Size, folder: Path, tell: Callable[[str], None]) -> list
         tell("restart of the control plane")
         rows += await _restart(rig)
         await rig.stop_clients()
-        if size.tls:
+        if not size.quick:
             tell("mutual TLS")
             await rig.start_clients("tls")
             rows += _connect_rows("mutual TLS: first connect", await rig.sample(_asker(rig, "connect")), size)
             rows += await _virtual_service(rig, "mutual TLS: one VirtualService changed", repetitions=3)
         rows.append(await _certificates(rig))
+        if not size.quick:
+            tell("bare gRPC")
+            for name in (VIRTUAL_SERVICE, ENDPOINT):
+                rows += await _floor(rig, name, {row.unit: row.value for row in rows if row.name == name})
     finally:
         await rig.stop_clients()
         await rig.stop_plane()
@@ -164,14 +174,14 @@ async def measure(size: Size, folder: Path, tell: Callable[[str], None]) -> list
 
 async def _changes(rig: Rig, tell: Callable[[str], None]) -> list[Row]:
     tell("changes")
-    rows = await _virtual_service(rig, "one VirtualService changed", repetitions=rig.size.repetitions, targets=True)
+    rows = await _virtual_service(rig, VIRTUAL_SERVICE, repetitions=rig.size.repetitions, targets=True)
     flip = [True]
 
     async def endpoint() -> None:
         flip[0] = not flip[0]
         await _register(rig.settings, mesh.registration("svc-0001-v2", ready=flip[0]))
 
-    rows += await _repeat(rig, "one endpoint came or went", endpoint, wall_target=0.1)
+    rows += await _repeat(rig, ENDPOINT, endpoint, wall_target=0.1)
     count = [0]
 
     async def labels() -> None:
@@ -198,11 +208,9 @@ async def _changes(rig: Rig, tell: Callable[[str], None]) -> list[Row]:
 
 
 async def _virtual_service(rig: Rig, name: str, *, repetitions: int, targets: bool = False) -> list[Row]:
-    weight = [10]
-
     async def change() -> None:
-        weight[0] = weight[0] % 90 + 1
-        _put(rig.config / "canary.yaml", mesh.virtual_service(0, weight[0]))
+        rig.weight = rig.weight % 90 + 1
+        _put(rig.config / "canary.yaml", mesh.virtual_service(0, rig.weight))
 
     target = 0.15 if targets else None
     return await _repeat(rig, name, change, wall_target=target, cpu_target=target, repetitions=repetitions)
@@ -225,6 +233,33 @@ async def _restart(rig: Rig) -> list[Row]:
         Row("restart: bytes of answers without resources", "bytes", 0 if resent else sample.bytes),
         Row("restart: until the last client is in step", "wall_s", sample.wall_seconds),
         Row("restart: until the last client is in step", "cpu_s", sample.cpu_seconds),
+    ]
+
+
+async def _floor(rig: Rig, change_name: str, change: dict[str, float]) -> list[Row]:
+    """Push the bytes of a change to as many streams without a control plane: what is above it is ours."""
+    bytes_each = int(change["bytes"]) // rig.size.clients
+    await rig.stop_clients()
+    await rig.stop_plane()
+    rig.plane = await rig.run("bench.floor", str(rig.settings.state), str(bytes_each))
+    await rig.plane.answer()
+    await rig.start_clients("local")
+    await rig.clients.ask("connect")
+    await rig.settle()
+    walls, cpus = [], []
+    for _ in range(rig.size.repetitions + 1):  # the first one is not counted
+        cpu = cpu_seconds(rig.plane.pid)
+        began = (await rig.plane.ask("push"))["time"]
+        await rig.settle()
+        cpus.append(cpu_seconds(rig.plane.pid) - cpu)
+        walls.append((await rig.plane.ask("stats"))["last_request"] - began)
+    wall, cpu = median(walls[1:]), median(cpus[1:])
+    name = f"bare gRPC: {bytes_each:,} bytes to each of {rig.size.clients}"
+    return [
+        Row(name, "wall_s", wall, note="the same clients, a server that does nothing else"),
+        Row(name, "cpu_s", cpu),
+        Row(f"{change_name}, against bare gRPC", "ratio", change["cpu_s"] / cpu, note="of CPU"),
+        Row(f"{change_name}, against bare gRPC", "ratio", change["wall_s"] / wall, note="of time"),
     ]
 
 
@@ -275,6 +310,8 @@ def _rows(
     def mid(of: Callable[[Sample], float]) -> float:
         return median(of(sample) for sample in samples)
 
+    if any(bool(sample.responses) is silent for sample in samples):
+        raise AssertionError(f"{name}: sent {[sample.types for sample in samples]}")
     sent = ", ".join(f"{count} {name}" for name, count in sorted(samples[-1].types.items()))
     rows = [
         Row(name, "bytes", mid(lambda s: s.bytes), note=sent or "nothing sent", target=0 if silent else None),
@@ -289,8 +326,8 @@ def _rows(
             "wall_s",
             mid(lambda s: s.wall_seconds),
             target=wall_target,
-            note=f"edit to last ACK; the best {min(s.wall_seconds for s in samples):.3f}, "
-            f"the clients' own CPU {mid(lambda s: s.clients_cpu_seconds):.3f}",
+            note=f"edit to last ACK; best {min(s.wall_seconds for s in samples):.3f}; "
+            f"clients' own CPU {mid(lambda s: s.clients_cpu_seconds):.3f}",
         ),
         Row(name, "first_s", mid(lambda s: s.first_seconds), note="edit to first response"),
         *rows,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from lateen.pilot.registry.registrations import start_ticks
+from lateen.net.process import start_ticks
 from lateen.settings import Settings
 from lateen.wire.files import write_atomically
 from lateen.wire.local import Registration, WorkloadPort
