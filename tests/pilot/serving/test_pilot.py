@@ -218,3 +218,15 @@ def test_a_rejection_names_the_resources_that_shaped_it(shop: Bench) -> None:
     assert all("no such thing" in problem.message and problem.file == "test.yaml" for problem in told)
     shop.pilot.source.accepted(proxy, RDS, ("9080",))
     assert [problem for problem in shop.pilot.problems() if problem.level == "error"] == []
+
+
+def test_what_is_not_acted_on_is_told_as_long_as_it_stands(bench: Bench) -> None:
+    text = (
+        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: default}\nspec: {egress: [{hosts: [%s]}]}"
+    )
+    bench.apply(text % "'*/*'")
+    bench.apply(text % "'./*'")
+    (told,) = bench.pilot.problems()
+    assert (told.level, told.resource and told.resource.kind) == ("warning", "Sidecar")
+    bench.delete("Sidecar", "default")
+    assert bench.pilot.problems() == []
