@@ -430,6 +430,11 @@ def test_sotw_a_rejection_is_reported(world: World) -> None:
     world.source.push((world.clusters, [make_cluster("bad"), make_cluster("c")]))
     assert link.pump() == ["CDS a b bad c NACK"]
     assert world.source.rejections == [("reviews-v3", "CDS", ("bad",), "bad: no such thing")]
+    # It is in every whole response from now on, and only it is to blame.
+    world.source.push((world.clusters, [make_cluster("b", seconds=9)]))
+    assert link.pump()[0] == "CDS a b bad c NACK"
+    assert len(set(world.source.rejections)) == 1
+    assert link.pump() == []
     world.source.push((world.clusters, ["bad"]))
     assert world.source.recoveries == [("reviews-v3", "CDS", ("bad",))]
 

@@ -379,8 +379,12 @@ def _on_nack(
         groups = _split(list(told), error) + state.groups
         return replace(state, groups=groups, probes=state.probes + 1), Outcome(Verdict.NACK, error=error)
     names: Iterable[str] = told
-    if not split:
-        names = [name for name in told if _mentions(error, name)] or told
+    if not split and any(_mentions(error, name) for name in (*told, *state.rejected)):
+        # A whole response is not taken apart: its client applies what it finds good and says what it did not. What
+        # it rejected before is in there again, and in its words.
+        names = [name for name in told if _mentions(error, name)]
+        state, _ = _on_ack(state, {name: version for name, version in told.items() if name not in names}, content)
+        behind = dict(state.behind)
     rejected = {**state.rejected, **{name: Rejection(told[name], error) for name in names if name in behind}}
     state = replace(state, rejected=rejected, probes=state.probes if state.groups else 0)
     return state, Outcome(Verdict.NACK, error=error, rejected=tuple(sorted(names)))
