@@ -15,7 +15,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 )
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lateen.agent import messages as m
@@ -149,10 +149,16 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
             continue
 
 
-JSON = st.recursive(st.text() | st.booleans(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+WORD = st.text(max_size=5)
+JSON = st.recursive(
+    WORD | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORD, inner, max_size=3),
+    max_leaves=6,
+)
 
 
-@given(st.dictionaries(st.text(), JSON))
+@settings(max_examples=50)
+@given(st.dictionaries(WORD, JSON, max_size=3))
 def test_structs_are_the_librarys(values: dict[str, Any]) -> None:
     wanted = Struct()
     wanted.update(values)

@@ -1,4 +1,4 @@
-"""Watch the proxy: is it live, has it its configuration. Looks often until it is ready, then once a second."""
+"""Watch the proxy: is it live, has it its configuration. Looks often until it is ready, then every few seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lateen.errors import Unavailable
 __all__ = ["ProxyMonitor"]
 
 FAST_LOOK_SECONDS: Final = 0.03
-SLOW_LOOK_SECONDS: Final = 1.0
+SLOW_LOOK_SECONDS: Final = 3.0  # a crash is seen at once by the process; this finds a proxy that hangs
 FAILURES: Final = 3  # looks in a row without an answer, before a proxy that was ready counts as gone
 
 
