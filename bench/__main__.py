@@ -43,7 +43,7 @@ def main() -> int:
         size = Size(
             services=options.services,
             clients=options.clients,
-            repetitions=3 if options.quick else 7,
+            repetitions=2 if options.quick else 7,
             quick=options.quick,
         )
         folder = Path(tempfile.mkdtemp(prefix="lateen-bench-"))

@@ -194,7 +194,7 @@ async def _changes(rig: Rig, tell: Callable[[str], None]) -> list[Row]:
     number = rig.size.services + 7
     path = rig.config / "new.yaml"
     added, gone = [], []
-    for _ in range(max(2, rig.size.repetitions // 2)):
+    for _ in range(rig.size.repetitions // 2):
 
         async def add() -> None:
             _put(path, mesh.service(number) + "---\n" + mesh.destination_rule(number))
