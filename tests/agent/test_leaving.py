@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -223,6 +224,31 @@ async def test_asked_twice_means_at_once_but_a_doubled_signal_is_one() -> None:
     now += 1.0
     stop.ask(15)
     assert (stop.signal, stop.hurried.is_set()) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("ignored", "sent", "handed_on"),
+    [
+        pytest.param((), signal.SIGINT, signal.SIGINT, id="ctrl-c"),
+        pytest.param((), signal.SIGTERM, signal.SIGTERM, id="kill"),
+        pytest.param((), signal.SIGHUP, signal.SIGTERM, id="terminal closed"),
+        pytest.param((signal.SIGINT,), signal.SIGINT, signal.SIGTERM, id="background job of a script"),
+        pytest.param((signal.SIGHUP,), signal.SIGHUP, None, id="nohup"),
+    ],
+)
+async def test_signals(ignored: tuple[int, ...], sent: int, handed_on: int | None) -> None:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    stop = Stop()
+    try:
+        with stop.on_signals():
+            os.kill(os.getpid(), sent)
+            if handed_on is not None:
+                await asyncio.wait_for(stop.asked.wait(), 5)
+                assert stop.signal == handed_on
+            assert stop.asked.is_set() is (handed_on is not None)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def test_work_ends_when_leaving_is_asked_for() -> None:

@@ -44,11 +44,15 @@ class Stop:
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Let SIGINT, SIGTERM and SIGHUP ask, inside the block."""
+        """Let SIGINT, SIGTERM and SIGHUP ask, inside the block; not SIGHUP under nohup(1)."""
         loop = asyncio.get_running_loop()
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        ignored = {number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_IGN}
+        numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} - (ignored & {signal.SIGHUP})
         for number in numbers:
-            loop.add_signal_handler(number, self.ask, number)
+            # An application inherits that SIGINT is ignored (a shell's background job), and many take SIGHUP for
+            # "read your configuration again": both then hear SIGTERM.
+            plain = number in ignored or number == signal.SIGHUP
+            loop.add_signal_handler(number, self.ask, signal.SIGTERM if plain else number)
         try:
             yield
         finally:
