@@ -215,7 +215,7 @@ class Mesh:
         """The mode of one port (0: ports no service names) of the workloads with these labels."""
         namespace, labels, port = key
         root = read.get(self.settings, "mesh").root_namespace
-        own = () if namespace == root else read.lookup(self.peer_auth, namespace)
+        own = read.lookup(self.peer_auth, namespace)
         return mtls_mode(
             self.objects_of(read, read.lookup(self.peer_auth, root)),
             self.objects_of(read, own),

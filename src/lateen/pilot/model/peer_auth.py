@@ -23,8 +23,8 @@ def mtls_mode(
 ) -> MtlsMode:
     """Return the mode of `port` (the application's; None: any port no service names).
 
-    `in_root` and `in_namespace` are the PeerAuthentications of the root and of the workload's own namespace; pass an
-    empty `in_namespace` for workloads of the root namespace itself.
+    `in_root` and `in_namespace` are the PeerAuthentications of the root and of the workload's own namespace, the same
+    ones twice for workloads of the root namespace itself: one with a selector acts in its own namespace only.
     """
     namespace = tuple(in_namespace)
     mesh_wide = _oldest(policy for policy in in_root if not _selector(policy))
