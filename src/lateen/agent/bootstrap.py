@@ -72,6 +72,9 @@ RUNTIME: Final[Mapping[str, Any]] = {
     "envoy.reloadable_features.fixed_heap_use_allocated": True,
     "envoy.reloadable_features.coalesce_lb_rebuilds_on_batch_update": False,
 }
+# How soon a lost stream is opened again. Envoy's own limit of 30 s suits thousands of proxies behind one address; here a
+# control plane that comes back should steer again within seconds, and the jitter still spreads the proxies.
+RECONNECT: Final = {"base_interval": "0.2s", "max_interval": "2s"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +165,7 @@ def _grpc(cluster: str, api_type: str) -> dict[str, Any]:
         "api_type": api_type,
         "transport_api_version": "V3",
         "set_node_on_first_message_only": True,
-        "grpc_services": [{"envoy_grpc": {"cluster_name": cluster}}],
+        "grpc_services": [{"envoy_grpc": {"cluster_name": cluster, "retry_policy": {"retry_back_off": RECONNECT}}}],
     }
 
 
