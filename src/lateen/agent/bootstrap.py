@@ -72,8 +72,8 @@ RUNTIME: Final[Mapping[str, Any]] = {
     "envoy.reloadable_features.fixed_heap_use_allocated": True,
     "envoy.reloadable_features.coalesce_lb_rebuilds_on_batch_update": False,
 }
-# How soon a lost stream is opened again. Envoy's own limit of 30 s suits thousands of proxies behind one address; here a
-# control plane that comes back should steer again within seconds, and the jitter still spreads the proxies.
+# How soon a lost stream is opened again. Envoy's own limit of 30 s suits thousands of proxies behind one address; here
+# a control plane that comes back should steer again within seconds, and the jitter still spreads the proxies.
 RECONNECT: Final = {"base_interval": "0.2s", "max_interval": "2s"}
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ async def run_control_plane(settings: Settings, options: ControlPlaneOptions) ->
     Raises `Unavailable` when a control plane of this state folder runs already, `BadInput` for a folder that is none.
     """
     configure_logging(json=options.log_json)
+    _raise_descriptor_limit()
     if not options.config.is_dir():
         raise BadInput(f"{options.config} is not a folder; 'lateen up' wants the folder of the mesh's YAML")
     async with ControlPlane(settings, options) as plane:
@@ -316,6 +318,12 @@ class ControlPlane:
             mesh_id=MESH_ID,
             cluster_id=CLUSTER_ID,
         )
+
+
+def _raise_descriptor_limit() -> None:
+    """Take as many descriptors as the system allows: each workload takes two, and a shell's default is 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextlib.contextmanager
