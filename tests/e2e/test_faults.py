@@ -230,7 +230,6 @@ def test_nonsense_without_end_costs_no_memory(mesh: MeshRun) -> None:
 
     pour(5)
     before = memory_kb(pid)
-    pour(40)
     pour(40)  # some 50 MB: a control plane that kept what it was sent would show it
     eventually(lambda: memory_kb(pid) < before + STEADY_MEMORY_KB, what="memory is given back", seconds=10)
 
