@@ -10,7 +10,6 @@ from typing import Any
 from google.protobuf.message import Message
 
 from lateen.api import destination_rule as dr
-from lateen.api import gateway as gw
 from lateen.api import virtual_service as vs
 from lateen.api.protocol import Protocol
 from lateen.pilot.model.values import (
@@ -581,32 +580,6 @@ GATEWAYS: dict[str, GatewayListenerInput] = {
         telemetry=logged(json=True),
         tracing_percent=1.0,
     ),
-    "https": GatewayListenerInput(
-        bind="0.0.0.0",
-        port=8443,
-        servers=(
-            GatewayServer(
-                hosts=("b.test", "a.test"),
-                http_route="https.443.https.gw.default",
-                tls=gw.ServerTLSSettings(
-                    mode="MUTUAL",
-                    credential_name="shop",
-                    subject_alt_names=("client.test",),
-                    min_protocol_version="TLSV1_3",
-                    cipher_suites=("ECDHE-RSA-AES128-GCM-SHA256",),
-                ),
-            ),
-            GatewayServer(
-                hosts=("c.test",),
-                http_route="https.443.other.gw.default",
-                tls=gw.ServerTLSSettings(mode="SIMPLE", server_certificate="/c.pem", private_key="/k.pem"),
-            ),
-            GatewayServer(
-                hosts=("*",), http_route="https.443.mesh.gw.default", tls=gw.ServerTLSSettings(mode="ISTIO_MUTUAL")
-            ),
-        ),
-        telemetry=QUIET,
-    ),
     "tcp": GatewayListenerInput(
         bind="0.0.0.0", port=9000, servers=(GatewayServer(hosts=("*",), tcp=(tcp(),)),), telemetry=QUIET
     ),
@@ -617,7 +590,6 @@ GATEWAYS: dict[str, GatewayListenerInput] = {
             GatewayServer(
                 hosts=("a.test",),
                 tcp=(tcp(sni=("a.test",), subnets=("10.0.0.0/8",)),),
-                tls=gw.ServerTLSSettings(mode="PASSTHROUGH"),
             ),
         ),
         telemetry=QUIET,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -11,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from envoy.config.core.v3.base_pb2 import DataSource
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateValidationContext
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf.message import Message
+from tests.fakes.certs import StrangeAuthority, key_pem, pem_of
 from tests.fakes.proxies import (
     Answer,
     AnyApp,
@@ -44,6 +51,7 @@ from lateen.pilot.model.values import (
     RouteInput,
     ServiceRef,
     TcpRoute,
+    UpstreamTls,
     VirtualHostInput,
     VirtualOutboundInput,
 )
@@ -157,6 +165,30 @@ HOSTS: dict[str, tuple[RouteInput, ...]] = {
 }
 
 
+ROOTS = "/roots.pem"
+TLS = {
+    "auto": UpstreamTls(mode="SIMPLE", ca_certificates=ROOTS),
+    "named": UpstreamTls(mode="SIMPLE", ca_certificates=ROOTS, sni="api.test", subject_alt_names=("api.test",)),
+    "misnamed": UpstreamTls(mode="SIMPLE", ca_certificates=ROOTS, sni="api.test", subject_alt_names=("b.test",)),
+    "unverified": UpstreamTls(mode="SIMPLE", insecure_skip_verify=True),
+}
+TLS_HOSTS = (
+    ("api.test", "auto"),
+    ("impostor.test", "auto"),
+    ("named.test", "named"),
+    ("misnamed.test", "misnamed"),
+    ("unverified.test", "unverified"),
+)
+
+
+def _certificate(authority: StrangeAuthority, name: str, folder: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    paths = folder / f"{name}.pem", folder / f"{name}.key"
+    paths[0].write_bytes(pem_of(authority.certify(key, names=[x509.DNSName(name)])))
+    paths[1].write_bytes(key_pem(key))
+    return paths
+
+
 class World:
     """One client's Envoy and what is around it."""
 
@@ -165,6 +197,14 @@ class World:
         self.v2 = stack.enter_context(HttpApp("v2"))
         self.bytes = stack.enter_context(AnyApp())
         self.ports = {name: free_port() for name in ("open", "closed", "http_proxy", "virtual", "virtual-closed")}
+        authority = StrangeAuthority()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*_certificate(authority, "api.test", folder))
+        self.secure = stack.enter_context(AnyApp(tls=context))
+        self.roots = Secret(
+            name="file-root:/roots.pem",
+            validation_context=CertificateValidationContext(trusted_ca=DataSource(inline_bytes=authority.root_pem)),
+        )
         self.dead = stack.enter_context(dead_port())
         server.serve("client", self._messages())
         self.envoy = stack.enter_context(RealEnvoy("client", server, folder, labels={"app": "client"}))
@@ -183,7 +223,16 @@ class World:
             VirtualHostInput(name=f"{name}:80", domains=(name,), routes=routes)
             for name, routes in sorted(HOSTS.items())
         )
-        messages: list[Message] = [*build_fixed_clusters(for_gateway=False)]
+        hosts += tuple(
+            VirtualHostInput(name=name, domains=(name,), routes=(to(app_cluster(tls)),)) for name, tls in TLS_HOSTS
+        )
+        messages: list[Message] = [self.roots]
+        for name, tls in TLS.items():
+            inp = cluster(service=APP, port=SERVICE_PORT, subset=name, mesh_external=True, tls=tls, sans=())
+            messages.append(build_outbound_cluster(inp))
+            secure = EndpointInput(address="127.0.0.1", port=self.secure.port)
+            messages.append(build_endpoints(EndpointsInput(cluster=app_cluster(name), endpoints=(secure,))))
+        messages += [*build_fixed_clusters(for_gateway=False)]
         for subset, members in endpoints.items():
             balancer = hashing(http_header_name="x-user") if subset == "" else None
             inp = cluster(
@@ -344,6 +393,20 @@ def test_cors(world: World) -> None:
     other = world.get("cross", method="OPTIONS", headers={**preflight, "origin": "https://evil.test"})
     assert "access-control-allow-origin" not in other.headers
     assert other.json["app"] == "v1"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        pytest.param("api.test", 200, id="certificate-of-the-host"),
+        pytest.param("impostor.test", 503, id="certificate-of-another-host"),
+        pytest.param("named.test", 200, id="name-that-the-rule-wants"),
+        pytest.param("misnamed.test", 503, id="name-that-the-rule-does-not-want"),
+        pytest.param("unverified.test", 200, id="not-verified"),
+    ],
+)
+def test_tls_to_the_world_outside(world: World, host: str, status: int) -> None:
+    assert world.get(host).status == status
 
 
 @pytest.mark.parametrize("host", ["empty", "missing"])

@@ -20,7 +20,6 @@ from lateen.pilot.model.values import (
     Cluster,
     HttpProxyListenerInput,
     OutboundListenerInput,
-    TcpRoute,
     Telemetry,
     VirtualOutboundInput,
 )
@@ -30,12 +29,11 @@ from lateen.pilot.translate.chains import (
     RAW,
     TLS_INSPECTOR,
     build_chain,
-    cidr,
 )
 from lateen.pilot.translate.http_manager import outbound_manager
 from lateen.pilot.translate.names import BLACK_HOLE, PASSTHROUGH, VIRTUAL_OUTBOUND, WILDCARDS, listener_name
 from lateen.pilot.translate.parts import ZERO, address, duration, uint32
-from lateen.pilot.translate.tcp import black_hole, outbound_tcp, route_tcp
+from lateen.pilot.translate.tcp import black_hole, build_tcp_chain, outbound_tcp
 from lateen.pilot.translate.tls import HTTP_ALPN
 
 __all__ = ["build_http_proxy_listener", "build_outbound_listener", "build_virtual_outbound"]
@@ -58,14 +56,14 @@ def build_outbound_listener(inp: OutboundListenerInput) -> Listener:
     matched = [route for route in inp.tcp if route.sni or route.subnets]
     unmatched = [route for route in inp.tcp if not (route.sni or route.subnets)]
     chains = [
-        *(_tcp_chain(route, inp.telemetry) for route in matched),
+        *(build_tcp_chain(route, inp.telemetry) for route in matched),
         *([_http_chain(inp, name, sniffs=sniffs)] if inp.http_route else []),
     ]
     default: FilterChain | None = None
     if unmatched and not chains:
-        chains = [_tcp_chain(unmatched[0], inp.telemetry)]
+        chains = [build_tcp_chain(unmatched[0], inp.telemetry)]
     elif unmatched:
-        default = _tcp_chain(unmatched[0], inp.telemetry)
+        default = build_tcp_chain(unmatched[0], inp.telemetry)
     elif matched or sniffs:
         default = _catch_all("PassthroughFilterChain", inp.policy, inp.egress_proxy, inp.telemetry)
     inspectors = _inspectors(sni=any(route.sni for route in inp.tcp), http=sniffs)
@@ -99,19 +97,6 @@ def _http_chain(inp: OutboundListenerInput, name: str, *, sniffs: bool) -> Filte
                 tracing_percent=inp.tracing_percent,
             )
         ],
-    )
-
-
-def _tcp_chain(route: TcpRoute, telemetry: Telemetry) -> FilterChain:
-    limited = bool(route.sni or route.subnets)
-    return build_chain(
-        name=route.stat_prefix,
-        match=FilterChainMatch(server_names=route.sni, prefix_ranges=[cidr(text) for text in route.subnets])
-        if limited
-        else None,
-        filters=route_tcp(route, telemetry),
-        service=route.service,
-        rule=route.rule,
     )
 
 

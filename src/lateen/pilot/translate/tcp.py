@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
-from envoy.config.listener.v3.listener_components_pb2 import Filter
+from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain, FilterChainMatch
 from envoy.extensions.filters.network.mongo_proxy.v3.mongo_proxy_pb2 import MongoProxy
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import ON_DOWNSTREAM_TLS_HANDSHAKE, TcpProxy
 from envoy.type.v3.hash_policy_pb2 import HashPolicy
@@ -19,12 +19,13 @@ from envoy.type.v3.hash_policy_pb2 import HashPolicy
 from lateen.api.protocol import Protocol
 from lateen.pilot.model.values import Destination, TcpRoute, Telemetry
 from lateen.pilot.translate.access_logs import file_loggers
+from lateen.pilot.translate.chains import build_chain, cidr
 from lateen.pilot.translate.names import BLACK_HOLE
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import duration, uint32
 from lateen.pilot.translate.telemetry import OUTBOUND_TCP, inbound_tcp_loggers
 
-__all__ = ["black_hole", "inbound_tcp", "outbound_tcp", "route_tcp"]
+__all__ = ["black_hole", "build_tcp_chain", "inbound_tcp", "outbound_tcp"]
 
 EARLY_BYTES: Final = (
     32 * 1024
@@ -34,8 +35,21 @@ _ON_CONNECTED: Final = TcpProxy.TcpAccessLogOptions(flush_access_log_on_connecte
 _SOURCE_IP: Final = HashPolicy(source_ip=HashPolicy.SourceIp())
 
 
-def route_tcp(route: TcpRoute, telemetry: Telemetry) -> list[Filter]:
-    """Return the filters for connections that leave the workload by one route."""
+def build_tcp_chain(route: TcpRoute, telemetry: Telemetry) -> FilterChain:
+    """Return the filter chain of one route: what it matches, and where it goes."""
+    limited = bool(route.sni or route.subnets)
+    return build_chain(
+        name=route.stat_prefix,
+        match=FilterChainMatch(server_names=route.sni, prefix_ranges=[cidr(text) for text in route.subnets])
+        if limited
+        else None,
+        filters=_route_filters(route, telemetry),
+        service=route.service,
+        rule=route.rule,
+    )
+
+
+def _route_filters(route: TcpRoute, telemetry: Telemetry) -> list[Filter]:
     proxy = _proxy(
         stat_prefix=route.stat_prefix,
         idle_timeout=None if route.idle_timeout is None else duration(route.idle_timeout),

@@ -9,7 +9,7 @@ Rules: Istio's secret names and validation, docs/api/translation.md "TLS".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from envoy.config.core.v3.base_pb2 import TransportSocket
 from envoy.config.core.v3.config_source_pb2 import ApiConfigSource, ApiVersion, ConfigSource
@@ -44,7 +44,6 @@ __all__ = [
     "SDS_CLUSTER",
     "SERVER_ALPN",
     "TCP_ALPN",
-    "build_gateway_tls",
     "build_mesh_downstream",
     "build_mesh_upstream",
     "build_upstream",
@@ -104,13 +103,6 @@ _MESH_PARAMS: Final = TlsParameters(
     tls_maximum_protocol_version=TlsParameters.TLSv1_3,
     cipher_suites=MESH_CIPHERS,
 )
-_TLS_VERSIONS: Final = {
-    "TLS_AUTO": TlsParameters.TLS_AUTO,
-    "TLSV1_0": TlsParameters.TLSv1_0,
-    "TLSV1_1": TlsParameters.TLSv1_1,
-    "TLSV1_2": TlsParameters.TLSv1_2,
-    "TLSV1_3": TlsParameters.TLSv1_3,
-}
 
 
 def secret(name: str) -> SdsSecretConfig:
@@ -178,36 +170,6 @@ def build_mesh_downstream(*, trust_domains: Sequence[str], alpn: Sequence[str] =
                         for domain in trust_domains
                     ],
                 ),
-            ),
-        )
-    )
-
-
-def build_gateway_tls(tls: Any, *, alpn: Sequence[str] = SERVER_ALPN) -> TransportSocket:
-    """Return how a gateway ends TLS.
-
-    `tls`: api `ServerTLSSettings` of mode SIMPLE, MUTUAL, OPTIONAL_MUTUAL or ISTIO_MUTUAL.
-    """
-    if tls.mode == "ISTIO_MUTUAL":
-        return build_mesh_downstream(trust_domains=(), alpn=alpn)
-    credential = tls.credential_name and kubernetes_secret(tls.credential_name)
-    roots = f"{credential}-cacert" if credential else f"file-root:{tls.ca_certificates}"
-    return _downstream_socket(
-        DownstreamTlsContext(
-            require_client_certificate=TRUE if tls.mode == "MUTUAL" else None,
-            common_tls_context=CommonTlsContext(
-                tls_params=TlsParameters(
-                    tls_minimum_protocol_version=_TLS_VERSIONS[tls.min_protocol_version or "TLSV1_2"],
-                    tls_maximum_protocol_version=_TLS_VERSIONS[tls.max_protocol_version or "TLS_AUTO"],
-                    cipher_suites=tls.cipher_suites or (),
-                ),
-                alpn_protocols=alpn,
-                tls_certificate_sds_secret_configs=[
-                    secret(credential or f"file-cert:{tls.server_certificate}~{tls.private_key}")
-                ],
-                combined_validation_context=_validation(roots, tls.subject_alt_names or ())
-                if tls.mode in ("MUTUAL", "OPTIONAL_MUTUAL")
-                else None,
             ),
         )
     )
