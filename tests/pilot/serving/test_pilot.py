@@ -230,3 +230,16 @@ def test_what_is_not_acted_on_is_told_as_long_as_it_stands(bench: Bench) -> None
     assert (told.level, told.resource and told.resource.kind) == ("warning", "Sidecar")
     bench.delete("Sidecar", "default")
     assert bench.pilot.problems() == []
+
+
+def test_an_entry_with_a_name_for_an_address_is_left_out_of_endpoints(shop: Bench) -> None:
+    proxy = shop.connect("productpage-v1")
+    assert endpoints(proxy, REVIEWS) == ["10.77.0.12", "10.77.0.13", "10.77.0.14"]
+    shop.apply(
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: vm}\n"
+        "spec: {address: vm.example.com, labels: {app: reviews}}\n"
+        "---\n"
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: vm2}\n"
+        "spec: {address: 10.1.2.3, labels: {app: reviews}}\n"
+    )
+    assert endpoints(proxy, REVIEWS) == ["10.1.2.3", "10.77.0.12", "10.77.0.13", "10.77.0.14"]

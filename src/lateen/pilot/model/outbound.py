@@ -244,8 +244,8 @@ class Outbound:
             if any(place.labels.get(label) != value for label, value in wanted):
                 continue
             number = place.port_for(port)
-            if number is None:
-                continue
+            if number is None or (service.resolution is Resolution.EDS and not place.has_address):
+                continue  # a name instead of an address is for DNS to look up, and EDS would be refused with it
             if tls is not None:
                 mtls = tls.mode == "ISTIO_MUTUAL"
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lateen.api.names import is_ip
 from lateen.pilot.model.values import Peer
 from lateen.pilot.registry.values import ServicePort, StaticEndpoint, Workload
 
@@ -85,6 +86,11 @@ class Place:
             locality=endpoint.locality,
             peer=peer_of(endpoint.name, endpoint.namespace, labels, "") if in_mesh else None,
         )
+
+    @property
+    def has_address(self) -> bool:
+        """Tell whether it is reached by an IP address or a Unix socket, and not by a name."""
+        return self.address.startswith("/") or is_ip(self.address)
 
     def port_for(self, port: ServicePort) -> int | None:
         """Return the number at which this place serves `port`: its own by name, else the service's target."""
