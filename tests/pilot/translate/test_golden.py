@@ -154,3 +154,12 @@ def test_every_kind_has_cases() -> None:
 
 def _folders() -> Iterator[Path]:
     return (path for path in GOLDEN.iterdir() if path.is_dir())
+
+
+def test_the_documentation_names_every_case_and_no_other() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "api" / "translation.md").read_text()
+    kinds = "|".join(path.name for path in _folders())
+    named = set(re.findall(rf"`((?:{kinds})/[\w-]+)`", text))
+    files = {str(path.relative_to(GOLDEN).with_suffix("")) for path in GOLDEN.rglob("*.yaml")}
+    assert named - files == set()
+    assert {name for name in files - named if not name.startswith("constant/")} == set()
