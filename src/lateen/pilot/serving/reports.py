@@ -39,6 +39,7 @@ class Reporter:
         plane = self._plane
         connected = {proxy.name for proxy in self.proxies(Query()).proxies if proxy.version}
         problems = plane.problems()
+        mesh = plane.pilot.mesh
         return StatusReport(
             control_plane=ControlPlaneInfo(
                 pid=os.getpid(),
@@ -49,7 +50,7 @@ class Reporter:
                 root_expires=rfc3339(plane.authority.root_not_after),
                 network=plane.network,
                 resources=len(list(plane.pilot.mesh.objects.items())),
-                services=len({key.hostname for key, _ in plane.pilot.mesh.services.items()}),
+                services=len({key.hostname for key, _ in (*mesh.services.items(), *mesh.implied.items())}),
                 proxies=len(connected),
             ),
             workloads=tuple(
