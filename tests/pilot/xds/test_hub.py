@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -489,6 +490,33 @@ def test_large_changes_go_as_several_responses(world: World) -> None:
     assert len(link.peer.names(CDS)) == 20
     assert world.hub.stats.of(CDS).responses == 3
     assert world.hub.stats.of(CDS).resources == 20
+
+
+def test_a_change_for_many_is_sent_in_turns(world: World) -> None:
+    """Requests of others are heard in between, and nothing is sent twice."""
+    calls: list[Callable[[], None]] = []
+
+    def clock() -> float:
+        world.now += 0.015  # each look at the clock takes as long as sending to a stream
+        return world.now
+
+    world.source._listeners.clear()
+    world.hub = Hub(world.source, clock=clock, call_at=lambda _when, call: calls.append(call))
+    world.source.subscribe(world.hub)
+    links = [world.connect() for _ in range(6)]
+    links[5].close()
+    before = world.hub.stats.of(RDS).responses
+    world.source.push((world.routes, [make_route("r", "b")]))
+    world.source.push((world.routes, [make_route("r", "c")]))
+    assert world.hub.stats.of(RDS).responses < before + 5
+    turns = 0
+    while calls:
+        calls.pop(0)()
+        turns += 1
+    assert turns > 1
+    for link in links[:5]:
+        link.pump()
+    assert [link.peer.held[RDS]["r"][0] for link in links[:5]] == [make_route("r", "c").version] * 5
 
 
 def test_one_failing_stream_does_not_stop_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ from lateen.pilot.xds.type_urls import short_name
 
 __all__ = ["Hub", "Outlet"]
 
+_TURN_SECONDS: Final = 0.02  # of sending before requests are heard again; about 600 streams that get one resource
+
 log = structlog.get_logger()
 
 
@@ -51,7 +53,10 @@ class Hub:
         clock: Callable[[], float] = time.monotonic,
         call_at: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
-        """`call_at(when, callback)` has `tick` called when a wait ends; without it the owner calls `tick` itself."""
+        """`call_at(when, callback)` has the hub called back at a time of `clock`.
+
+        Without it the owner calls `tick` when a wait may have ended, and a change is sent to all streams in one go.
+        """
         self.stats: Final = Stats()
         self._source = source
         self._limits = limits or StreamLimits()
@@ -61,6 +66,8 @@ class Hub:
         self._open: dict[Stream, _Open] = {}
         self._by_proxy: dict[int, dict[Stream, None]] = {}
         self._waiting: dict[Stream, float] = {}
+        self._due: dict[Stream, None] = {}  # to be sent what changed, in this order
+        self._going_on = False  # a call that sends to the rest of them is on its way
         self._tick_at: float | None = None
 
     @property
@@ -79,6 +86,7 @@ class Hub:
         if self._open.pop(stream, None) is None:
             return
         self._waiting.pop(stream, None)
+        self._due.pop(stream, None)
         same = self._by_proxy[id(stream.proxy)]
         del same[stream]
         if not same:
@@ -106,37 +114,52 @@ class Hub:
         self._flush(stream)
 
     def on_batch(self, deltas: Sequence[Delta]) -> None:
-        touched: dict[Stream, None] = {}
         for change in self._library.apply(deltas):
             type_url = change.cohort.type_url
             for stream in list(change.cohort.streams):
                 recovered = stream.change(change)
                 if recovered:
                     self._source.accepted(stream.proxy, type_url, recovered)
-                touched[stream] = None
-        self._flush_all(touched)
+                self._due[stream] = None
+        self._flush_due()
 
     def on_scope(self, proxy: Proxy) -> None:
         streams = list(self._by_proxy.get(id(proxy), ()))
         for stream in streams:
             for type_url, recovered in stream.rescope().items():
                 self._source.accepted(proxy, type_url, recovered)
-        self._flush_all(streams)
+        self._due.update(dict.fromkeys(streams))
+        self._flush_due()
 
     def tick(self) -> None:
         """Go on with streams whose wait has ended."""
         self._tick_at = None
         now = self._clock()
-        self._flush_all([stream for stream, at in self._waiting.items() if at <= now])
-        self._schedule()
+        self._due.update(dict.fromkeys(stream for stream, at in self._waiting.items() if at <= now))
+        self._flush_due()
+        if self._waiting:
+            self._schedule(min(self._waiting.values()))
 
-    def _flush_all(self, streams: Iterable[Stream]) -> None:
-        for stream in list(streams):
+    def _flush_due(self) -> None:
+        """Send to the streams that are due; after some time let others run, and go on then."""
+        until = self._clock() + _TURN_SECONDS
+        while self._due:
+            if self._call_at is not None and (now := self._clock()) > until:
+                if not self._going_on:
+                    self._going_on = True
+                    self._call_at(now, self._go_on)
+                return
+            stream = next(iter(self._due))
+            del self._due[stream]
             try:
                 self._flush(stream)
             except Exception:  # one stream's fault must not stop the others
                 log.exception("xds stream failed", proxy=stream.proxy.name, node=stream.node.id)
                 self._open[stream].outlet.fail("internal error")
+
+    def _go_on(self) -> None:
+        self._going_on = False
+        self._flush_due()
 
     def _flush(self, stream: Stream) -> None:
         outlet = self._open[stream].outlet
@@ -151,13 +174,10 @@ class Hub:
             self._waiting.pop(stream, None)
         else:
             self._waiting[stream] = stream.wake_at
-            self._schedule()
+            self._schedule(stream.wake_at)
 
-    def _schedule(self) -> None:
-        if self._call_at is None or not self._waiting:
-            return
-        when = min(self._waiting.values())
-        if self._tick_at is None or when < self._tick_at:
+    def _schedule(self, when: float) -> None:
+        if self._call_at is not None and (self._tick_at is None or when < self._tick_at):
             self._tick_at = when
             self._call_at(when, self.tick)
 

@@ -120,7 +120,7 @@ class Outcome:
 
     verdict: Verdict
     accepted: Versions = field(default_factory=_no_versions)  # of an ACK
-    held_before: Versions = field(default_factory=_no_versions)  # of the accepted names
+    held_before: Versions = field(default_factory=_no_versions)  # of the accepted names at least
     rejected: tuple[str, ...] = ()  # sorted; names that stand rejected since this request
     error: str = ""
     recovered: tuple[str, ...] = ()  # sorted; names that stood rejected and no longer do
@@ -357,7 +357,7 @@ def _with_subscription(state: TypeState, subscription: Subscription) -> TypeStat
 
 
 def _on_ack(state: TypeState, told: Versions, content: Content) -> tuple[TypeState, Outcome]:
-    held_before = {name: state.behind.get(name) for name in told}
+    held_before = state.behind
     behind = dict(state.behind)
     for name, version in told.items():
         if version == content.version(name):

@@ -224,7 +224,7 @@ class Stream:
         accepted = outcome.accepted
         if type_url == CDS:  # an updated cluster serves on with the endpoints it had, if it had some
             lacking = set(old.values())
-            accepted = {n: v for n, v in accepted.items() if n in lacking or not outcome.held_before[n]}
+            accepted = {n: v for n, v in accepted.items() if n in lacking or not outcome.held_before.get(n)}
         rest = {child: parent for child, parent in old.items() if parent not in outcome.accepted}
         new = {child: parent for child, parent in self._children.pop(type_url).items() if parent in accepted}
         self.expected[type_url] = {**rest, **new}
