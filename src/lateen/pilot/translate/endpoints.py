@@ -8,6 +8,7 @@ Rules: docs/api/translation.md "Endpoints".
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Final
 
@@ -17,11 +18,11 @@ from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoin
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
 from lateen.pilot.model.values import EndpointInput, EndpointsInput, Peer
-from lateen.pilot.translate.parts import address, struct, uint32
+from lateen.pilot.translate.parts import address, metadata_of, struct_bytes, uint32
 
 __all__ = ["build_endpoints", "locality_endpoints"]
 
-_MTLS: Final = struct({"tlsMode": "istio"})
+_MTLS: Final = struct_bytes({"tlsMode": "istio"})
 
 
 def build_endpoints(inp: EndpointsInput) -> ClusterLoadAssignment:
@@ -56,17 +57,18 @@ def _endpoint(endpoint: EndpointInput) -> LbEndpoint:
         endpoint=Endpoint(address=address(endpoint.address, endpoint.port)),
         health_status=HealthStatus.HEALTHY if endpoint.healthy else HealthStatus.UNHEALTHY,
         load_balancing_weight=uint32(endpoint.weight),
-        metadata=_metadata(endpoint),
+        metadata=_metadata(endpoint.mtls, endpoint.peer),
     )
 
 
-def _metadata(endpoint: EndpointInput) -> Metadata | None:
+@lru_cache(maxsize=16_384)  # one endpoint's change leaves all others of its service as they were
+def _metadata(mtls: bool, peer: Peer | None) -> Metadata | None:
     namespaces = {}
-    if endpoint.mtls:
+    if mtls:
         namespaces["envoy.transport_socket_match"] = _MTLS
-    if endpoint.peer is not None:
-        namespaces["istio"] = struct(_peer_fields(endpoint.peer))
-    return Metadata(filter_metadata=namespaces) if namespaces else None
+    if peer is not None:
+        namespaces["istio"] = struct_bytes(_peer_fields(peer))
+    return metadata_of(namespaces) if namespaces else None
 
 
 def _peer_fields(peer: Peer) -> dict[str, str]:
