@@ -54,9 +54,10 @@ class Upstream:
                 if answer is not None:
                     self.transport.sendto(answer, addr)
 
-        self.udp, _ = await loop.create_datagram_endpoint(Protocol, local_addr=("127.0.0.1", 0))
-        port = self.udp.get_extra_info("sockname")[1]
-        self.tcp = await asyncio.start_server(self._tcp, "127.0.0.1", port)
+        udp, tcp, port = same_port()
+        udp.setblocking(False)
+        self.udp, _ = await loop.create_datagram_endpoint(Protocol, sock=udp)
+        self.tcp = await asyncio.start_server(self._tcp, sock=tcp)
         self.server = ("127.0.0.1", port)
         return self
 
@@ -136,10 +137,7 @@ async def serving(
     resolve = Resolve(Resolvers(ResolvConf(servers, search)), wait_for_table=True, log=log)
     resolve.names = names
     server = DnsServer(resolve)
-    udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
-    udp.bind(("127.0.0.1", 0))
-    port = udp.getsockname()[1]
-    tcp.bind(("127.0.0.1", port))
+    udp, tcp, port = same_port()
     tcp.listen()
     for sock in (udp, tcp):
         sock.setblocking(False)
@@ -148,6 +146,21 @@ async def serving(
         yield Client(port), resolve
     finally:
         await server.stop()
+
+
+def same_port() -> tuple[socket.socket, socket.socket, int]:
+    """Return a datagram and a stream socket, bound to one free port of both."""
+    while True:
+        udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+        udp.bind(("127.0.0.1", 0))
+        port: int = udp.getsockname()[1]
+        try:
+            tcp.bind(("127.0.0.1", port))
+        except OSError:  # somebody's connection has it
+            udp.close()
+            tcp.close()
+            continue
+        return udp, tcp, port
 
 
 def addresses(reply: Any) -> list[str]:

@@ -77,6 +77,14 @@ class Running:
         reader, writer = await asyncio.open_connection(ip or self.ip, port)
         return await exchange(reader, writer, path)
 
+    async def listens(self) -> None:
+        """Wait until Envoy has the listener that was pushed, beside its own for metrics."""
+        admin = Admin(self.folder / "admin.sock")
+        name = "listener_manager.total_listeners_active"
+        async with asyncio.timeout(10):
+            while (await admin.stats(name)).get(name) != 2:
+                await asyncio.sleep(0.01)
+
     async def begin(self, path: str) -> asyncio.Task[tuple[int, bytes]]:
         """Begin a request, and return when Envoy has it in hand."""
         task = asyncio.create_task(self.get(path))
@@ -130,6 +138,7 @@ async def running(
                 mesh.serve_inbound(ip=last.ip, port=9080, target=last.ports[0].target, mtls=mtls)
                 await until(lambda: run.task.done() or mesh.last.ready)
             assert not run.task.done(), (await run.task, log.buffer.getvalue())
+            await run.listens()
         yield run
     finally:
         run.stop.hurry()
