@@ -82,7 +82,7 @@ class Running:
         admin = Admin(self.folder / "admin.sock")
         name = "listener_manager.total_listeners_active"
         async with asyncio.timeout(10):
-            while (await admin.stats(name)).get(name) != 2:
+            while (await admin.stats(name)).get(name) != 2:  # noqa: ASYNC110  # of another process
                 await asyncio.sleep(0.01)
 
     async def begin(self, path: str) -> asyncio.Task[tuple[int, bytes]]:
