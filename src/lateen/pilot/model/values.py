@@ -347,7 +347,7 @@ class InboundPort:
     mtls: MtlsMode
     service: ServiceRef | None  # whose traffic it is, for telemetry and the route's name
     connection_pool: Any = None  # api ConnectionPoolSettings | None
-    bind: str = ""  # explicit mode: the listener binds here, port `service_port`, and sends to `forward`
+    bind: str = ""  # explicit mode: the listener binds here, at `port`, and sends to `forward`
     forward: str = ""  # "127.0.0.1:8080"; "": the address the client dialled
 
 

@@ -117,6 +117,8 @@ class ControlPlane:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
         self._stack.enter_context(_only_one(settings))
+        # What a killed control plane left: agents that start now must not follow it.
+        settings.mesh_file.unlink(missing_ok=True)
         self.authority = Authority.load_or_create(settings.ca_dir, options.trust_domain)
         self.vips = load_vips(settings.vips_file)
         self.pilot = Pilot(trust_domain=options.trust_domain, vips=self.vips)
