@@ -17,6 +17,7 @@ CPU to the control plane.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 import time
@@ -219,6 +220,8 @@ def subscribe(type_url: str, names: frozenset[str], gone: frozenset[str]) -> byt
 
 
 async def main(transport: str, state: str, services: str, clients: str) -> None:
+    # The clients are not what is measured: pauses of their collector, on the same cores, would be counted as ours.
+    gc.disable()
     settings = Settings(state=Path(state))
     socket = settings.xds_local_socket if transport == "local" else settings.xds_socket
     tls = credentials(settings) if transport == "tls" else None

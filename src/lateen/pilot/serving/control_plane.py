@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import os
 import resource
 import signal
@@ -154,6 +155,9 @@ class ControlPlane:
             workloads=len(list(self.registrations)),
         )
         self._show_problems()
+        # What stands now stays: the collector need not look through it at every change.
+        gc.collect()
+        gc.freeze()
 
     def _join_network(self) -> str:
         if self.options.network == "explicit":
