@@ -202,6 +202,22 @@ def test_a_certificate_opens_only_its_own_configuration(
     assert shop.pilot.source.connect(info, Identity("spiffe://cluster.local/ns/default/sa/bookinfo-reviews"))
 
 
+def test_silence_about_the_account_opens_nothing_more(shop: Bench) -> None:
+    info = NodeInfo(id="sidecar~10.77.0.9~reviews-v1.default~default.svc.cluster.local", metadata={})
+    with pytest.raises(Refused):
+        shop.pilot.source.connect(info, Identity("spiffe://cluster.local/ns/default/sa/bookinfo-ratings"))
+    assert shop.pilot.source.connect(info, Identity("spiffe://cluster.local/ns/default/sa/bookinfo-reviews"))
+
+
+def test_streams_from_before_and_after_a_registration_both_end(bench: Bench, make: Callable[..., Workload]) -> None:
+    early = bench.connect("edge", kind="router", LABELS={"istio": "ingressgateway"})
+    bench.run(make("edge", "", "", "10.77.0.2", kind="gateway", labels={"istio": "ingressgateway"}, ports=()))
+    late = bench.connect("edge", kind="router")
+    late.close()
+    early.close()
+    assert not bench.pilot.scopes.views
+
+
 def test_nobody_is_served_before_the_sources_were_read(bench: Bench) -> None:
     bench.pilot.source.ready = False
     with pytest.raises(Unavailable):

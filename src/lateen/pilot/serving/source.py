@@ -49,6 +49,7 @@ class MeshProxy:
     view: View
     shared: ViewScope
     own: WorkloadScope | None
+    follows: bool  # its view changes with its workload
     metadata: Mapping[str, object]
     _source: MeshSource = field(repr=False)
 
@@ -76,7 +77,6 @@ class MeshSource:
         self._trust_domain = trust_domain
         self._listeners: list[Listener] = []
         self._proxies: dict[str, set[MeshProxy]] = {}
-        self._view_of: set[str] = set()
         mesh.graph.on_change(mesh.view, self._views_changed)
         self._moved: dict[MeshProxy, None] = {}
 
@@ -91,14 +91,17 @@ class MeshSource:
         if claimed is not None and claimed != namespace:
             raise Refused(f"node {node.id!r} is of namespace {namespace!r}, its metadata say {claimed!r}")
         account = node.metadata.get("SERVICE_ACCOUNT")
-        self._check_identity(node, identity, namespace, account if isinstance(account, str) else None)
         workload: Workload | None = self.mesh.workloads.get(name)
+        # A node that keeps silent about its account is held to that of the workload it names.
+        wanted = account if isinstance(account, str) else workload.service_account if workload is not None else None
+        self._check_identity(node, identity, namespace, wanted)
         if workload is not None and (
             workload.namespace != namespace or (account and workload.service_account != account)
         ):
             raise Refused(
                 f"node {node.id!r} claims workload {name!r}, which is {workload.namespace}/{workload.service_account}"
             )
+        follows = workload is not None and node.metadata.get("GENERATOR") != PROXYLESS_GENERATOR
         if node.metadata.get("GENERATOR") == PROXYLESS_GENERATOR:
             view, own = View(kind="proxyless", namespace=namespace), None
         elif workload is not None:
@@ -107,12 +110,8 @@ class MeshSource:
             own = self.scopes.workload(name) if workload.kind == "sidecar" else None
         else:
             view, own = _view_of_node(kind, namespace, node), None
-        proxy = MeshProxy(name, namespace, view, self.scopes.view(view), own, node.metadata, self)
-        if workload is not None and own is None and view.kind == "proxyless":
-            workload = None
+        proxy = MeshProxy(name, namespace, view, self.scopes.view(view), own, follows, node.metadata, self)
         self._proxies.setdefault(name, set()).add(proxy)
-        if workload is not None:
-            self._view_of.add(name)
         return proxy
 
     def leave(self, proxy: MeshProxy) -> None:
@@ -126,17 +125,11 @@ class MeshSource:
         self._moved.pop(proxy, None)
         for key in [key for key in self.rejections if key[0] == proxy.name and not peers]:
             del self.rejections[key]
-        if proxy.own is not None or proxy.view.kind == "gateway":
-            self._release_view(proxy.name)
+        if proxy.follows:
+            self.mesh.view.release(proxy.name)
         self.scopes.leave(proxy.shared)
         if proxy.own is not None:
             self.scopes.leave(proxy.own)
-
-    def _release_view(self, name: str) -> None:
-        if name in self._view_of:
-            self.mesh.view.release(name)
-            if name not in self._proxies:
-                self._view_of.discard(name)
 
     def _check_identity(self, node: NodeInfo, identity: Identity, namespace: str, account: str | None) -> None:
         if identity.spiffe_id is None:
