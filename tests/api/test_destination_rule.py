@@ -1,4 +1,4 @@
-"""DestinationRule: the rules beyond its shape, by the ids of docs/api/destination-rule.md."""
+"""DestinationRule: the rules beyond its shape, by the ids of docs/api/DestinationRule.md."""
 
 from __future__ import annotations
 

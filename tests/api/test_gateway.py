@@ -1,4 +1,4 @@
-"""Gateway: the rules beyond its shape, by the ids of docs/api/gateway.md."""
+"""Gateway: the rules beyond its shape, by the ids of docs/api/Gateway.md."""
 
 from __future__ import annotations
 

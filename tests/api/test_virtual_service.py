@@ -1,4 +1,4 @@
-"""VirtualService: the rules beyond its shape, by the ids of docs/api/virtual-service.md."""
+"""VirtualService: the rules beyond its shape, by the ids of docs/api/VirtualService.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a DestinationRule must satisfy beyond its shape. Rule ids (DR-..) are those of docs/api/destination-rule.md.
+"""What a DestinationRule must satisfy beyond its shape. Rule ids (DR-..) are those of docs/api/DestinationRule.md.
 
 Shape alone settles DR-13, DR-16, DR-18, DR-38, DR-39 and DR-47.
 """

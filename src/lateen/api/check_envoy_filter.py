@@ -1,4 +1,4 @@
-"""What an EnvoyFilter must satisfy beyond its shape. Rule ids (EF-..) are those of docs/api/envoy-filter.md.
+"""What an EnvoyFilter must satisfy beyond its shape. Rule ids (EF-..) are those of docs/api/EnvoyFilter.md.
 
 What a patch's value is (EF-14, EF-15) is told where the patch is applied: that needs Envoy's messages.
 """

@@ -1,4 +1,4 @@
-"""What a Gateway must satisfy beyond its shape. Rule ids (GW-..) are those of docs/api/gateway.md."""
+"""What a Gateway must satisfy beyond its shape. Rule ids (GW-..) are those of docs/api/Gateway.md."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Header mutations of a VirtualService: names, and values with Envoy's `%OPERATORS%`.
 
-Rule ids (VS-27..31) are those of docs/api/virtual-service.md.
+Rule ids (VS-27..31) are those of docs/api/VirtualService.md.
 """
 
 from __future__ import annotations

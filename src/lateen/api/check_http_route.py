@@ -1,6 +1,6 @@
 """What one `http` rule of a VirtualService must satisfy: its match, its action, and what is done to the request.
 
-Rule ids (VS-..) are those of docs/api/virtual-service.md.
+Rule ids (VS-..) are those of docs/api/VirtualService.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What locality balancing must satisfy. Rule ids (DR-30..37) are those of docs/api/destination-rule.md.
+"""What locality balancing must satisfy. Rule ids (DR-30..37) are those of docs/api/DestinationRule.md.
 
 A locality is `region/zone/subzone`; later parts may be left away, and the last one may be `*`.
 """

@@ -1,6 +1,6 @@
 """What `tls` of a Gateway's server or of a Sidecar's ingress must satisfy.
 
-Rule ids (GW-18..27) are those of docs/api/gateway.md; the shape settles GW-27.
+Rule ids (GW-18..27) are those of docs/api/Gateway.md; the shape settles GW-27.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a ServiceEntry must satisfy beyond its shape. Rule ids (SE-..) are those of docs/api/service-entry.md."""
+"""What a ServiceEntry must satisfy beyond its shape. Rule ids (SE-..) are those of docs/api/ServiceEntry.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Sidecar must satisfy beyond its shape. Rule ids (SC-..) are those of docs/api/sidecar.md."""
+"""What a Sidecar must satisfy beyond its shape. Rule ids (SC-..) are those of docs/api/Sidecar.md."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What the blocks of a traffic policy must satisfy: pools, outlier detection, balancing, TLS towards a service.
 
-Shared by DestinationRule, Sidecar and MeshConfig. Rule ids (DR-..) are those of docs/api/destination-rule.md.
+Shared by DestinationRule, Sidecar and MeshConfig. Rule ids (DR-..) are those of docs/api/DestinationRule.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rules of a VirtualService that no request can reach, and matches that add nothing. Warnings only.
 
-Rule ids (VS-80..84) are those of docs/api/virtual-service.md.
+Rule ids (VS-80..84) are those of docs/api/VirtualService.md.
 """
 
 from __future__ import annotations

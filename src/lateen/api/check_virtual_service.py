@@ -1,4 +1,4 @@
-"""What a VirtualService must satisfy beyond its shape. Rule ids (VS-..) are those of docs/api/virtual-service.md.
+"""What a VirtualService must satisfy beyond its shape. Rule ids (VS-..) are those of docs/api/VirtualService.md.
 
 Shape alone settles VS-12, VS-35 in part, VS-42, VS-47, VS-65, VS-70, VS-85 and VS-86.
 """

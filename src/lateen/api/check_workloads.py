@@ -1,6 +1,6 @@
 """What WorkloadEntry, WorkloadGroup and ProxyConfig must satisfy beyond their shapes.
 
-Rule ids (WE-.., WG-.., PC-..) are those of docs/api/workload-entry.md, workload-group.md and proxy-config.md.
+Rule ids (WE-.., WG-.., PC-..) are those of docs/api/WorkloadEntry.md, WorkloadGroup.md and ProxyConfig.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The kinds of Kubernetes' core group that are read: Service, Namespace, ServiceAccount, as written.
 
-Shapes of Kubernetes 1.34; rules beyond them: `lateen.api.check_core`. What of them acts: docs/api/service.md.
+Shapes of Kubernetes 1.34; rules beyond them: `lateen.api.check_core`. What of them acts: docs/api/Service.md.
 """
 
 from __future__ import annotations

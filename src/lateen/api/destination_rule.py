@@ -1,7 +1,7 @@
 """networking.istio.io DestinationRule, as written: what happens to traffic once its destination is known.
 
 Shapes only; the rules beyond them are in `lateen.api.check_destination_rule`. Meaning and defaults:
-docs/api/destination-rule.md.
+docs/api/DestinationRule.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """networking.istio.io EnvoyFilter, as written: patches to what is generated for Envoy.
 
-Rules beyond the shape: `lateen.api.check_envoy_filter`. Meaning and defaults: docs/api/envoy-filter.md.
+Rules beyond the shape: `lateen.api.check_envoy_filter`. Meaning and defaults: docs/api/EnvoyFilter.md.
 """
 
 from __future__ import annotations

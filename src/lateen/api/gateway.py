@@ -1,6 +1,6 @@
 """networking.istio.io Gateway, as written: what gateway proxies listen for.
 
-Shapes only; the rules beyond them are in `lateen.api.check_gateway`. Meaning and defaults: docs/api/gateway.md.
+Shapes only; the rules beyond them are in `lateen.api.check_gateway`. Meaning and defaults: docs/api/Gateway.md.
 """
 
 from __future__ import annotations

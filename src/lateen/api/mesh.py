@@ -1,7 +1,7 @@
 """Settings of a whole mesh: MeshConfig, and MeshNetworks.
 
 Shapes, the built-in defaults and how several sources merge; checks are in `lateen.api.check_mesh`. In what was written
-`None` means not set; `effective_mesh` fills in what Istio does then. Meaning: docs/api/mesh-config.md.
+`None` means not set; `effective_mesh` fills in what Istio does then. Meaning: docs/api/MeshConfig.md.
 """
 
 from __future__ import annotations

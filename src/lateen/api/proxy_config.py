@@ -1,7 +1,7 @@
 """networking.istio.io ProxyConfig, as written: how proxies are started. A change needs a restart of the proxy.
 
 The larger structure of the same name in the mesh's settings is in `lateen.api.mesh_proxy`. Meaning and defaults:
-docs/api/proxy-config.md.
+docs/api/ProxyConfig.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """networking.istio.io ServiceEntry, as written: a service that the mesh shall know.
 
 Shapes only; the rules beyond them are in `lateen.api.check_service_entry`. Meaning and defaults:
-docs/api/service-entry.md.
+docs/api/ServiceEntry.md.
 """
 
 from __future__ import annotations

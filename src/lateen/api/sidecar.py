@@ -1,6 +1,6 @@
 """networking.istio.io Sidecar, as written: what the sidecars of some workloads are configured for.
 
-Rules beyond the shape: `lateen.api.check_sidecar`. Meaning and defaults: docs/api/sidecar.md.
+Rules beyond the shape: `lateen.api.check_sidecar`. Meaning and defaults: docs/api/Sidecar.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """networking.istio.io VirtualService, as written: how requests for hosts are matched and where they go.
 
 Shapes only; the rules beyond them are in `lateen.api.check_virtual_service`. Meaning and defaults:
-docs/api/virtual-service.md.
+docs/api/VirtualService.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """networking.istio.io WorkloadEntry, as written: one workload that no cluster knows of.
 
-Rules beyond the shape: `lateen.api.check_workloads`. Meaning and defaults: docs/api/workload-entry.md.
+Rules beyond the shape: `lateen.api.check_workloads`. Meaning and defaults: docs/api/WorkloadEntry.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """networking.istio.io WorkloadGroup, as written: what workloads that register themselves have in common.
 
-Rules beyond the shape: `lateen.api.check_workloads`. Meaning and defaults: docs/api/workload-group.md.
+Rules beyond the shape: `lateen.api.check_workloads`. Meaning and defaults: docs/api/WorkloadGroup.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a gateway serves: the Gateways that select it, merged port by port, and the VirtualServices bound to them.
 
-Rules: docs/api/gateway.md. Served: plain HTTP. A server of another protocol is told by `gateway_problems`, not dropped.
+Rules: docs/api/Gateway.md. Served: plain HTTP. A server of another protocol is told by `gateway_problems`, not dropped.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeshSettings:
-    """The part of MeshConfig that is acted on, with Istio's defaults. See docs/api/mesh-config.md."""
+    """The part of MeshConfig that is acted on, with Istio's defaults. See docs/api/MeshConfig.md."""
 
     trust_domain: str = "cluster.local"
     trust_domain_aliases: tuple[str, ...] = ()

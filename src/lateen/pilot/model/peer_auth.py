@@ -1,6 +1,6 @@
 """PeerAuthentications: the mode in force at one port of one workload.
 
-Rules: docs/api/peer-authentication.md. Scopes: mesh (root namespace, no selector) < namespace < workload; the oldest of
+Rules: docs/api/PeerAuthentication.md. Scopes: mesh (root namespace, no selector) < namespace < workload; the oldest of
 each scope counts, UNSET inherits, nothing anywhere is PERMISSIVE. Ports are named only by workload policies.
 """
 

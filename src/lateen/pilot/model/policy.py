@@ -1,6 +1,6 @@
 """DestinationRules: which one applies, how several merge, and what is in force for one port or subset.
 
-Rules: docs/api/destination-rule.md (Istio's lookup order, merge by age, inheritance block by block).
+Rules: docs/api/DestinationRule.md (Istio's lookup order, merge by age, inheritance block by block).
 """
 
 from __future__ import annotations

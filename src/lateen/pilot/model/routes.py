@@ -1,6 +1,6 @@
 """VirtualServices: which of their rules act for one viewer, as routes with every destination resolved.
 
-Rules: docs/api/virtual-service.md. Static match fields (port, gateways, sourceLabels, sourceNamespace) are decided here
+Rules: docs/api/VirtualService.md. Static match fields (port, gateways, sourceLabels, sourceNamespace) are decided here
 and never reach Envoy.
 """
 

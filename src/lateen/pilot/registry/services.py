@@ -1,6 +1,6 @@
 """Turn resources and registrations into service rows.
 
-Rules: /docs/api/service.md and service-entry.md (Istio's conversion of Services and ServiceEntries).
+Rules: /docs/api/Service.md and ServiceEntry.md (Istio's conversion of Services and ServiceEntries).
 Pure: one resource in, its rows out, sorted by key.
 """
 
