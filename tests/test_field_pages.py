@@ -1,8 +1,8 @@
 """The pages in docs/api name every field of every resource, say what it does, and name the test that proves it.
 
-The form: on `docs/api/<Kind>.md` (or, for structs that several kinds share, on any page beside it) a section headed by the
-struct's name, with a table `| field | what it does | proof |` that has one row for each of its fields, spelt as in YAML. A
-proof names, in backticks, what is there to be run:
+The form: on `docs/api/<Kind>.md` (or, for structs that several kinds share, on any page beside it) a section headed by
+the struct's name, with a table `| field | what it does | proof |` that has one row for each of its fields, spelt as in
+YAML. A proof names, in backticks, what is there to be run:
 
     `cases/<folder>/<name>`            a traffic case, tests/cases/<folder>/<name>.yaml
     `golden/<kind>/<name>`             a golden case of translation
