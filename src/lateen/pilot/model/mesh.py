@@ -15,7 +15,7 @@ from lateen.api.base import Object, ResourceKey
 from lateen.api.hosts import resolve_short_name
 from lateen.flow import Graph, Read
 from lateen.pilot.model.peer_auth import mtls_mode
-from lateen.pilot.model.policy import Rule, age_key, exported_to, merge_rules
+from lateen.pilot.model.policy import Rule, age_key, clients_of, exported_to, select_rule
 from lateen.pilot.model.routes import bound_gateways
 from lateen.pilot.model.values import ALLOW_ANY, REGISTRY_ONLY, AccessLog, Hostname, MtlsMode, Telemetry
 from lateen.pilot.registry.services import (
@@ -29,6 +29,7 @@ from lateen.pilot.registry.values import EVERYWHERE, ROOT_NAMESPACE, Service, Se
 
 __all__ = ["Mesh", "MeshSettings", "View", "host_patterns"]
 
+ANOTHER = "@"  # the namespace of nobody: what is exported to it is exported to all
 NO_ACCESS_LOG = AccessLog(path="", json=False, format="")
 
 
@@ -181,21 +182,28 @@ class Mesh:
     # ---- rules
 
     def _rule(self, read: Read, key: tuple[str, tuple[tuple[str, str], ...], Hostname, str]) -> Rule | None:
-        """The DestinationRule for a host: of the client's namespace, of the service's, of the root namespace."""
+        """The DestinationRule for a host: of the client's namespace, of the service's, of the root namespace.
+
+        Key: the client's namespace, its labels, the host, the service's namespace.
+        """
         client, labels, hostname, owner = key
         root = read.get(self.settings, "mesh").root_namespace
-        for namespace in dict.fromkeys((client, owner, root)):
+        own = client != root  # in the root namespace itself, only what is kept there is a client's own rule
+        for namespace, private in dict.fromkeys(((client, not own), (owner, False), (root, False))):
             if not namespace:
                 continue
             for pattern in host_patterns(hostname):
-                rules = [
+                visible = (
                     rule
                     for name in read.lookup(self.rules_by_host, (namespace, pattern))
-                    if (rule := read.get(self.objects, name)) is not None and _rule_acts(rule, client, labels, root)
-                ]
-                selected = [rule for rule in rules if rule.spec.workload_selector is not None] or rules
-                if selected:
-                    return merge_rules(selected)
+                    if (rule := read.get(self.objects, name)) is not None
+                    and exported_to(rule.spec.export_to, namespace, client)
+                    and (namespace == client or not clients_of(rule))
+                    and not (private and exported_to(rule.spec.export_to, namespace, ANOTHER))
+                )
+                found = select_rule(visible, dict(labels))
+                if found is not None:
+                    return found
         return None
 
     def virtual_service_for(self, read: Read, *, namespace: str, host: str, acts: Any) -> tuple[Object, Any] | None:
@@ -331,18 +339,6 @@ def _asked_labels(key: ResourceKey, obj: Object) -> list[str]:
 
 def _full_name(host: str, namespace: str) -> str:
     return resolve_short_name(host, namespace, CLUSTER_DOMAIN).lower()
-
-
-def _rule_acts(rule: Object, client: str, labels: tuple[tuple[str, str], ...], root: str) -> bool:
-    namespace = rule.key.namespace
-    selector = rule.spec.workload_selector
-    if selector is not None:
-        wanted = (selector.match_labels or {}).items()
-        return namespace == client and all(pair in labels for pair in wanted)
-    if namespace == client == root:
-        # In the root namespace itself, only what is kept there is a client's own rule.
-        return exported_to(rule.spec.export_to, namespace, client)
-    return namespace == client or exported_to(rule.spec.export_to, namespace, client)
 
 
 def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:

@@ -203,7 +203,7 @@ class Outbound:
         if service is None or port is None or self._resolution(service, view) is not Resolution.EDS:
             return None
         rule = self._rule_for(read, view, service)
-        if subset and (rule is None or all(entry.name != subset for entry in rule.subsets)):
+        if subset and (rule is None or rule.subset(subset) is None):
             return None
         policy = effective_policy(rule, port=number, subset=subset)
         places = self._places(read, service)
@@ -234,7 +234,7 @@ class Outbound:
         wanted: Iterable[tuple[str, str]] = ()
         if subset:
             rule = self._rule_for(read, view, service)
-            chosen = next((entry for entry in rule.subsets if entry.name == subset), None) if rule else None
+            chosen = rule.subset(subset) if rule else None
             wanted = tuple((chosen.labels or {}).items()) if chosen is not None else ()
         tls = upstream_tls(policy)
         found = []

@@ -5,8 +5,8 @@ Rules: docs/api/DestinationRule.md (Istio's lookup order, merge by age, inherita
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lateen.api.base import Object
@@ -16,11 +16,12 @@ __all__ = [
     "EffectivePolicy",
     "Rule",
     "age_key",
+    "clients_of",
     "config_ref",
     "effective_policy",
     "exported_to",
     "hash_policies",
-    "merge_rules",
+    "select_rule",
     "upstream_tls",
 ]
 
@@ -41,6 +42,10 @@ class Rule:
     ref: ConfigRef  # the oldest of them
     policy: Any  # api TrafficPolicy | None
     subsets: tuple[Any, ...]  # api Subset, first of each name
+
+    def subset(self, name: str) -> Any:
+        """Return the api Subset of that name, None when there is none."""
+        return next((entry for entry in self.subsets if entry.name == name), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +80,33 @@ def exported_to(export_to: Iterable[str], owner: str, viewer: str) -> bool:
     return any(entry == "*" or entry == viewer or (entry == "." and owner == viewer) for entry in entries)
 
 
-def merge_rules(rules: Iterable[Object]) -> Rule | None:
-    """Merge the DestinationRules of one host in one namespace: oldest first, the first word on each thing stands."""
-    ordered = sorted(rules, key=age_key)
-    if not ordered:
-        return None
+def select_rule(rules: Iterable[Object], labels: Mapping[str, str]) -> Rule | None:
+    """Return what the DestinationRules of one host and one namespace say to a client, None when nothing.
+
+    Rules with the same audience (`exportTo`, `workloadSelector`) are one rule in several pieces and are merged; those
+    of another audience never are. Of all audiences the first counts: with a selector that picks the client before
+    those without, then the older. `labels` are the client's; none: what no selector picks, as what arrives at a server.
+    """
+    groups: dict[tuple[Any, Any], list[Object]] = {}
+    for rule in sorted(rules, key=age_key):
+        wanted = clients_of(rule)
+        if all(labels.get(key) == value for key, value in wanted):
+            audience = frozenset(
+                rule.key.namespace if entry == "." else entry for entry in rule.spec.export_to or ("*",)
+            )
+            groups.setdefault((wanted, audience), []).append(rule)
+    chosen = min(groups, key=lambda group: not group[0], default=None)  # the first of equals, so the oldest
+    return _merge_rules(groups[chosen]) if chosen is not None else None
+
+
+def clients_of(rule: Object) -> tuple[tuple[str, str], ...]:
+    """Return the labels by which a DestinationRule picks clients of its namespace, () when it is for all clients."""
+    selector = rule.spec.workload_selector
+    return tuple(sorted((selector.match_labels or {}).items())) if selector is not None else ()
+
+
+def _merge_rules(ordered: list[Object]) -> Rule:
+    """Merge rules, the oldest first: the first `trafficPolicy` stands, and of each subset's name the first."""
     subsets: dict[str, Any] = {}
     for rule in ordered:
         for subset in rule.spec.subsets:
@@ -91,50 +118,51 @@ def merge_rules(rules: Iterable[Object]) -> Rule | None:
 def effective_policy(rule: Rule | None, *, port: int, subset: str, mesh_default: Any = None) -> EffectivePolicy:
     """Return what is in force for one port of a service, or of one of its subsets.
 
-    A port's settings replace the four blocks of the level they stand in, unset ones included. A subset's policy
-    overlays the service's block by block, so that a subset with only `tls` keeps the service's outlier detection.
+    The service's level first: what the rule says of the port replaces all that it says of the service, unset blocks and
+    `proxyProtocol` and `retryBudget` included. The mesh's defaults fill the blocks that this leaves open. A subset's
+    policy overlays the result block by block; what it says of the port replaces the four blocks, unset ones included.
+    `tunnel` is of the level that was asked for alone.
     """
-    effective = EffectivePolicy()
-    if rule is not None:
-        effective = _overlay(effective, rule.policy, port)
-        chosen = next((entry for entry in rule.subsets if entry.name == subset), None) if subset else None
-        if chosen is not None:
-            effective = _overlay(effective, chosen.traffic_policy, port)
-    if mesh_default is not None:
-        effective = EffectivePolicy(
-            connection_pool=effective.connection_pool or mesh_default.connection_pool,
-            load_balancer=effective.load_balancer,
-            outlier_detection=effective.outlier_detection or mesh_default.outlier_detection,
-            tls=effective.tls,
-            proxy_protocol=effective.proxy_protocol,
-            tunnel=effective.tunnel,
-            retry_budget=effective.retry_budget,
-        )
-    return effective
-
-
-def _overlay(below: EffectivePolicy, policy: Any, port: int) -> EffectivePolicy:
-    if policy is None:
-        return below
-    at_port = next((entry for entry in policy.port_level_settings if entry.port and entry.port.number == port), None)
-    if at_port is not None:
-        blocks = (at_port.connection_pool, at_port.load_balancer, at_port.outlier_detection, at_port.tls)
-    else:
-        blocks = (
-            policy.connection_pool or below.connection_pool,
-            policy.load_balancer or below.load_balancer,
-            policy.outlier_detection or below.outlier_detection,
-            policy.tls or below.tls,
-        )
-    return EffectivePolicy(
-        connection_pool=blocks[0],
-        load_balancer=blocks[1],
-        outlier_detection=blocks[2],
-        tls=blocks[3],
-        proxy_protocol=policy.proxy_protocol or below.proxy_protocol,
-        tunnel=policy.tunnel or below.tunnel,
-        retry_budget=policy.retry_budget or below.retry_budget,
+    policy = rule.policy if rule is not None else None
+    at_port = _at_port(policy, port)
+    base = policy if at_port is None else at_port
+    pool = getattr(base, "connection_pool", None)
+    outliers = getattr(base, "outlier_detection", None)
+    effective = EffectivePolicy(
+        connection_pool=pool or getattr(mesh_default, "connection_pool", None),
+        load_balancer=getattr(base, "load_balancer", None),
+        outlier_detection=outliers or getattr(mesh_default, "outlier_detection", None),
+        tls=getattr(base, "tls", None),
+        proxy_protocol=policy.proxy_protocol if policy is not None and at_port is None else None,
+        retry_budget=policy.retry_budget if policy is not None and at_port is None else None,
+        tunnel=policy.tunnel if policy is not None else None,
     )
+    return _of_subset(effective, rule, subset, port) if subset else effective
+
+
+def _of_subset(below: EffectivePolicy, rule: Rule | None, subset: str, port: int) -> EffectivePolicy:
+    chosen = rule.subset(subset) if rule is not None else None
+    policy = chosen.traffic_policy if chosen is not None else None
+    if policy is None:
+        return replace(below, tunnel=None)
+    blocks = _at_port(policy, port)
+    return EffectivePolicy(
+        connection_pool=policy.connection_pool or below.connection_pool if blocks is None else blocks.connection_pool,
+        load_balancer=policy.load_balancer or below.load_balancer if blocks is None else blocks.load_balancer,
+        outlier_detection=policy.outlier_detection or below.outlier_detection
+        if blocks is None
+        else blocks.outlier_detection,
+        tls=policy.tls or below.tls if blocks is None else blocks.tls,
+        proxy_protocol=policy.proxy_protocol or below.proxy_protocol,
+        retry_budget=policy.retry_budget or below.retry_budget,
+        tunnel=policy.tunnel,
+    )
+
+
+def _at_port(policy: Any, port: int) -> Any:
+    """Return what a `trafficPolicy` says of one port, None when nothing."""
+    entries = policy.port_level_settings if policy is not None else ()
+    return next((entry for entry in entries if entry.port is not None and entry.port.number == port), None)
 
 
 def upstream_tls(policy: EffectivePolicy) -> UpstreamTls | None:
