@@ -5,6 +5,7 @@ from __future__ import annotations
 from lateen.api.protocol import Protocol, parse_protocol
 from lateen.flow import Read
 from lateen.pilot.model.mesh import Mesh, MeshSettings
+from lateen.pilot.model.places import served_at
 from lateen.pilot.model.policy import effective_policy
 from lateen.pilot.model.values import InboundListenerInput, InboundPort, ServiceRef
 from lateen.pilot.registry.values import Service, ServicePort, Workload
@@ -80,6 +81,4 @@ class Inbound:
 
 def _target(port: ServicePort, workload: Workload) -> int | None:
     """Return where the workload serves `port`; None when it names a port that the workload does not have."""
-    if isinstance(port.target, str):
-        return next((number for name, number, _ in workload.ports if name == port.target), None)
-    return port.target or port.number
+    return served_at(port, {name: number for name, number, _ in workload.ports}, written=bool(workload.group))

@@ -17,7 +17,9 @@ from lateen.flow import Graph, Read
 from lateen.pilot.model.peer_auth import mtls_mode
 from lateen.pilot.model.policy import Rule, age_key, clients_of, exported_to, select_rule
 from lateen.pilot.model.routes import bound_gateways
+from lateen.pilot.model.same_host import merge_same_host
 from lateen.pilot.model.values import ALLOW_ANY, REGISTRY_ONLY, AccessLog, Hostname, MtlsMode, Telemetry
+from lateen.pilot.registry.entries import entry_labels
 from lateen.pilot.registry.services import (
     CLUSTER_DOMAIN,
     IMPLIED_LABEL,
@@ -90,6 +92,7 @@ class Mesh:
         self.implied_by_scope = graph.index("implied by scope", self.implied, lambda key, value: [EVERYWHERE])
         self.rows_by_selector = graph.index("services by selector", self.services, _first_selector)
         self.rows_by_port = graph.index("services by port", self.services, _scoped_ports)
+        self.rows_by_address = graph.index("services by address", self.services, _scoped_addresses)
         self.implied_by_port = graph.index("implied by port", self.implied, _scoped_ports)
 
         self.workloads_by_label = graph.index("workloads by label", self.workloads, _workload_labels)
@@ -120,7 +123,10 @@ class Mesh:
     # ---- services
 
     def _service(self, read: Read, key: tuple[str, Hostname]) -> Service | None:
-        """The service that `hostname` is, seen from a namespace: own namespace, then Services, then the oldest."""
+        """The service that `hostname` is, seen from a namespace: own namespace, then Services, then the oldest.
+
+        What else is written of that host may add to it: `same_host`.
+        """
         namespace, hostname = key
         candidates: list[tuple[tuple[Any, ...], Service]] = []
         for row in read.lookup(self.rows_by_host, hostname):
@@ -129,15 +135,17 @@ class Mesh:
                 rank = (service.namespace != namespace, row.registry, service.created, row.namespace, row.name)
                 candidates.append((rank, service))
         if candidates:
-            return min(candidates, key=lambda pair: pair[0])[1]
+            root = read.get(self.settings, "mesh").root_namespace
+            return merge_same_host([service for _, service in sorted(candidates, key=lambda pair: pair[0])], root=root)
         implied = [read.get(self.implied, row) for row in read.lookup(self.implied_by_host, hostname)]
         return merge_implied([service for service in implied if service is not None]) if implied else None
 
-    def address(self, read: Read, service: Service) -> str:
-        """Return the virtual IP of a service, "" when it has none."""
-        if service.address:
-            return service.address
-        return read.get(self.vips, service.hostname, "") if service.wants_vip else ""
+    def addresses(self, read: Read, service: Service) -> tuple[str, ...]:
+        """Return the addresses that are a service's own: IPs and subnets as written, or the virtual IP it was given."""
+        if service.addresses:
+            return service.addresses
+        given = read.get(self.vips, service.hostname, "") if service.wants_vip else ""
+        return (given,) if given else ()
 
     def members(self, read: Read, service: Service) -> tuple[Workload, ...]:
         """Return the running workloads that a service's selector picks, by name."""
@@ -283,6 +291,10 @@ def _scoped_ports(key: ServiceKey, service: Service) -> list[tuple[str, int]]:
     return sorted({(scope, port.number) for scope in service.export_to for port in service.ports})
 
 
+def _scoped_addresses(key: ServiceKey, service: Service) -> list[tuple[str, str]]:
+    return [(scope, address) for scope in service.export_to for address in service.addresses if "/" not in address]
+
+
 def _workload_labels(name: str, workload: Workload) -> list[tuple[str, str, str]]:
     labels = sorted(workload.labels.items())
     if workload.service:
@@ -293,7 +305,7 @@ def _workload_labels(name: str, workload: Workload) -> list[tuple[str, str, str]
 def _entry_labels(key: ResourceKey, obj: Object) -> list[tuple[str, str, str]]:
     if key.kind != "WorkloadEntry":
         return []
-    return [(key.namespace, label, value) for label, value in sorted((obj.spec.labels or {}).items())]
+    return [(key.namespace, label, value) for label, value in sorted(entry_labels(obj).items())]
 
 
 def _rule_hosts(key: ResourceKey, obj: Object) -> list[tuple[str, str]]:

@@ -57,10 +57,9 @@ class Names:
         )
 
     def _addresses(self, read: Read, service: Service) -> tuple[str, ...]:
-        address = self.mesh.address(read, service)
-        if address:
-            written = service.addresses or (address,)
-            return tuple(sorted(entry for entry in written if "/" not in entry))
+        own = self.mesh.addresses(read, service)
+        if own:
+            return tuple(sorted(entry for entry in own if "/" not in entry))
         if not service.headless:
             return ()
         members = self.mesh.members(read, service)

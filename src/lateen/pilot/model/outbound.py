@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lateen.api.hosts import resolve_short_name
+from lateen.api.names import is_partial_wildcard
 from lateen.api.protocol import Protocol
 from lateen.flow import Read
 from lateen.pilot.model.domains import service_domains
@@ -45,7 +46,8 @@ from lateen.pilot.model.values import (
     VirtualHostInput,
     VirtualOutboundInput,
 )
-from lateen.pilot.registry.services import CLUSTER_DOMAIN, static_endpoint
+from lateen.pilot.registry.entries import written_endpoint
+from lateen.pilot.registry.services import CLUSTER_DOMAIN
 from lateen.pilot.registry.values import Service, ServicePort
 
 __all__ = ["HTTP_PROXY_ROUTE", "Outbound", "cluster_name", "parse_cluster_name"]
@@ -125,6 +127,10 @@ class Outbound:
                 endpoints = self._select(read, view, service, port, subset, policy, places) if dns else ()
                 if dns and not endpoints:
                     continue
+                if service.resolution is Resolution.DNS_ROUND_ROBIN:
+                    endpoints = endpoints[:1]  # all that such a cluster may have, however many a selector picks
+                if subset and service.resolution is Resolution.DYNAMIC_DNS:
+                    continue
                 found.append(
                     ClusterInput(
                         service=_service_ref(service),
@@ -156,7 +162,7 @@ class Outbound:
     @staticmethod
     def _resolution(service: Service, view: View) -> Resolution:
         # A gateway is nobody's capture: there is no original destination, so it picks endpoints itself.
-        if view.kind == "gateway" and service.resolution is Resolution.ORIGINAL_DST and service.headless:
+        if view.kind == "gateway" and service.resolution is Resolution.ORIGINAL_DST:
             return Resolution.EDS
         return service.resolution
 
@@ -215,7 +221,7 @@ class Outbound:
         """Everything that serves `service`: running workloads, WorkloadEntries, endpoints written in it."""
         places = [Place.of_workload(workload) for workload in self.mesh.members(read, service)]
         for obj in self.mesh.written_members(read, service):
-            endpoint = static_endpoint(obj.spec, obj.key.namespace, obj.key.name)
+            endpoint = written_endpoint(obj)
             if endpoint is not None:
                 places.append(Place.of_written(endpoint))
         places.extend(Place.of_written(endpoint) for endpoint in service.endpoints)
@@ -237,6 +243,7 @@ class Outbound:
             chosen = rule.subset(subset) if rule else None
             wanted = tuple((chosen.labels or {}).items()) if chosen is not None else ()
         tls = upstream_tls(policy)
+        dns = service.resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
         found = []
         for place in places:
             if not place.ready and not service.publish_not_ready:
@@ -244,7 +251,7 @@ class Outbound:
             if any(place.labels.get(label) != value for label, value in wanted):
                 continue
             number = place.port_for(port)
-            if number is None or (service.resolution is Resolution.EDS and not place.has_address):
+            if number is None or not place.address or (place.is_unix if dns else not place.has_address):
                 continue  # a name instead of an address is for DNS to look up, and EDS would be refused with it
             if tls is not None:
                 mtls = tls.mode == "ISTIO_MUTUAL"
@@ -290,7 +297,7 @@ class Outbound:
                 continue
             if port.protocol.is_http:
                 http = True
-            elif port.protocol is not Protocol.UDP and not self._own_binds(read, view, service):
+            elif port.protocol is not Protocol.UDP and self._shares_wildcard(read, view, service):
                 chains.extend(self._tcp_chains(read, view, service, port, by_address=False))
         if not http and not chains:
             return None
@@ -316,8 +323,19 @@ class Outbound:
         for port in service.ports:
             if port.protocol.is_http or port.protocol is Protocol.UDP or port.number in RESERVED_PORTS:
                 continue
-            chains = self._tcp_chains(read, view, service, port, by_address=True)
+            own = self._tcp_chains(read, view, service, port, by_address=True)
             for bind in binds:
+                sharers = self._sharers(read, view, service, bind, port.number)
+                if sharers[0].hostname != hostname:
+                    continue  # the oldest of them brings the listener of all
+                chains = own
+                if len(sharers) > 1:
+                    every = (
+                        self._tcp_chains(read, view, sharer, shared, by_address=not shared.protocol.is_tls)
+                        for sharer in sharers
+                        if (shared := sharer.port(port.number)) is not None
+                    )
+                    chains = _first_of_each_match(chain for part in every for chain in part)
                 found.append(
                     OutboundListenerInput(
                         bind=bind,
@@ -333,20 +351,45 @@ class Outbound:
 
     def _own_binds(self, read: Read, view: View, service: Service) -> tuple[str, ...]:
         """The addresses by which a service's connections can be told from others': its own, or its workloads'."""
-        address = self.mesh.address(read, service)
-        if address and "/" not in address:
-            return (address,)
-        if service.headless:
-            return tuple(sorted({place.address for place in self._places(read, service)}))
-        return ()
+        own = self.mesh.addresses(read, service)
+        if not own and service.headless:
+            return tuple(sorted({place.address for place in self._places(read, service) if place.has_address}))
+        return tuple(address for address in own if "/" not in address)
+
+    def _shares_wildcard(self, read: Read, view: View, service: Service) -> bool:
+        """Tell whether connections to `service` come to a port's wildcard listener: no IP, or a subnet, is its own."""
+        return any("/" in address for address in service.addresses) or not self._own_binds(read, view, service)
+
+    def _sharers(self, read: Read, view: View, service: Service, address: str, number: int) -> list[Service]:
+        """The services whose connections arrive at one address and port, oldest first: one, unless several write it."""
+        if address not in service.addresses:
+            return [service]
+        rows = {
+            row.hostname
+            for scope in dict.fromkeys(("*", view.namespace))
+            for row in read.lookup(self.mesh.rows_by_address, (scope, address))
+        }
+        found = []
+        for host in rows:
+            other = read.get(self.mesh.service, (view.namespace, host))
+            port = other.port(number) if other is not None else None
+            if (
+                other is not None
+                and port is not None
+                and address in other.addresses
+                and not port.protocol.is_http
+                and port.protocol is not Protocol.UDP
+            ):
+                found.append(other)
+        return sorted(found, key=_age)
 
     def _services_on_port(self, read: Read, view: View, number: int) -> list[Service]:
         hosts: set[Hostname] = set()
         for scope in dict.fromkeys(("*", view.namespace)):
             hosts.update(row.hostname for row in read.lookup(self.mesh.rows_by_port, (scope, number)))
             hosts.update(row.hostname for row in read.lookup(self.mesh.implied_by_port, (scope, number)))
-        services = [read.get(self.mesh.service, (view.namespace, host)) for host in sorted(hosts)]
-        return [service for service in services if service is not None]
+        services = [read.get(self.mesh.service, (view.namespace, host)) for host in hosts]
+        return sorted((service for service in services if service is not None), key=_age)
 
     def _tcp_chains(
         self, read: Read, view: View, service: Service, port: ServicePort, *, by_address: bool
@@ -367,7 +410,8 @@ class Outbound:
             # Told apart by its name where the connection's address cannot tell.
             sni = (str(service.hostname),) if port.protocol.is_tls and not by_address else ()
             subnets = () if by_address else tuple(entry for entry in service.addresses if "/" in entry)
-            if not (port.protocol.is_tls and spoken):
+            nameless = bool(sni) and is_partial_wildcard(service.hostname)  # Envoy takes whole labels as wildcards only
+            if not (port.protocol.is_tls and spoken) and not nameless:
                 chains.append(
                     TcpRoute(
                         destinations=(Destination(cluster=target),),
@@ -464,12 +508,11 @@ class Outbound:
         elif service is None:
             domains = (str(hostname),) if config != HTTP_PROXY_ROUTE else (str(hostname), f"{hostname}:{number}")
         else:
-            address = self.mesh.address(read, service)
             proxied = config == HTTP_PROXY_ROUTE
             domains = service_domains(
                 hostname,
                 view.namespace,
-                [address] if address else [],
+                self.mesh.addresses(read, service),
                 headless=service.headless,
                 ports=(number,) if proxied else (),
             )
@@ -500,6 +543,11 @@ class Outbound:
             )
 
         return resolve
+
+
+def _age(service: Service) -> tuple[str, int, str, str]:
+    """The order in which services compete for one address: creation, then Services before entries, then names."""
+    return (service.created, service.registry, service.hostname, service.namespace)
 
 
 def _service_ref(service: Service) -> ServiceRef:

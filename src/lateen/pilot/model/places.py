@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from lateen.api.names import is_ip
 from lateen.pilot.model.values import Peer
+from lateen.pilot.registry.entries import NETWORK_LABEL, is_unix
 from lateen.pilot.registry.values import ServicePort, StaticEndpoint, Workload
 
-__all__ = ["Place", "peer_of"]
+__all__ = ["Place", "peer_of", "served_at"]
 
 TLS_MODE_LABEL = "security.istio.io/tlsMode"
 
@@ -24,9 +25,12 @@ class Place:
         "labels",
         "locality",
         "namespace",
+        "network",
         "peer",
         "ready",
+        "serves",
         "weight",
+        "written",
     )
 
     def __init__(
@@ -41,7 +45,10 @@ class Place:
         ready: bool,
         weight: int,
         locality: str,
+        network: str,
         peer: Peer | None,
+        written: bool,
+        serves: tuple[str, ...] | None = None,
     ) -> None:
         self.address = address
         self._ports = ports
@@ -52,7 +59,10 @@ class Place:
         self.ready = ready
         self.weight = weight
         self.locality = locality
+        self.network = network
         self.peer = peer
+        self.written = written
+        self.serves = serves
 
     @classmethod
     def of_workload(cls, workload: Workload) -> Place:
@@ -64,9 +74,11 @@ class Place:
             account=workload.service_account,
             in_mesh=True,
             ready=workload.ready,
-            weight=1,
+            weight=workload.weight,
             locality=workload.locality,
+            network=workload.network or workload.labels.get(NETWORK_LABEL, ""),
             peer=peer_of(workload.name, workload.namespace, workload.labels, workload.cluster),
+            written=bool(workload.group),  # its ports are those of the group's template
         )
 
     @classmethod
@@ -84,22 +96,38 @@ class Place:
             ready=True,
             weight=endpoint.weight,
             locality=endpoint.locality,
+            network=endpoint.network,
+            written=True,
+            serves=endpoint.serves,
             peer=peer_of(endpoint.name, endpoint.namespace, labels, "") if in_mesh else None,
         )
 
     @property
+    def is_unix(self) -> bool:
+        return is_unix(self.address)
+
+    @property
     def has_address(self) -> bool:
         """Tell whether it is reached by an IP address or a Unix socket, and not by a name."""
-        return self.address.startswith("/") or is_ip(self.address)
+        return self.is_unix or is_ip(self.address)
 
     def port_for(self, port: ServicePort) -> int | None:
-        """Return the number at which this place serves `port`: its own by name, else the service's target."""
-        named = dict(self._ports or ())
-        if isinstance(port.target, str):
-            return named.get(port.target)
-        if port.target:
-            return port.target
-        return named.get(port.name, port.number) if not self.in_mesh or port.name in named else port.number
+        """Return the number at which this place serves `port`, 0 for a Unix socket; None when it does not."""
+        if self.serves is not None and port.name not in self.serves:
+            return None
+        return 0 if self.is_unix else served_at(port, dict(self._ports or ()), written=self.written)
+
+
+def served_at(port: ServicePort, named: Mapping[str, int], *, written: bool) -> int | None:
+    """Return where something with these ports, by name, serves a service's `port`; None when it names one it lacks.
+
+    What somebody wrote down (`written`) says it by the name of the service's port, before the service's own word.
+    """
+    if written and port.name in named:
+        return named[port.name]
+    if isinstance(port.target, str):
+        return named.get(port.target)
+    return port.target or named.get(port.name, port.number)
 
 
 def peer_of(workload: str, namespace: str, labels: Mapping[str, str], cluster: str) -> Peer:

@@ -64,6 +64,7 @@ class Resolution(Enum):
     DNS = "dns"
     DNS_ROUND_ROBIN = "dns-round-robin"
     ORIGINAL_DST = "original-dst"
+    DYNAMIC_DNS = "dynamic-dns"  # whatever host the request or the handshake names
 
 
 class MtlsMode(Enum):

@@ -6,7 +6,7 @@ Out: the values below; `lateen.pilot.model` resolves them against a viewer. No E
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -23,6 +23,7 @@ __all__ = [
     "ServicePort",
     "StaticEndpoint",
     "Workload",
+    "export_scopes",
 ]
 
 EVERYWHERE = "*"  # an exportTo that every namespace sees
@@ -64,9 +65,11 @@ class StaticEndpoint:
     labels: tuple[tuple[str, str], ...] = ()
     weight: int = 1
     locality: str = ""
+    network: str = ""
     service_account: str = ""
     namespace: str = ""
     name: str = ""
+    serves: tuple[str, ...] | None = None  # names of the service's ports that it is for; None: all of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +81,13 @@ class Service:
     namespace: str
     registry: Registry
     ports: tuple[ServicePort, ...]
-    address: str = ""  # virtual IP or CIDR as written; "" none was
-    addresses: tuple[str, ...] = ()  # all that were written
+    addresses: tuple[str, ...] = ()  # virtual IPs and subnets as written; () none was
     wants_vip: bool = False  # one is handed out when none was written
     resolution: Resolution = Resolution.EDS
     mesh_external: bool = False
     export_to: tuple[str, ...] = (EVERYWHERE,)
     selector: tuple[tuple[str, str], ...] = ()  # sorted; () selects nothing
+    labels: tuple[tuple[str, str], ...] = ()  # of a ServiceEntry, sorted: those of one host are merged by them
     endpoints: tuple[StaticEndpoint, ...] = ()
     subject_alt_names: tuple[str, ...] = ()
     alias_of: Hostname | None = None  # ExternalName
@@ -118,4 +121,14 @@ class Workload:
     capture: bool = True
     http_proxy_port: int = 0
     locality: str = ""
+    network: str = ""
+    weight: int = 1
+    group: str = ""  # the WorkloadGroup that it was made from
     cluster: str = "lateen"
+
+
+def export_scopes(entries: Iterable[str], namespace: str) -> tuple[str, ...]:
+    """Return the namespaces that an exportTo names, sorted: `EVERYWHERE` where it says nothing, () for nobody."""
+    scopes = {namespace if entry == "." else entry for raw in entries if (entry := raw.strip())}
+    # "~" is nobody, and stands alone; nothing written is everybody.
+    return tuple(sorted(scopes - {"~"})) if scopes else (EVERYWHERE,)
