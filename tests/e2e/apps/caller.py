@@ -1,12 +1,13 @@
 """Ask one URL again and again, on one kept connection and on new ones in turn; say how that went, as JSON.
 
-Arguments: URL, seconds, gap in seconds.
+Arguments: URL, seconds, gap in seconds. SIGINT ends it early, with its report.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import signal
 import sys
 import time
 from urllib.parse import urlsplit
@@ -19,7 +20,9 @@ def main() -> None:
     sent, bad, kept_reopened = 0, [], 0
     sock = None
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    interrupted: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
+    while time.monotonic() < end and not interrupted:
         for connection in (kept, http.client.HTTPConnection(url.netloc, timeout=5)):
             sent += 1
             try:

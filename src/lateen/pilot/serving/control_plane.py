@@ -9,7 +9,7 @@ import gc
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,9 +32,12 @@ from lateen.errors import BadInput, LateenError, Refused
 from lateen.logs import configure_logging
 from lateen.net.client import Lease, ensure_holder
 from lateen.net.process import start_ticks
+from lateen.pilot.model.ties import NO_TIES, Ties, service_tie, ties_of
 from lateen.pilot.registry.registrations import Registrations, to_workload
+from lateen.pilot.registry.services import implied_rows
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import load_vips, save_vips
+from lateen.pilot.serving.halves import PATIENCE_SECONDS, Halves
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.reports import Reporter
 from lateen.pilot.sources.folder import Change, Folder
@@ -99,6 +102,9 @@ class ControlPlane:
         self._lease: Lease | None = None
         # What is not applied yet: resources by key, workloads by name (None: gone).
         self._batcher: Batcher[ResourceKey | str, Change | Workload | None] = Batcher()
+        self._halves = Halves()
+        self._held: dict[ResourceKey, Change] = {}  # changes that wait for their other half
+        self._held_until: dict[ResourceKey, float] = {}  # the loop's time at which each waits no more
         self._shown: frozenset[Problem] = frozenset()
 
     async def __aenter__(self) -> ControlPlane:
@@ -272,9 +278,14 @@ class ControlPlane:
         self._batcher.put(name, to_workload(registration) if registration is not None else None)
 
     def _apply(self, batch: Mapping[ResourceKey | str, Change | Workload | None]) -> None:
-        changes = [change for change in batch.values() if isinstance(change, Change)]
-        workloads = {key: value for key, value in batch.items() if isinstance(key, str)}
-        self.pilot.apply(changes, cast("dict[str, Workload | None]", workloads))
+        workloads = cast(
+            "dict[str, Workload | None]", {key: value for key, value in batch.items() if isinstance(key, str)}
+        )
+        for name, workload in workloads.items():
+            implied = implied_rows(workload) if workload is not None else ()
+            self._halves.take(name, Ties(gives=frozenset(service_tie(row.hostname) for row, _ in implied)))
+        changes = self._whole(change for change in batch.values() if isinstance(change, Change))
+        self.pilot.apply(changes, workloads)
         try:
             save_vips(self.settings.vips_file, self.vips)
         except OSError as error:
@@ -283,6 +294,23 @@ class ControlPlane:
         if changes:
             log.info("configuration applied", changed=[str(change.key) for change in changes[:20]], count=len(changes))
             self._show_problems()
+
+    def _whole(self, new: Iterable[Change]) -> list[Change]:
+        """Return which of the new and the held changes to apply now; the others wait (see `halves`)."""
+        self._held.update((change.key, change) for change in new)
+        ties = {key: ties_of(change.obj) if change.obj else NO_TIES for key, change in self._held.items()}
+        loop, now = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+        waited = [key for key, until in self._held_until.items() if until <= now] if self.pilot.source.ready else ties
+        incomplete = self._halves.incomplete(ties, waited)
+        for key in incomplete - self._held_until.keys():
+            log.info("change waits for its other half", change=str(key), seconds=PATIENCE_SECONDS)
+            self._held_until[cast("ResourceKey", key)] = now + PATIENCE_SECONDS
+            loop.call_later(PATIENCE_SECONDS, self._batcher.wake)
+        ready = [self._held.pop(key) for key in list(self._held) if key not in incomplete]
+        for change in ready:
+            self._held_until.pop(change.key, None)
+            self._halves.take(change.key, ties[change.key])
+        return ready
 
     def problems(self) -> list[Problem]:
         """Return everything that is wrong with the configuration now, by file and line."""

@@ -60,6 +60,12 @@ class Batcher(Generic[K, V]):
         self._pending.pop(key, None)  # the order is that of the last change of each key
         self._pending[key] = value
 
+    def wake(self) -> None:
+        """Have a batch handed over soon, be it empty: somebody waits for time to pass. Call it on the event loop."""
+        if not self._pending:
+            self._first = self._clock()
+            self._some.set()
+
     async def run(self, apply: Callable[[Mapping[K, V]], None]) -> None:
         """Hand batches to `apply`, until cancelled; what is pending then is dropped. What `apply` raises ends it."""
         pace = Pace()
