@@ -93,6 +93,7 @@ h2UpgradePolicy: UPGRADE
 defaultInboundHttpRetryPolicy: {attempts: 1, retryOn: reset-before-request, backoff: 10ms}
 zoneAwareLbSetting: {enabled: true, minClusterSize: 3}
 defaultVirtualServiceExportTo: ["*"]
+hostOwnership: namespace
 defaultDestinationRuleExportTo: ["*"]
 serviceSettings: [{settings: {clusterLocal: true}, hosts: ["*.shop.svc.cluster.local"]}]
 serviceScopeConfigs:

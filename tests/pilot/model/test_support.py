@@ -34,19 +34,6 @@ _PORTS = "ports: [{port: 80, name: http}]"
         pytest.param("VirtualService", f"{{hosts: [a], http: [{{{_TO}}}]}}", [], id="routes"),
         pytest.param(
             "VirtualService",
-            f"{{hosts: [a], http: [{{match: [{{uri: {{prefix: /x}}}}], delegate: {{name: other}}}}, {{{_TO}}}]}}",
-            ["spec.http[0].delegate"],
-            id="delegate",
-        ),
-        pytest.param("VirtualService", f"{{http: [{{{_TO}}}]}}", ["spec.hosts"], id="delegate's other half"),
-        pytest.param(
-            "VirtualService",
-            f"{{hosts: [a], tcp: [{{match: [{{sourceSubnet: 10.0.0.0/8}}], {_TO}}}]}}",
-            ["spec.tcp[0].match[0].sourceSubnet"],
-            id="source subnet",
-        ),
-        pytest.param(
-            "VirtualService",
             f"{{hosts: [a.b], gateways: [g], tcp: [{{match: [{{port: 1}}], {_TO}}}]}}",
             ["spec.tcp"],
             id="tcp behind a gateway",

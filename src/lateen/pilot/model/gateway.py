@@ -14,7 +14,7 @@ from lateen.api.hosts import resolve_short_name
 from lateen.flow import Read
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View
 from lateen.pilot.model.outbound import Outbound
-from lateen.pilot.model.policy import age_key, exported_to
+from lateen.pilot.model.policy import age_key
 from lateen.pilot.model.routes import Viewer, http_routes
 from lateen.pilot.model.values import (
     GatewayListenerInput,
@@ -97,7 +97,7 @@ class Gateways:
         routes: dict[str, list[RouteInput]] = {}
         redirect: set[str] = set()
         for server in servers:
-            for vs in self._bound(read, view, server):
+            for vs in self.outbound.virtual_services.bound(read, gateway=server.gateway, namespace=view.namespace):
                 viewer = Viewer(gateway=server.gateway, namespace=view.namespace, labels=dict(view.labels))
                 found = http_routes(vs, port=port, viewer=viewer, resolve=self.outbound.resolver(read, view))
                 for host in _shared_hosts(server, vs) if found else ():
@@ -120,17 +120,6 @@ class Gateways:
             )
             or (VirtualHostInput(name=f"blackhole:{port}", domains=("*",), routes=()),),
         )
-
-    def _bound(self, read: Read, view: View, server: _Server) -> list[Object]:
-        objects = [
-            read.get(self.mesh.objects, key) for key in read.lookup(self.mesh.virtual_by_gateway, server.gateway)
-        ]
-        visible = [
-            obj
-            for obj in objects
-            if obj is not None and exported_to(obj.spec.export_to, obj.key.namespace, view.namespace)
-        ]
-        return sorted(visible, key=age_key)
 
 
 def gateway_problems(obj: Object) -> Iterator[Problem]:

@@ -6,14 +6,16 @@ Inputs are set by the sources; everything else is derived and recomputed only wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from lateen.api.base import Object, ResourceKey
-from lateen.api.hosts import resolve_short_name
+from lateen.api.names import is_partial_wildcard
 from lateen.flow import Graph, Read
+from lateen.pilot.model.hosts import full_name, host_patterns
+from lateen.pilot.model.ownership import ISTIO, NAMESPACE
 from lateen.pilot.model.peer_auth import mtls_mode
 from lateen.pilot.model.policy import Rule, age_key, clients_of, exported_to, select_rule
 from lateen.pilot.model.routes import bound_gateways
@@ -21,7 +23,6 @@ from lateen.pilot.model.same_host import merge_same_host
 from lateen.pilot.model.values import ALLOW_ANY, REGISTRY_ONLY, AccessLog, Hostname, MtlsMode, Telemetry
 from lateen.pilot.registry.entries import entry_labels
 from lateen.pilot.registry.services import (
-    CLUSTER_DOMAIN,
     IMPLIED_LABEL,
     implied_rows,
     merge_implied,
@@ -29,9 +30,10 @@ from lateen.pilot.registry.services import (
 )
 from lateen.pilot.registry.values import EVERYWHERE, ROOT_NAMESPACE, Service, ServiceKey, Workload
 
-__all__ = ["Mesh", "MeshSettings", "View", "host_patterns"]
+__all__ = ["PARTIAL", "Mesh", "MeshSettings", "View", "host_patterns"]
 
 ANOTHER = "@"  # the namespace of nobody: what is exported to it is exported to all
+PARTIAL = "*partial"  # where `virtual_by_host` files wildcards that end within a label; no host is spelled so
 NO_ACCESS_LOG = AccessLog(path="", json=False, format="")
 
 
@@ -62,6 +64,8 @@ class MeshSettings:
     h2_upgrade: bool = False
     inbound_localhost: bool = False
     retries: Any = None  # api HTTPRetry: for routes that set none
+    host_ownership: str = NAMESPACE  # or ISTIO: who may redirect others' traffic, see `model.ownership`
+    virtual_export_to: tuple[str, ...] = ()  # of VirtualServices that say nothing; () is everywhere
     default_policy: Any = None  # api TrafficPolicy of the mesh
     access_log: AccessLog = NO_ACCESS_LOG
 
@@ -214,19 +218,6 @@ class Mesh:
                     return found
         return None
 
-    def virtual_service_for(self, read: Read, *, namespace: str, host: str, acts: Any) -> tuple[Object, Any] | None:
-        """Return the VirtualService that speaks for `host` to sidecars of `namespace`, and what `acts` made of it.
-
-        The most specific host wins, then order of creation; one of which `acts` makes nothing does not claim the host.
-        """
-        for pattern in host_patterns(host):
-            for obj in sorted(self.objects_of(read, read.lookup(self.virtual_by_host, pattern)), key=age_key):
-                if exported_to(obj.spec.export_to, obj.key.namespace, namespace):
-                    result = acts(obj)
-                    if result:
-                        return obj, result
-        return None
-
     def _port_mtls(self, read: Read, key: tuple[str, tuple[tuple[str, str], ...], int]) -> MtlsMode:
         """The mode of one port (0: ports no service names) of the workloads with these labels."""
         namespace, labels, port = key
@@ -266,19 +257,6 @@ class Mesh:
         )
 
 
-def host_patterns(hostname: str) -> Iterator[str]:
-    """Yield what a rule may write to mean `hostname`, most specific first: itself, then ever shorter wildcards."""
-    yield hostname
-    rest = hostname
-    while "." in rest:
-        rest = rest.partition(".")[2]
-        wildcard = f"*.{rest}"
-        if rest and wildcard != hostname:
-            yield wildcard
-    if hostname != "*":
-        yield "*"
-
-
 def _visible(service: Service, namespace: str) -> bool:
     return EVERYWHERE in service.export_to or namespace in service.export_to
 
@@ -311,13 +289,14 @@ def _entry_labels(key: ResourceKey, obj: Object) -> list[tuple[str, str, str]]:
 def _rule_hosts(key: ResourceKey, obj: Object) -> list[tuple[str, str]]:
     if key.kind != "DestinationRule":
         return []
-    return [(key.namespace, _full_name(obj.spec.host, key.namespace))]
+    return [(key.namespace, full_name(obj.spec.host, key.namespace))]
 
 
 def _virtual_hosts(key: ResourceKey, obj: Object) -> list[str]:
     if key.kind != "VirtualService" or "mesh" not in _all_gateways(obj):
         return []
-    return sorted({_full_name(host, key.namespace) for host in obj.spec.hosts})
+    hosts = {full_name(host, key.namespace) for host in obj.spec.hosts}
+    return sorted({*hosts, *([PARTIAL] if any(is_partial_wildcard(host) for host in hosts) else [])})
 
 
 def _virtual_gateways(key: ResourceKey, obj: Object) -> list[str]:
@@ -349,10 +328,6 @@ def _asked_labels(key: ResourceKey, obj: Object) -> list[str]:
     return sorted({label for rule in rules for match in rule.match for label in match.source_labels or ()})
 
 
-def _full_name(host: str, namespace: str) -> str:
-    return resolve_short_name(host, namespace, CLUSTER_DOMAIN).lower()
-
-
 def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
     default = MeshSettings()
     policy = spec.outbound_traffic_policy
@@ -373,6 +348,8 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
         h2_upgrade=upgrade == "UPGRADE",
         inbound_localhost=inbound_mode == "LOCALHOST",
         retries=spec.default_http_retry_policy,
+        host_ownership=ISTIO if spec.host_ownership == ISTIO else NAMESPACE,
+        virtual_export_to=tuple(spec.default_virtual_service_export_to or ()),
         default_policy=getattr(spec, "default_traffic_policy", None),
         access_log=AccessLog(
             path=spec.access_log_file or "", json=encoding == "JSON", format=spec.access_log_format or ""

@@ -13,6 +13,7 @@ from lateen.api.hosts import resolve_short_name
 from lateen.api.names import is_partial_wildcard
 from lateen.api.protocol import Protocol
 from lateen.flow import Read
+from lateen.pilot.model.chains import first_of_each_match
 from lateen.pilot.model.domains import service_domains
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View, host_patterns
 from lateen.pilot.model.places import Place
@@ -46,6 +47,7 @@ from lateen.pilot.model.values import (
     VirtualHostInput,
     VirtualOutboundInput,
 )
+from lateen.pilot.model.virtual_services import VirtualServices
 from lateen.pilot.registry.entries import written_endpoint
 from lateen.pilot.registry.services import CLUSTER_DOMAIN
 from lateen.pilot.registry.values import Service, ServicePort
@@ -75,6 +77,7 @@ class Outbound:
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
+        self.virtual_services = VirtualServices(mesh)
         graph = mesh.graph
         # (view, hostname) -> tuple[ClusterInput, ...]
         self.clusters = graph.derive("clusters", self._clusters)
@@ -305,7 +308,7 @@ class Outbound:
             bind=WILDCARD,
             port=number,
             http_route=str(number) if http else "",
-            tcp=_first_of_each_match(chains),
+            tcp=first_of_each_match(chains),
             policy=settings.outbound_policy,
             sniff_timeout=settings.sniff_timeout,
             telemetry=settings.telemetry,
@@ -335,7 +338,7 @@ class Outbound:
                         for sharer in sharers
                         if (shared := sharer.port(port.number)) is not None
                     )
-                    chains = _first_of_each_match(chain for part in every for chain in part)
+                    chains = first_of_each_match(chain for part in every for chain in part)
                 found.append(
                     OutboundListenerInput(
                         bind=bind,
@@ -397,15 +400,17 @@ class Outbound:
         viewer = Viewer(namespace=view.namespace, labels=dict(view.labels))
         resolve = self.resolver(read, view)
         select = tls_routes if port.protocol.is_tls else tcp_routes
-        spoken = self.mesh.virtual_service_for(
+        spoken: list[TcpRoute] = []
+        for _, found in self.virtual_services.speaking(
             read,
             namespace=view.namespace,
             host=service.hostname,
             acts=lambda vs: select(vs, port=port.number, viewer=viewer, resolve=resolve),
-        )
+        ):
+            spoken.extend(found)
         ref = _service_ref(service)
-        chains = list(spoken[1]) if spoken else []
-        if not any(not chain.sni and not chain.subnets for chain in chains):
+        chains = list(first_of_each_match(spoken))
+        if not any(not chain.limited for chain in chains):
             target = cluster_name(port.number, "", service.hostname)
             # Told apart by its name where the connection's address cannot tell.
             sni = (str(service.hostname),) if port.protocol.is_tls and not by_address else ()
@@ -489,11 +494,14 @@ class Outbound:
         service = read.get(self.mesh.service, (view.namespace, hostname))
         viewer = Viewer(namespace=view.namespace, labels=dict(view.labels))
         resolve = self.resolver(read, view)
-        spoken = self.mesh.virtual_service_for(
-            read,
-            namespace=view.namespace,
-            host=hostname,
-            acts=lambda vs: http_routes(vs, port=number, viewer=viewer, resolve=resolve),
+        spoken = next(
+            self.virtual_services.speaking(
+                read,
+                namespace=view.namespace,
+                host=hostname,
+                acts=lambda vs: http_routes(vs, port=number, viewer=viewer, resolve=resolve),
+            ),
+            None,
         )
         if spoken is not None:
             routes = spoken[1]
@@ -557,11 +565,3 @@ def _service_ref(service: Service) -> ServiceRef:
 def _proxy_protocol(policy: EffectivePolicy) -> str:
     version = getattr(policy.proxy_protocol, "version", None)
     return str(getattr(version, "value", version) or "V1") if policy.proxy_protocol is not None else ""
-
-
-def _first_of_each_match(chains: Iterable[TcpRoute]) -> tuple[TcpRoute, ...]:
-    """Drop chains whose match an earlier one has: Envoy refuses two of one match. The match-all one goes last."""
-    seen: dict[tuple[tuple[str, ...], tuple[str, ...]], TcpRoute] = {}
-    for chain in chains:
-        seen.setdefault((chain.sni, chain.subnets), chain)
-    return tuple(sorted(seen.values(), key=lambda chain: not chain.sni and not chain.subnets))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Any
 
 from lateen.api.base import Object
+from lateen.pilot.model.chains import first_of_each_match
 from lateen.pilot.model.policy import config_ref
 from lateen.pilot.model.values import (
     Cluster,
@@ -30,6 +32,7 @@ __all__ = [
     "bound_gateways",
     "default_route",
     "http_routes",
+    "qualified_gateways",
     "tcp_routes",
     "tls_routes",
 ]
@@ -62,7 +65,7 @@ class Viewer:
 
 def bound_gateways(vs: Object) -> tuple[str, ...]:
     """Return the gateways a VirtualService binds to: `mesh` or `<namespace>/<name>`; `mesh` when it names none."""
-    return _qualified(vs.spec.gateways, vs.key.namespace) or (MESH_GATEWAY,)
+    return qualified_gateways(vs.spec.gateways, vs.key.namespace) or (MESH_GATEWAY,)
 
 
 def http_routes(vs: Object, *, port: int, viewer: Viewer, resolve: Resolve) -> tuple[RouteInput, ...]:
@@ -72,8 +75,6 @@ def http_routes(vs: Object, *, port: int, viewer: Viewer, resolve: Resolve) -> t
     """
     routes: list[RouteInput] = []
     for rule in vs.spec.http:
-        if rule.delegate is not None:
-            continue
         for match in rule.match or (None,):
             if match is not None and not _acts(match, vs, port, viewer):
                 continue
@@ -102,32 +103,47 @@ def tcp_routes(vs: Object, *, port: int, viewer: Viewer, resolve: Resolve) -> tu
     chains: list[TcpRoute] = []
     for rule in vs.spec.tcp:
         for match in rule.match or (None,):
-            if match is not None and not _acts(match, vs, port, viewer):
+            if match is not None and not _acts_on_connections(match, vs, port, viewer):
                 continue
-            subnets = tuple(sorted(match.destination_subnets)) if match is not None else ()
-            chains.append(_tcp_route(vs, rule.route, port=port, resolve=resolve, subnets=subnets))
-            if not subnets:
-                return tuple(chains)
-    return tuple(chains)
+            chain = _tcp_route(
+                vs,
+                rule.route,
+                port=port,
+                resolve=resolve,
+                subnets=_subnets(match.destination_subnets) if match is not None else (),
+                sources=_subnets((match.source_subnet,)) if match is not None and match.source_subnet else (),
+            )
+            chains.append(chain)
+            if not chain.limited:
+                return first_of_each_match(chains)
+    return first_of_each_match(chains)
 
 
 def tls_routes(vs: Object, *, port: int, viewer: Viewer, resolve: Resolve) -> tuple[TcpRoute, ...]:
     """Return the filter chains that `vs.tls` gives a port, by server name; the first of equal matches stands."""
-    chains: dict[tuple[tuple[str, ...], tuple[str, ...]], TcpRoute] = {}
-    for rule in vs.spec.tls:
-        for match in rule.match:
-            if not _acts(match, vs, port, viewer):
-                continue
-            names = () if "*" in match.sni_hosts else tuple(sorted(match.sni_hosts))
-            subnets = tuple(sorted(match.destination_subnets))
-            if (names, subnets) not in chains:
-                chains[names, subnets] = _tcp_route(
-                    vs, rule.route, port=port, resolve=resolve, subnets=subnets, sni=names
-                )
-    return tuple(chains.values())
+    return first_of_each_match(
+        _tcp_route(
+            vs,
+            rule.route,
+            port=port,
+            resolve=resolve,
+            subnets=_subnets(match.destination_subnets),
+            sni=() if "*" in match.sni_hosts else tuple(sorted({name.lower() for name in match.sni_hosts})),
+        )
+        for rule in vs.spec.tls
+        for match in rule.match
+        if _acts_on_connections(match, vs, port, viewer)
+    )
 
 
-def _qualified(gateways: Iterable[str], namespace: str) -> tuple[str, ...]:
+def _subnets(written: Iterable[str]) -> tuple[str, ...]:
+    """Return subnets spelled one way, without duplicates: `10.1.2.3/8` is `10.0.0.0/8`; () where one is everything."""
+    networks = {ip_network(subnet, strict=False) for subnet in written}
+    return tuple(sorted(str(network) for network in networks)) if all(net.prefixlen for net in networks) else ()
+
+
+def qualified_gateways(gateways: Iterable[str], namespace: str) -> tuple[str, ...]:
+    """Return the gateways that a resource of `namespace` names: `mesh` or `<namespace>/<name>`, each once."""
     return tuple(dict.fromkeys(_gateway_name(gateway, namespace) for gateway in gateways))
 
 
@@ -142,15 +158,27 @@ def _gateway_name(gateway: str, namespace: str) -> str:
 
 
 def _acts(match: Any, vs: Object, port: int, viewer: Viewer) -> bool:
+    """Tell whether a match of an HTTP rule is for this viewer. Gateways that it names are asked alone."""
     if match.port and match.port != port:
         return False
     if match.gateways:
-        return viewer.gateway in _qualified(match.gateways, vs.key.namespace)
-    labels = match.source_labels or {}
-    if any(viewer.labels.get(key) != value for key, value in labels.items()):
+        return viewer.gateway in qualified_gateways(match.gateways, vs.key.namespace)
+    return _is_meant(match, viewer)
+
+
+def _acts_on_connections(match: Any, vs: Object, port: int, viewer: Viewer) -> bool:
+    """The same of a TLS or TCP rule, of which everything must hold."""
+    if match.port and match.port != port:
         return False
-    wanted = getattr(match, "source_namespace", None)
-    return not wanted or wanted == viewer.namespace
+    if match.gateways and viewer.gateway not in qualified_gateways(match.gateways, vs.key.namespace):
+        return False
+    return _is_meant(match, viewer)
+
+
+def _is_meant(match: Any, viewer: Viewer) -> bool:
+    if match.source_namespace and match.source_namespace != viewer.namespace:
+        return False
+    return all(viewer.labels.get(key) == value for key, value in match.source_labels.items())
 
 
 def _matches_all(match: Any) -> bool:
@@ -161,7 +189,7 @@ def _matches_all(match: Any) -> bool:
     if match.method is not None or match.authority is not None or match.scheme is not None:
         return False
     uri = match.uri
-    return uri is None or uri.prefix == "/" or uri.regex == ".*"
+    return uri is None or uri.prefix in ("", "/") or uri.regex == ".*"
 
 
 def _http_route(vs: Object, rule: Any, match: Any, *, port: int, viewer: Viewer, resolve: Resolve) -> RouteInput | None:
@@ -235,6 +263,7 @@ def _tcp_route(
     port: int,
     resolve: Resolve,
     subnets: tuple[str, ...] = (),
+    sources: tuple[str, ...] = (),
     sni: tuple[str, ...] = (),
 ) -> TcpRoute:
     resolved = [(entry, resolve(entry.destination, vs.key.namespace, port)) for entry in entries]
@@ -245,6 +274,7 @@ def _tcp_route(
         stat_prefix=str(places[0][1].cluster) if single else f"{vs.key.name}.{vs.key.namespace}",
         sni=sni,
         subnets=subnets,
+        sources=sources,
         hash_source_ip=any(policy.kind == "source-ip" for _, place in places for policy in place.hash_policies),
         service=places[0][1].service if places else None,
         rule=config_ref(vs),

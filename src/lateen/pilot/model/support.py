@@ -46,10 +46,6 @@ _NOT_OF_PORTS = ("tunnel", "retryBudget.")
 # Fields, by kind, whose setting has no effect yet, and what happens in their place. `[]` stands for each element of a
 # list, `*` for each field that is set.
 UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
-    "VirtualService": {
-        "http[].delegate": "the rule is passed over",
-        "tcp[].match[].sourceSubnet": "connections from everywhere match",
-    },
     "DestinationRule": {
         f"{level}.{path}": consequence
         for level in (
@@ -123,7 +119,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
                 "localityLbSetting",
                 "zoneAwareLbSetting",
                 "defaultServiceExportTo",
-                "defaultVirtualServiceExportTo",
                 "defaultDestinationRuleExportTo",
                 "serviceEntryVisibility",
                 "serviceSettings",
@@ -213,9 +208,6 @@ def _untaken(obj: Object) -> Iterator[tuple[str, str]]:
 
 def _untaken_rules(obj: Object) -> Iterator[tuple[str, str]]:
     """Yield what of a VirtualService depends on more than its fields being set."""
-    if not obj.spec.hosts:
-        yield "spec.hosts", "without hosts it acts through the delegate of another VirtualService only"
-        return
     if obj.spec.gateways and "mesh" not in obj.spec.gateways:
         for name in ("tls", "tcp"):
             if getattr(obj.spec, name):

@@ -291,12 +291,18 @@ class TcpRoute:
     stat_prefix: str
     sni: tuple[str, ...] = ()  # server names; () any
     subnets: tuple[str, ...] = ()  # destination CIDRs; () any
+    sources: tuple[str, ...] = ()  # the client's CIDRs; () any
     idle_timeout: timedelta | None = None
     max_duration: timedelta | None = None
     hash_source_ip: bool = False
     service: ServiceRef | None = None
     protocol: Protocol = Protocol.TCP  # MONGO adds its filter
     rule: ConfigRef | None = None
+
+    @property
+    def limited(self) -> bool:
+        """False for one that matches every connection."""
+        return bool(self.sni or self.subnets or self.sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,8 +53,8 @@ def build_outbound_listener(inp: OutboundListenerInput) -> Listener:
     """
     name = listener_name(inp.bind, inp.port)
     sniffs = bool(inp.http_route) and (bool(inp.tcp) or inp.bind in WILDCARDS)
-    matched = [route for route in inp.tcp if route.sni or route.subnets]
-    unmatched = [route for route in inp.tcp if not (route.sni or route.subnets)]
+    matched = [route for route in inp.tcp if route.limited]
+    unmatched = [route for route in inp.tcp if not route.limited]
     chains = [
         *(build_tcp_chain(route, inp.telemetry) for route in matched),
         *([_http_chain(inp, name, sniffs=sniffs)] if inp.http_route else []),

@@ -37,11 +37,14 @@ _SOURCE_IP: Final = HashPolicy(source_ip=HashPolicy.SourceIp())
 
 def build_tcp_chain(route: TcpRoute, telemetry: Telemetry) -> FilterChain:
     """Return the filter chain of one route: what it matches, and where it goes."""
-    limited = bool(route.sni or route.subnets)
     return build_chain(
         name=route.stat_prefix,
-        match=FilterChainMatch(server_names=route.sni, prefix_ranges=[cidr(text) for text in route.subnets])
-        if limited
+        match=FilterChainMatch(
+            server_names=route.sni,
+            prefix_ranges=[cidr(text) for text in route.subnets],
+            source_prefix_ranges=[cidr(text) for text in route.sources],
+        )
+        if route.limited
         else None,
         filters=_route_filters(route, telemetry),
         service=route.service,

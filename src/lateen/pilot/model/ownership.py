@@ -1,0 +1,52 @@
+"""Who may say where traffic for a host goes: a namespace owns its hosts.
+
+A host belongs to the namespace of the Service or ServiceEntry that defines it, as the client sees it. A host that
+nobody defines belongs to nobody. A VirtualService acts for the traffic of its own namespace always, for that of others
+only where its namespace owns the host or is the root namespace. `hostOwnership: istio` in MeshConfig lifts this: then
+whatever is exported to a namespace acts there. Why: docs/design/0008-host-ownership.md.
+
+At gateways nothing of this applies: their traffic is that of whoever wrote the Gateway, and `namespace/host` in its
+servers says who may bind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from lateen.api.base import Object
+from lateen.pilot.model.policy import age_key, exported_to
+
+__all__ = ["ISTIO", "NAMESPACE", "may_act", "precedence", "reaches"]
+
+NAMESPACE: Final = "namespace"
+ISTIO: Final = "istio"
+
+
+def may_act(rule: str, client: str, *, owner: str | None, root: str, ownership: str) -> bool:
+    """Tell whether a rule of namespace `rule` may act on traffic of namespace `client` for a host of `owner`."""
+    return ownership == ISTIO or rule in (client, root) or rule == owner
+
+
+def reaches(obj: Object, client: str, *, owner: str | None, root: str, ownership: str, default: Iterable[str]) -> bool:
+    """Tell whether a VirtualService acts on traffic of `client`: it is exported there, and may act.
+
+    `default`: the mesh's `defaultVirtualServiceExportTo`, for one that says nothing.
+    """
+    namespace = obj.key.namespace
+    return exported_to(obj.spec.export_to or default, namespace, client) and may_act(
+        namespace, client, owner=owner, root=root, ownership=ownership
+    )
+
+
+def precedence(obj: Object, client: str, *, ownership: str) -> tuple[bool, int, str, str, str]:
+    """Return the order in which VirtualServices of one host compete for `client`; the smallest one wins.
+
+    Its own namespace's come first, unless ownership is Istio's; then those that only it sees, those exported to it by
+    name, and those that everybody sees; each of these by age.
+    """
+    own = obj.key.namespace == client
+    entries = obj.spec.export_to
+    private = own and bool(entries) and all(entry in (".", client) for entry in entries)
+    named = client in entries
+    return (not own and ownership == NAMESPACE, 0 if private else 1 if named else 2, *age_key(obj))

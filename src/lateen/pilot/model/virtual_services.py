@@ -1,0 +1,166 @@
+"""Which VirtualServices speak for a host or at a gateway, in which order, with their delegates' rules in place.
+
+Rules: docs/api/VirtualService.md "Precedence", "Ownership" and "Delegates".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from lateen.api.base import Object, ResourceKey
+from lateen.api.hosts import host_covers, specificity_key
+from lateen.api.names import is_partial_wildcard
+from lateen.api.virtual_service import Delegate, HTTPRoute
+from lateen.flow import Read
+from lateen.pilot.model.delegates import merge_delegate
+from lateen.pilot.model.hosts import full_name, host_patterns
+from lateen.pilot.model.mesh import PARTIAL, Mesh, MeshSettings
+from lateen.pilot.model.ownership import precedence, reaches
+from lateen.pilot.model.policy import age_key, exported_to
+from lateen.pilot.model.values import Hostname
+
+__all__ = ["Expanded", "VirtualServices", "delegate_key"]
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """A VirtualService without delegates, and what of its delegation did not work: (field, message)."""
+
+    obj: Object
+    faults: tuple[tuple[str, str], ...] = ()
+
+
+def delegate_key(delegate: Delegate, namespace: str) -> ResourceKey:
+    """Return the VirtualService that `delegate` names in one of `namespace`."""
+    return ResourceKey("VirtualService", delegate.namespace or namespace, delegate.name)
+
+
+class VirtualServices:
+    """The derived collections of VirtualServices in force."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        # key of one that delegates -> Expanded | None
+        self.expanded = mesh.graph.derive("expanded virtual services", self._expanded)
+        # (namespace of the client, hostname) -> keys, the one that goes first at the front
+        self.speakers = mesh.graph.derive("virtual services of a host", self._speakers)
+
+    def get(self, read: Read, key: ResourceKey) -> Object | None:
+        """Return one VirtualService with its delegates' rules in place; None when there is none."""
+        obj = read.get(self.mesh.objects, key)
+        if obj is None or not any(rule.delegate is not None for rule in obj.spec.http):
+            return obj
+        expanded: Expanded | None = read.get(self.expanded, key)
+        return expanded.obj if expanded is not None else None
+
+    def speaking(
+        self, read: Read, *, namespace: str, host: Hostname, acts: Callable[[Object], Any]
+    ) -> Iterator[tuple[Object, Any]]:
+        """Yield the VirtualServices that speak for `host` to sidecars of `namespace`, and what `acts` made of each.
+
+        The first one goes first. One of which `acts` makes nothing does not claim the host.
+        """
+        for key in read.get(self.speakers, (namespace, host)):
+            obj = self.get(read, key)
+            if obj is not None and (result := acts(obj)):
+                yield obj, result
+
+    def bound(self, read: Read, *, gateway: str, namespace: str) -> list[Object]:
+        """Return the VirtualServices bound to a gateway that proxies of `namespace` see, oldest first."""
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        found = [self.get(read, key) for key in read.lookup(self.mesh.virtual_by_gateway, gateway)]
+        visible = [
+            obj
+            for obj in found
+            if obj is not None
+            and exported_to(obj.spec.export_to or settings.virtual_export_to, obj.key.namespace, namespace)
+        ]
+        return sorted(visible, key=age_key)
+
+    def _speakers(self, read: Read, key: tuple[str, Hostname]) -> tuple[ResourceKey, ...]:
+        client, host = key
+        by_pattern: list[tuple[str, tuple[ResourceKey, ...]]] = [
+            (pattern, found)
+            for pattern in host_patterns(host)
+            if (found := tuple(read.lookup(self.mesh.virtual_by_host, pattern)))
+        ]
+        if partial := read.lookup(self.mesh.virtual_by_host, PARTIAL):
+            by_pattern.extend(self._partial(read, host, partial))
+            by_pattern.sort(key=lambda pair: specificity_key(pair[0]))
+        if not by_pattern:
+            return ()
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        service = read.get(self.mesh.service, (client, host))
+        owner = service.namespace if service is not None else None
+        order: dict[ResourceKey, None] = {}
+        for _, keys in by_pattern:
+            rivals = [
+                obj
+                for obj in self.mesh.objects_of(read, keys)
+                if reaches(
+                    obj,
+                    client,
+                    owner=owner,
+                    root=settings.root_namespace,
+                    ownership=settings.host_ownership,
+                    default=settings.virtual_export_to,
+                )
+            ]
+            rivals.sort(key=lambda obj: precedence(obj, client, ownership=settings.host_ownership))
+            order.update(dict.fromkeys(obj.key for obj in rivals))
+        return tuple(order)
+
+    def _partial(
+        self, read: Read, host: str, keys: tuple[ResourceKey, ...]
+    ) -> Iterator[tuple[str, tuple[ResourceKey, ...]]]:
+        """Yield the wildcards that end within a label and cover `host`, and whose they are."""
+        found: dict[str, list[ResourceKey]] = {}
+        for obj in self.mesh.objects_of(read, keys):
+            for written in obj.spec.hosts:
+                pattern = full_name(written, obj.key.namespace)
+                if pattern != host and is_partial_wildcard(pattern) and host_covers(pattern, host):
+                    found.setdefault(pattern, []).append(obj.key)
+        yield from ((pattern, tuple(owners)) for pattern, owners in found.items())
+
+    # ---- delegates
+
+    def _expanded(self, read: Read, key: ResourceKey) -> Expanded | None:
+        root = read.get(self.mesh.objects, key)
+        if root is None:
+            return None
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        rules: list[HTTPRoute] = []
+        faults: list[tuple[str, str]] = []
+        for position, rule in enumerate(root.spec.http):
+            if rule.delegate is None:
+                rules.append(rule)
+                continue
+            place = f"spec.http[{position}].delegate"
+            delegate = read.get(self.mesh.objects, delegate_key(rule.delegate, key.namespace))
+            fault = _delegate_fault(delegate, delegate_key(rule.delegate, key.namespace), key.namespace, settings)
+            if fault or delegate is None:
+                faults.append((place, f"{fault}; this rule is left out"))
+                continue
+            merged, left_out = merge_delegate(rule, key.namespace, delegate)
+            rules.extend(merged)
+            faults.extend(
+                (place, f"{delegate.key} has a match at spec.http[{number}] that agrees with none here; it is left out")
+                for number in left_out
+            )
+        spec = msgspec.structs.replace(root.spec, http=tuple(rules))
+        return Expanded(dataclasses.replace(root, spec=spec), tuple(faults))
+
+
+def _delegate_fault(delegate: Object | None, key: ResourceKey, namespace: str, settings: MeshSettings) -> str:
+    if delegate is None:
+        return f"there is no {key}"
+    if delegate.spec.hosts:
+        return f"{key} has hosts, so it is no delegate"
+    if not exported_to(delegate.spec.export_to or settings.virtual_export_to, delegate.key.namespace, namespace):
+        return f"{key} is not exported to namespace {namespace}"
+    return ""
