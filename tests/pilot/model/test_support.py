@@ -125,8 +125,9 @@ _PORTS = "ports: [{port: 80, name: http}]"
         ),
         pytest.param(
             "ServiceEntry",
-            "{hosts: ['*.a.b'], ports: [{number: 443, name: h, protocol: TLS}], resolution: DYNAMIC_DNS}",
-            ["spec.resolution"],
+            "{hosts: ['*.a.b', '*a.b'], ports: [{number: 443, name: t, protocol: TLS, targetPort: 444}, "
+            "{number: 80, name: h, protocol: HTTP, targetPort: 81}], resolution: DYNAMIC_DNS}",
+            ["spec.hosts[1]", "spec.ports[1].targetPort"],
             id="dynamic dns",
         ),
         pytest.param("WorkloadEntry", "{address: 10.0.0.1, network: n}", ["spec.network"], id="entry's network"),
@@ -175,7 +176,6 @@ _PORTS = "ports: [{port: 80, name: http}]"
                 "spec.defaultConfig.drainDuration",
                 "spec.defaultConfig.concurrency",
                 "spec.trustDomain",
-                "spec.outboundTrafficPolicy.mode",
             ],
             id="mesh in part",
         ),

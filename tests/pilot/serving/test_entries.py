@@ -8,12 +8,19 @@ import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.sni_dynamic_forward_proxy_pb2 import (
+    FilterConfig as SniForward,
+)
 from google.protobuf.any_pb2 import Any as AnyMessage
 from tests.pilot.serving.conftest import Bench, make_workload
 from tests.pilot.serving.test_pilot import routes
 
 from lateen.pilot.serving.scopes import CDS, EDS, LDS
 from lateen.pilot.serving.source import MeshProxy
+from lateen.pilot.translate.http_manager import HCM_NAME
 
 HOST = "db.example.com"
 
@@ -324,3 +331,82 @@ def test_the_target_port_of_original_destinations_is_rewritten(bench: Bench, cli
     cluster = clusters(client)[f"outbound|5000||{HOST}"]
     assert cluster.type == Cluster.ORIGINAL_DST
     assert cluster.original_dst_lb_config.upstream_port_override.value == 6000
+
+
+# ---------------------------------------------------------------- hosts that requests name
+
+
+def http_filters(proxy: MeshProxy, listener: str) -> list[list[str]]:
+    """The names of the HTTP filters of each chain that has some."""
+    found = []
+    for chain in resources(proxy, LDS, Listener)[listener].filter_chains:
+        for one in chain.filters:
+            if one.name == HCM_NAME:
+                manager = HttpConnectionManager()
+                assert one.typed_config.Unpack(manager)
+                found.append([entry.name for entry in manager.http_filters])
+    return found
+
+
+DYNAMIC_FILTER = "envoy.filters.http.dynamic_forward_proxy"
+
+
+def test_dynamic_hosts_are_looked_up_on_their_ports_only(bench: Bench, client: MeshProxy) -> None:
+    bench.apply(
+        entry(
+            "  hosts: ['*.saas.test']\n  resolution: DYNAMIC_DNS\n  ports:\n"
+            "  - {number: 80, name: http, protocol: HTTP}\n"
+            "  - {number: 443, name: tls, protocol: TLS, targetPort: 8443}\n"
+        )
+    )
+    bench.apply(
+        entry(
+            "  hosts: [other.test]\n  resolution: DNS\n  ports: [{number: 81, name: http, protocol: HTTP}]\n", "other"
+        )
+    )
+    kinds = {name: cluster.cluster_type.name for name, cluster in clusters(client).items()}
+    assert kinds == {
+        "outbound|80||*.saas.test": "envoy.clusters.dynamic_forward_proxy",
+        "outbound|443||*.saas.test": "envoy.clusters.dynamic_forward_proxy",
+        "outbound|81||other.test": "envoy.cluster.dns",
+    }
+    assert [DYNAMIC_FILTER in names for names in http_filters(client, "0.0.0.0_80")] == [True]
+    assert [DYNAMIC_FILTER in names for names in http_filters(client, "0.0.0.0_81")] == [False]
+    (chain, _) = chains(client)["0.0.0.0_443"]
+    assert chain == (("*.saas.test",), (), "outbound|443||*.saas.test")
+    (forward, _) = resources(client, LDS, Listener)["0.0.0.0_443"].filter_chains[0].filters
+    config = SniForward()
+    assert forward.typed_config.Unpack(config)
+    assert config.port_value == 8443
+    (host,) = [host for host in routes(client, "80").virtual_hosts if host.name != "allow_any"]
+    assert list(host.domains) == ["*.saas.test"]
+
+
+def test_a_dynamic_host_has_no_subsets(bench: Bench, client: MeshProxy) -> None:
+    bench.apply(
+        entry("  hosts: ['*.saas.test']\n  resolution: DYNAMIC_DNS\n  ports: [{number: 80, name: h, protocol: HTTP}]\n")
+    )
+    bench.apply(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: saas}\n"
+        "spec:\n  host: '*.saas.test'\n  subsets: [{name: v1, labels: {version: v1}}]\n"
+        "  trafficPolicy: {tls: {mode: SIMPLE}}\n"
+    )
+    assert set(clusters(client)) == {"outbound|80||*.saas.test"}
+    assert clusters(client)["outbound|80||*.saas.test"].transport_socket.name == "envoy.transport_sockets.tls"
+
+
+def test_any_host_is_looked_up_when_the_mesh_says_so(bench: Bench, client: MeshProxy) -> None:
+    def applied(policy: str) -> tuple[bool, list[bool], str]:
+        bench.apply(
+            "apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\nmetadata: {name: mesh}\n"
+            f"outboundTrafficPolicy: {policy}\n"
+        )
+        known = resources(client, CDS, Cluster).get("AllowAnyDynamicDNSCluster")
+        looks_up = [DYNAMIC_FILTER in names for names in http_filters(client, "virtualOutbound")]
+        return known is not None, looks_up, known.transport_socket.name if known is not None else ""
+
+    assert applied("{mode: ALLOW_ANY}") == (False, [], "")
+    assert applied("{mode: ALLOW_ANY_DYNAMIC_DNS}") == (True, [True], "")
+    secure = applied("{mode: ALLOW_ANY_DYNAMIC_DNS, tls: {mode: SIMPLE, sni: a.test}}")
+    assert secure == (True, [True], "envoy.transport_sockets.tls")
+    assert applied("{mode: REGISTRY_ONLY}") == (False, [], "")

@@ -13,6 +13,7 @@ from lateen.api import destination_rule as dr
 from lateen.api import virtual_service as vs
 from lateen.api.protocol import Protocol
 from lateen.pilot.model.values import (
+    ALLOW_ANY_DYNAMIC_DNS,
     REGISTRY_ONLY,
     AccessLog,
     AutoMtls,
@@ -20,6 +21,8 @@ from lateen.pilot.model.values import (
     ClusterInput,
     ConfigRef,
     Destination,
+    DynamicClusterInput,
+    DynamicTarget,
     EndpointInput,
     EndpointsInput,
     GatewayListenerInput,
@@ -44,6 +47,7 @@ from lateen.pilot.model.values import (
     VirtualOutboundInput,
 )
 from lateen.pilot.translate.clusters import (
+    build_dynamic_cluster,
     build_fixed_clusters,
     build_inbound_cluster,
     build_outbound_cluster,
@@ -147,6 +151,8 @@ CLUSTERS: dict[str, ClusterInput] = {
     "http2": cluster(protocol=Protocol.HTTP2, port_name="http2"),
     "grpc-subset": cluster(protocol=Protocol.GRPC, subset="v1", rule=RULE),
     "auto": cluster(protocol=Protocol.AUTO, port_name="any"),
+    "dynamic-dns": external(resolution=Resolution.DYNAMIC_DNS, port=80),
+    "dynamic-dns-tls": external(resolution=Resolution.DYNAMIC_DNS, port=80, tls=UpstreamTls(mode="SIMPLE")),
     "auto-gateway": cluster(protocol=Protocol.AUTO, for_gateway=True),
     "tcp": cluster(protocol=Protocol.TCP, port_name="tcp"),
     "tcp-limits": cluster(
@@ -479,6 +485,7 @@ ROUTES: dict[str, tuple[RouteInput, ...]] = {
 
 ROUTE_CONFIGS: dict[str, RouteConfigInput] = {
     "allow-any": RouteConfigInput(name="9080", virtual_hosts=(host(route()),), catch_all="ALLOW_ANY"),
+    "dynamic-dns": RouteConfigInput(name="9080", virtual_hosts=(), catch_all=ALLOW_ANY_DYNAMIC_DNS),
     "registry-only": RouteConfigInput(name="9080", virtual_hosts=(), catch_all=REGISTRY_ONLY),
     "egress-proxy": RouteConfigInput(
         name="9080", virtual_hosts=(), catch_all="ALLOW_ANY", egress_proxy=Cluster("outbound|80||egress")
@@ -528,6 +535,11 @@ OUTBOUND: dict[str, OutboundListenerInput] = {
     "tls-default": outbound(tcp=(tcp(sni=("a.test",)), tcp())),
     "tcp-egress-proxy": outbound(
         tcp=(tcp(sni=("a.test",)),), egress_proxy=Cluster("outbound|80||egress"), bind="0.0.0.0"
+    ),
+    "dynamic-dns": outbound(bind="0.0.0.0", http_route="9000", dynamic_dns=timedelta(seconds=60)),
+    "dynamic-dns-tls": outbound(
+        bind="0.0.0.0",
+        tcp=(tcp(sni=("*.a.test",), dynamic=DynamicTarget(port=8443, dns_refresh=timedelta(seconds=60))),),
     ),
     "unix": outbound(bind="unix:///run/out.sock", port=0, bind_to_port=True, http_route="/run/out.sock"),
 }
@@ -624,6 +636,24 @@ CASES: dict[str, Case] = {
     **{f"inbound/{name}": (lambda inp=inp: build_inbound_listeners(inp)[0]) for name, inp in INBOUND.items()},
     **{f"gateway/{name}": (lambda inp=inp: build_gateway_listener(inp)) for name, inp in GATEWAYS.items()},
     "outbound/virtual": lambda: build_virtual_outbound(VirtualOutboundInput(telemetry=logged())),
+    "outbound/virtual-dynamic-dns": lambda: build_virtual_outbound(
+        VirtualOutboundInput(
+            telemetry=QUIET,
+            policy=ALLOW_ANY_DYNAMIC_DNS,
+            dynamic_dns=timedelta(seconds=60),
+            sniff_timeout=timedelta(seconds=5),
+        )
+    ),
+    "fixed-cluster/AllowAnyDynamicDNSCluster": lambda: build_dynamic_cluster(
+        DynamicClusterInput(connect_timeout=TEN_SECONDS, dns_refresh=timedelta(seconds=30))
+    ),
+    "fixed-cluster/AllowAnyDynamicDNSCluster-tls": lambda: build_dynamic_cluster(
+        DynamicClusterInput(
+            connect_timeout=TEN_SECONDS,
+            dns_refresh=timedelta(seconds=30),
+            tls=UpstreamTls(mode="SIMPLE", sni="proxy.test", subject_alt_names=("proxy.test",)),
+        )
+    ),
     "outbound/virtual-registry-only": lambda: build_virtual_outbound(
         VirtualOutboundInput(telemetry=QUIET, policy=REGISTRY_ONLY)
     ),

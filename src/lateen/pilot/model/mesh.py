@@ -17,10 +17,19 @@ from lateen.flow import Graph, Read
 from lateen.pilot.model.hosts import full_name, host_patterns
 from lateen.pilot.model.ownership import ISTIO, NAMESPACE
 from lateen.pilot.model.peer_auth import mtls_mode
-from lateen.pilot.model.policy import Rule, age_key, clients_of, exported_to, select_rule
+from lateen.pilot.model.policy import Rule, age_key, client_tls, clients_of, exported_to, select_rule
 from lateen.pilot.model.routes import bound_gateways
 from lateen.pilot.model.same_host import merge_same_host
-from lateen.pilot.model.values import ALLOW_ANY, REGISTRY_ONLY, AccessLog, Hostname, MtlsMode, Telemetry
+from lateen.pilot.model.values import (
+    ALLOW_ANY,
+    ALLOW_ANY_DYNAMIC_DNS,
+    AccessLog,
+    Hostname,
+    MtlsMode,
+    Resolution,
+    Telemetry,
+    UpstreamTls,
+)
 from lateen.pilot.registry.entries import entry_labels
 from lateen.pilot.registry.services import (
     IMPLIED_LABEL,
@@ -56,7 +65,8 @@ class MeshSettings:
     trust_domain: str = "cluster.local"
     trust_domain_aliases: tuple[str, ...] = ()
     root_namespace: str = ROOT_NAMESPACE
-    outbound_policy: str = ALLOW_ANY
+    outbound_policy: str = ALLOW_ANY  # or ALLOW_ANY_DYNAMIC_DNS, REGISTRY_ONLY
+    outbound_tls: UpstreamTls | None = None  # with ALLOW_ANY_DYNAMIC_DNS
     auto_mtls: bool = True
     connect_timeout: timedelta = timedelta(seconds=10)
     sniff_timeout: timedelta = timedelta(0)
@@ -68,6 +78,11 @@ class MeshSettings:
     virtual_export_to: tuple[str, ...] = ()  # of VirtualServices that say nothing; () is everywhere
     default_policy: Any = None  # api TrafficPolicy of the mesh
     access_log: AccessLog = NO_ACCESS_LOG
+
+    @property
+    def dynamic_dns(self) -> timedelta | None:
+        """How often hosts that only requests name are looked up again; None: unknown hosts are not looked up."""
+        return self.dns_refresh if self.outbound_policy == ALLOW_ANY_DYNAMIC_DNS else None
 
     @property
     def telemetry(self) -> Telemetry:
@@ -94,6 +109,7 @@ class Mesh:
         self.implied_by_host = graph.index("implied by host", self.implied, lambda key, value: [key.hostname])
         self.rows_by_scope = graph.index("services by scope", self.services, lambda key, value: value.export_to)
         self.implied_by_scope = graph.index("implied by scope", self.implied, lambda key, value: [EVERYWHERE])
+        self.dynamic_by_scope = graph.index("dynamic hosts by scope", self.services, _dynamic_scopes)
         self.rows_by_selector = graph.index("services by selector", self.services, _first_selector)
         self.rows_by_port = graph.index("services by port", self.services, _scoped_ports)
         self.rows_by_address = graph.index("services by address", self.services, _scoped_addresses)
@@ -269,6 +285,10 @@ def _scoped_ports(key: ServiceKey, service: Service) -> list[tuple[str, int]]:
     return sorted({(scope, port.number) for scope in service.export_to for port in service.ports})
 
 
+def _dynamic_scopes(key: ServiceKey, service: Service) -> Iterable[str]:
+    return service.export_to if service.resolution is Resolution.DYNAMIC_DNS else ()
+
+
 def _scoped_addresses(key: ServiceKey, service: Service) -> list[tuple[str, str]]:
     return [(scope, address) for scope in service.export_to for address in service.addresses if "/" not in address]
 
@@ -340,7 +360,8 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
         trust_domain=trust_domain,
         trust_domain_aliases=tuple(spec.trust_domain_aliases or ()),
         root_namespace=spec.root_namespace or default.root_namespace,
-        outbound_policy=REGISTRY_ONLY if mode == REGISTRY_ONLY else ALLOW_ANY,
+        outbound_policy=mode,
+        outbound_tls=client_tls(policy.tls) if policy is not None and policy.tls is not None else None,
         auto_mtls=True if spec.enable_auto_mtls is None else bool(spec.enable_auto_mtls),
         connect_timeout=spec.connect_timeout or default.connect_timeout,
         sniff_timeout=spec.protocol_detection_timeout or default.sniff_timeout,

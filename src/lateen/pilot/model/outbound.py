@@ -7,6 +7,7 @@ of docs/api/. One service's change touches that service's clusters, endpoints an
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from lateen.api.hosts import resolve_short_name
@@ -33,6 +34,8 @@ from lateen.pilot.model.values import (
     Cluster,
     ClusterInput,
     Destination,
+    DynamicClusterInput,
+    DynamicTarget,
     EndpointInput,
     EndpointsInput,
     HashPolicy,
@@ -83,6 +86,8 @@ class Outbound:
         self.clusters = graph.derive("clusters", self._clusters)
         # (view, cluster's name) -> EndpointsInput | None
         self.endpoints = graph.derive("endpoints", self._endpoints)
+        # view -> DynamicClusterInput | None: where requests to unknown hosts go
+        self.dynamic_cluster = graph.derive("cluster of unknown hosts", self._dynamic_cluster)
         # (view, hostname) -> tuple[OutboundListenerInput, ...]: those bound to the service's own address
         self.service_listeners = graph.derive("service listeners", self._service_listeners)
         # (view, port) -> OutboundListenerInput | None: the one all HTTP services of a port share
@@ -281,9 +286,24 @@ class Outbound:
         if view.kind != "sidecar":
             return ()
         if view.capture:
-            return (VirtualOutboundInput(policy=settings.outbound_policy, telemetry=settings.telemetry),)
+            return (
+                VirtualOutboundInput(
+                    policy=settings.outbound_policy,
+                    dynamic_dns=settings.dynamic_dns,
+                    sniff_timeout=settings.sniff_timeout if settings.dynamic_dns is not None else timedelta(0),
+                    telemetry=settings.telemetry,
+                ),
+            )
         if view.http_proxy_port:
-            return (HttpProxyListenerInput(bind="127.0.0.1", port=view.http_proxy_port, telemetry=settings.telemetry),)
+            return (
+                HttpProxyListenerInput(
+                    bind="127.0.0.1",
+                    port=view.http_proxy_port,
+                    # Its requests may be for any port, so for any host that is looked up.
+                    dynamic_dns=settings.dns_refresh if self._knows_dynamic(read, view) else settings.dynamic_dns,
+                    telemetry=settings.telemetry,
+                ),
+            )
         return ()
 
     def _port_listener(self, read: Read, key: tuple[View, int]) -> OutboundListenerInput | None:
@@ -293,6 +313,7 @@ class Outbound:
             return None
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
         http = False
+        dynamic = settings.dynamic_dns
         chains: list[TcpRoute] = []
         for service in self._services_on_port(read, view, number):
             port = service.port(number)
@@ -300,6 +321,8 @@ class Outbound:
                 continue
             if port.protocol.is_http:
                 http = True
+                if service.resolution is Resolution.DYNAMIC_DNS:
+                    dynamic = settings.dns_refresh
             elif port.protocol is not Protocol.UDP and self._shares_wildcard(read, view, service):
                 chains.extend(self._tcp_chains(read, view, service, port, by_address=False))
         if not http and not chains:
@@ -310,6 +333,7 @@ class Outbound:
             http_route=str(number) if http else "",
             tcp=first_of_each_match(chains),
             policy=settings.outbound_policy,
+            dynamic_dns=dynamic if http else None,
             sniff_timeout=settings.sniff_timeout,
             telemetry=settings.telemetry,
         )
@@ -386,6 +410,23 @@ class Outbound:
                 found.append(other)
         return sorted(found, key=_age)
 
+    def _dynamic_target(self, read: Read, service: Service, port: ServicePort) -> DynamicTarget | None:
+        if service.resolution is not Resolution.DYNAMIC_DNS:
+            return None
+        number = port.target if isinstance(port.target, int) else port.number
+        return DynamicTarget(port=number, dns_refresh=read.get(self.mesh.settings, "mesh").dns_refresh)
+
+    def _knows_dynamic(self, read: Read, view: View) -> bool:
+        return any(read.lookup(self.mesh.dynamic_by_scope, scope) for scope in dict.fromkeys(("*", view.namespace)))
+
+    def _dynamic_cluster(self, read: Read, view: View) -> DynamicClusterInput | None:
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        if view.kind != "sidecar" or settings.dynamic_dns is None:
+            return None
+        return DynamicClusterInput(
+            connect_timeout=settings.connect_timeout, dns_refresh=settings.dynamic_dns, tls=settings.outbound_tls
+        )
+
     def _services_on_port(self, read: Read, view: View, number: int) -> list[Service]:
         hosts: set[Hostname] = set()
         for scope in dict.fromkeys(("*", view.namespace)):
@@ -425,6 +466,7 @@ class Outbound:
                         subnets=subnets,
                         service=ref,
                         protocol=port.protocol,
+                        dynamic=self._dynamic_target(read, service, port),
                     )
                 )
         return tuple(chains)

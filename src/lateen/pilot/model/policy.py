@@ -167,9 +167,11 @@ def _at_port(policy: Any, port: int) -> Any:
 
 def upstream_tls(policy: EffectivePolicy) -> UpstreamTls | None:
     """Return what a DestinationRule says about TLS to the service, None when it says nothing."""
-    tls = policy.tls
-    if tls is None:
-        return None
+    return None if policy.tls is None else client_tls(policy.tls)
+
+
+def client_tls(tls: Any) -> UpstreamTls:
+    """Return ClientTLSSettings of the API as what a cluster does."""
     return UpstreamTls(
         mode=str(getattr(tls.mode, "value", tls.mode) or "DISABLE"),
         sni=tls.sni or "",

@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 
 from lateen.api.base import Object, Problem
+from lateen.api.names import is_partial_wildcard
+from lateen.api.protocol import known_protocol
 
 __all__ = ["STORED_ONLY", "UNTAKEN_FIELDS", "unsupported"]
 
@@ -115,7 +117,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
                 "defaultInboundHttpRetryPolicy",
                 "defaultTrafficPolicy.connectionPool.tcp.idleTimeout",
                 "defaultTrafficPolicy.connectionPool.tcp.maxConnectionDuration",
-                "outboundTrafficPolicy.tls",
                 "localityLbSetting",
                 "zoneAwareLbSetting",
                 "defaultServiceExportTo",
@@ -196,14 +197,25 @@ def _untaken(obj: Object) -> Iterator[tuple[str, str]]:
                 continue
             yield place, consequence
     match kind:
-        case "ServiceEntry" if obj.spec.resolution == "DYNAMIC_DNS":
-            yield "spec.resolution", "DYNAMIC_DNS is not served: the hosts are unknown"
-        case "MeshConfig":
-            policy = obj.spec.outbound_traffic_policy
-            if policy is not None and policy.mode == "ALLOW_ANY_DYNAMIC_DNS":
-                yield "spec.outboundTrafficPolicy.mode", "ALLOW_ANY_DYNAMIC_DNS acts as ALLOW_ANY"
+        case "ServiceEntry":
+            yield from _untaken_entry(obj)
         case "VirtualService":
             yield from _untaken_rules(obj)
+
+
+def _untaken_entry(obj: Object) -> Iterator[tuple[str, str]]:
+    """Yield what of a ServiceEntry depends on more than its fields being set."""
+    protocols = [known_protocol(port.protocol) for port in obj.spec.ports]
+    for i, host in enumerate(obj.spec.hosts):
+        if is_partial_wildcard(host) and any(protocol is not None and protocol.is_tls for protocol in protocols):
+            yield (
+                f"spec.hosts[{i}]",
+                "a wildcard inside a label is no server name of TLS: write whole labels, *.foo.com",
+            )
+    for i, port in enumerate(obj.spec.ports):
+        protocol = protocols[i]
+        if obj.spec.resolution == "DYNAMIC_DNS" and port.target_port and protocol is not None and protocol.is_http:
+            yield f"spec.ports[{i}].targetPort", "a request goes to the port that its host names"
 
 
 def _untaken_rules(obj: Object) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ from lateen.api.protocol import Protocol
 
 __all__ = [
     "ALLOW_ANY",
+    "ALLOW_ANY_DYNAMIC_DNS",
     "REGISTRY_ONLY",
     "AccessLog",
     "AutoMtls",
@@ -26,6 +27,8 @@ __all__ = [
     "ClusterInput",
     "ConfigRef",
     "Destination",
+    "DynamicClusterInput",
+    "DynamicTarget",
     "EndpointInput",
     "EndpointsInput",
     "GatewayListenerInput",
@@ -55,6 +58,7 @@ Cluster = NewType("Cluster", str)  # an Envoy cluster's name, "outbound|9080|v1|
 
 ALLOW_ANY = "ALLOW_ANY"
 REGISTRY_ONLY = "REGISTRY_ONLY"
+ALLOW_ANY_DYNAMIC_DNS = "ALLOW_ANY_DYNAMIC_DNS"  # requests for unknown hosts go where DNS says that their host is
 
 
 class Resolution(Enum):
@@ -206,6 +210,15 @@ class EndpointsInput:
     endpoints: tuple[EndpointInput, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicClusterInput:
+    """The cluster for hosts that no service is known for, with ALLOW_ANY_DYNAMIC_DNS."""
+
+    connect_timeout: timedelta
+    dns_refresh: timedelta
+    tls: UpstreamTls | None = None  # None: plain text
+
+
 # ---------------------------------------------------------------- routes
 
 
@@ -284,6 +297,14 @@ class RouteConfigInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicTarget:
+    """A connection goes to the host that its handshake names."""
+
+    port: int
+    dns_refresh: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TcpRoute:
     """One TCP filter chain: what it matches and where it goes."""
 
@@ -297,6 +318,7 @@ class TcpRoute:
     hash_source_ip: bool = False
     service: ServiceRef | None = None
     protocol: Protocol = Protocol.TCP  # MONGO adds its filter
+    dynamic: DynamicTarget | None = None  # of a cluster whose endpoints are looked up one by one
     rule: ConfigRef | None = None
 
     @property
@@ -321,6 +343,7 @@ class OutboundListenerInput:
     egress_proxy: Cluster | None = None
     sniff_timeout: timedelta = timedelta(0)  # 0: wait for ever
     extra_addresses: tuple[str, ...] = ()
+    dynamic_dns: timedelta | None = None  # how often the hosts of requests are looked up again; None: none is
     telemetry: Telemetry
     tracing_percent: float | None = None  # None: no tracing
 
@@ -332,6 +355,8 @@ class VirtualOutboundInput:
     port: int = 15001
     policy: str = ALLOW_ANY
     egress_proxy: Cluster | None = None
+    dynamic_dns: timedelta | None = None  # with ALLOW_ANY_DYNAMIC_DNS
+    sniff_timeout: timedelta = timedelta(0)  # with ALLOW_ANY_DYNAMIC_DNS; 0: wait for ever
     telemetry: Telemetry
 
 
@@ -341,6 +366,7 @@ class HttpProxyListenerInput:
 
     bind: str
     port: int
+    dynamic_dns: timedelta | None = None
     telemetry: Telemetry
 
 

@@ -22,7 +22,7 @@ from lateen.pilot.model.names import Names
 from lateen.pilot.model.outbound import Outbound, parse_cluster_name
 from lateen.pilot.model.values import Hostname, HttpProxyListenerInput, VirtualHostInput
 from lateen.pilot.registry.services import CLUSTER_DOMAIN
-from lateen.pilot.translate.clusters import build_outbound_cluster
+from lateen.pilot.translate.clusters import build_dynamic_cluster, build_outbound_cluster
 from lateen.pilot.translate.endpoints import build_endpoints
 from lateen.pilot.translate.gateway import build_gateway_listener
 from lateen.pilot.translate.inbound import build_inbound_clusters, build_inbound_listeners
@@ -69,6 +69,8 @@ class Render:
         graph: Graph = mesh.graph
         # (view, hostname) -> tuple[Resource, ...]
         self.clusters = graph.derive("cluster resources", self._clusters)
+        # view -> tuple[Resource, ...]: clusters that are no service's
+        self.base_clusters = graph.derive("base cluster resources", self._base_clusters)
         # (view, hostname) -> tuple[Resource, ...]
         self.service_listeners = graph.derive("service listener resources", self._service_listeners)
         # (view, port) -> tuple[Resource, ...]
@@ -95,6 +97,10 @@ class Render:
     def _clusters(self, read: Read, key: tuple[View, Hostname]) -> tuple[Resource, ...]:
         inputs = read.get(self._outbound.clusters, key)
         return tuple(self._resource(build_outbound_cluster, entry) for entry in inputs)
+
+    def _base_clusters(self, read: Read, view: View) -> tuple[Resource, ...]:
+        found = read.get(self._outbound.dynamic_cluster, view)
+        return (self._resource(build_dynamic_cluster, found),) if found is not None else ()
 
     def _service_listeners(self, read: Read, key: tuple[View, Hostname]) -> tuple[Resource, ...]:
         inputs = read.get(self._outbound.service_listeners, key)

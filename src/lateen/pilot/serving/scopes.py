@@ -77,6 +77,7 @@ class ViewScope:
         # Parts of one slice must have an order among them: hosts are (1, host), ports (2, port), fixed ones (0, "").
         fixed = build_fixed_clusters(for_gateway=self.view.kind == "gateway")
         self.clusters.set_part((0, ""), tuple(resource_of(cluster) for cluster in fixed))
+        self.clusters.set_part((0, "base"), self._scopes.render.base_clusters.live(self.view, ()))
         self.listeners.set_part((0, ""), self._scopes.render.base_listeners.live(self.view, ()))
         for index, scope in self._memberships():
             self._scopes.subscribe(index, scope, self)
@@ -103,6 +104,7 @@ class ViewScope:
             for port in list(self._ports):
                 self._drop_port(port)
             self._scopes.render.base_listeners.release(self.view)
+            self._scopes.render.base_clusters.release(self.view)
         for named in (self.endpoints, self.routes, self.clusters, self.listeners):
             if isinstance(named, NamedSlice):
                 named.drain()
@@ -306,6 +308,7 @@ class Scopes:
         self._route(render.proxyless_routes, lambda scope, name, value: scope.routes.changed(name, value))
         self._route(render.proxyless_cluster, lambda scope, name, value: _named(scope.clusters).changed(name, value))
         graph.on_change(render.base_listeners, self._base_changed)
+        graph.on_change(render.base_clusters, self._base_clusters_changed)
         graph.on_change(render.inbound_listeners, self._inbound_teller("listeners"))
         graph.on_change(render.inbound_clusters, self._inbound_teller("clusters"))
 
@@ -333,6 +336,13 @@ class Scopes:
             scope = self.views.get(view)
             if scope is not None:
                 _union(scope.listeners).set_part((0, ""), value)
+                self._touched[scope] = None
+
+    def _base_clusters_changed(self, changes: list[tuple[Any, Any, Any]]) -> None:
+        for view, _, value in changes:
+            scope = self.views.get(view)
+            if scope is not None:
+                _union(scope.clusters).set_part((0, "base"), value)
                 self._touched[scope] = None
 
     def _inbound_teller(self, which: str) -> Callable[[list[tuple[Any, Any, Any]]], None]:

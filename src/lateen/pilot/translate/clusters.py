@@ -14,20 +14,18 @@ from typing import Any, Final
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.address_pb2 import BindConfig, SocketAddress
 from envoy.config.core.v3.base_pb2 import Metadata, TransportSocket
-from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.proxy_protocol_pb2 import ProxyProtocolConfig
 from envoy.config.core.v3.socket_option_pb2 import SocketOption
 from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.clusters.common.dns.v3.dns_pb2 import DnsLookupFamily
 from envoy.extensions.clusters.dns.v3.dns_cluster_pb2 import DnsCluster
-from envoy.extensions.network.dns_resolver.cares.v3.cares_dns_resolver_pb2 import CaresDnsResolverConfig
 from envoy.extensions.transport_sockets.proxy_protocol.v3.upstream_proxy_protocol_pb2 import (
     ProxyProtocolUpstreamTransport,
 )
 from google.protobuf.duration_pb2 import Duration
 
-from lateen.pilot.model.values import AutoMtls, ClusterInput, InboundPort, Resolution, ServiceRef
+from lateen.pilot.model.values import AutoMtls, ClusterInput, DynamicClusterInput, InboundPort, Resolution, ServiceRef
 from lateen.pilot.translate.alpn import ALPN_KEY, AS_CLIENT, AS_H1
 from lateen.pilot.translate.cluster_policy import (
     NO_LIMITS,
@@ -39,9 +37,11 @@ from lateen.pilot.translate.cluster_policy import (
     lb_policy,
     outlier_detection,
 )
+from lateen.pilot.translate.dynamic_forward import DNS_RESOLVER, dynamic_cluster_fields
 from lateen.pilot.translate.endpoints import locality_endpoints
 from lateen.pilot.translate.names import (
     BLACK_HOLE,
+    DYNAMIC,
     INBOUND_PASSTHROUGH,
     PASSTHROUGH,
     inbound_cluster_name,
@@ -72,14 +72,17 @@ from lateen.pilot.translate.tls import (
 from lateen.pilot.translate.upstream_http import (
     OPTIONS_KEY,
     Upstream,
+    checks_host,
     inbound_upstream,
     outbound_upstream,
     plain_options,
     protocol_options,
+    tls_options,
 )
 
 __all__ = [
     "build_black_hole_cluster",
+    "build_dynamic_cluster",
     "build_fixed_clusters",
     "build_inbound_cluster",
     "build_inbound_passthrough_cluster",
@@ -97,12 +100,6 @@ DNS_JITTER: Final = timedelta(milliseconds=100)
 TLS_MODE: Final = "tlsMode"  # key of endpoint metadata `envoy.transport_socket_match`
 _MATCH_DISABLED: Final = Cluster.TransportSocketMatch(name="tlsMode-disabled", match={}, transport_socket=RAW_BUFFER)
 _MATCH_ISTIO: Final = metadata(match={TLS_MODE: "istio"}).filter_metadata["match"]
-
-_DNS_RESOLVER: Final = TypedExtensionConfig(
-    name="envoy.network.dns_resolver.cares",
-    # A UDP socket used for ever can be poisoned, or be stuck behind one dead resolver; a hundred queries are enough.
-    typed_config=pack(CaresDnsResolverConfig(udp_max_queries=uint32(100))),
-)
 
 # A cluster's own bind configuration replaces the one of the bootstrap, so the mark which keeps the proxy's connections
 # out of capture is repeated here.
@@ -125,7 +122,8 @@ def build_outbound_cluster(inp: ClusterInput) -> Cluster:
     name = outbound_cluster_name(inp.service.hostname, inp.port, inp.subset)
     upstream = outbound_upstream(inp)
     pool = inp.connection_pool
-    dialled = inp.resolution is Resolution.ORIGINAL_DST or is_passthrough(inp.load_balancer)
+    dynamic = inp.resolution is Resolution.DYNAMIC_DNS
+    dialled = not dynamic and (inp.resolution is Resolution.ORIGINAL_DST or is_passthrough(inp.load_balancer))
     return Cluster(
         name=name,
         alt_stat_name=stat_name(name),
@@ -138,7 +136,7 @@ def build_outbound_cluster(inp: ClusterInput) -> Cluster:
         if (options := protocol_options(inp, upstream)) is not None
         else None,
         metadata=_outbound_metadata(inp, upstream),
-        **(_original_dst(inp) if dialled else _discovery(inp, name)),
+        **(_original_dst(inp) if dialled else _dynamic(inp) if dynamic else _discovery(inp, name)),
         **_transport(inp, upstream),
     )
 
@@ -150,6 +148,10 @@ def _original_dst(inp: ClusterInput) -> dict[str, Any]:
         "lb_policy": Cluster.CLUSTER_PROVIDED,
         "original_dst_lb_config": Cluster.OriginalDstLbConfig(upstream_port_override=uint32(port)) if port else None,
     }
+
+
+def _dynamic(inp: ClusterInput) -> dict[str, Any]:
+    return dynamic_cluster_fields(inp.dns_refresh, insecure=inp.tls is None or not checks_host(inp.tls, inp.sans))
 
 
 def _discovery(inp: ClusterInput, name: str) -> dict[str, Any]:
@@ -173,7 +175,7 @@ def _dns(inp: ClusterInput) -> DnsCluster:
         respect_dns_ttl=True,
         dns_jitter=duration(DNS_JITTER),
         dns_lookup_family=DnsLookupFamily.V6_ONLY if inp.ipv6 else DnsLookupFamily.V4_ONLY,
-        typed_dns_resolver_config=_DNS_RESOLVER,
+        typed_dns_resolver_config=DNS_RESOLVER,
         all_addresses_in_single_endpoint=inp.resolution is Resolution.DNS_ROUND_ROBIN,
     )
 
@@ -358,6 +360,23 @@ def _dialled_fields(name: str, connect_timeout: timedelta, pool: Any) -> dict[st
         "typed_extension_protocol_options": {OPTIONS_KEY: plain_options(Upstream.CLIENT, pool, idle=PASSTHROUGH_IDLE)},
         "metadata": metadata(istio={"service_name": name}),
     }
+
+
+def build_dynamic_cluster(inp: DynamicClusterInput) -> Cluster:
+    """Return `AllowAnyDynamicDNSCluster`: requests for hosts that no service is known for go where DNS says."""
+    tls = inp.tls if inp.tls is not None and inp.tls.mode != "DISABLE" else None
+    options = plain_options(Upstream.CLIENT, None) if tls is None else tls_options(Upstream.CLIENT, tls)
+    socket = None if tls is None else build_upstream(tls, default_sni="", sans=(), alpn=())
+    return Cluster(
+        name=DYNAMIC,
+        alt_stat_name=stat_name(DYNAMIC),
+        connect_timeout=duration(inp.connect_timeout),
+        circuit_breakers=NO_LIMITS,
+        typed_extension_protocol_options={OPTIONS_KEY: options},
+        transport_socket=socket,
+        metadata=metadata(istio={"service_name": DYNAMIC}),
+        **dynamic_cluster_fields(inp.dns_refresh, insecure=tls is None or not checks_host(tls, ())),
+    )
 
 
 def build_black_hole_cluster() -> Cluster:

@@ -9,6 +9,7 @@ serialised once, when this module is imported.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
@@ -34,6 +35,7 @@ from google.protobuf.wrappers_pb2 import BoolValue
 from lateen.pilot.model.values import Telemetry
 from lateen.pilot.translate.access_logs import file_loggers
 from lateen.pilot.translate.alpn import ALPN_FILTER
+from lateen.pilot.translate.dynamic_forward import forward_http
 from lateen.pilot.translate.names import stat_name
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import ADS_PATIENT, ZERO
@@ -85,13 +87,24 @@ _TRACE_TAGS: Final = tuple(
 
 
 def outbound_manager(
-    *, name: str, route_name: str, telemetry: Telemetry, tracing_percent: float | None = None
+    *,
+    name: str,
+    route_name: str = "",
+    route: RouteConfiguration | None = None,
+    telemetry: Telemetry,
+    tracing_percent: float | None = None,
+    dynamic_dns: timedelta | None = None,
 ) -> Filter:
-    """Return the manager of requests that leave the workload. `name` is the listener's, for native statistics."""
+    """Return the manager of requests that leave the workload. `name` is the listener's, for native statistics.
+
+    Its routes are those of `route`, or else of the name `route_name`. `dynamic_dns`: some lead to hosts that are looked
+    up as requests name them.
+    """
+    forward = () if dynamic_dns is None else (forward_http(dynamic_dns),)
     return _manager(
         stat_prefix=stat_name(f"outbound_{name}"),
-        rds=_rds(route_name),
-        http_filters=OUTBOUND_FILTERS,
+        **({"rds": _rds(route_name)} if route is None else {"route_config": route}),
+        http_filters=(*OUTBOUND_FILTERS[:-1], *forward, OUTBOUND_FILTERS[-1]),
         early_header_mutation_extensions=[STRIP_PEER],
         access_log=[*OUTBOUND_HTTP, *file_loggers(telemetry.access_log)],
         tracing=_tracing(tracing_percent, span=False),

@@ -17,9 +17,11 @@ from google.protobuf.wrappers_pb2 import BoolValue
 
 from lateen.pilot.model.values import (
     ALLOW_ANY,
+    ALLOW_ANY_DYNAMIC_DNS,
     Cluster,
     HttpProxyListenerInput,
     OutboundListenerInput,
+    RouteConfigInput,
     Telemetry,
     VirtualOutboundInput,
 )
@@ -33,6 +35,7 @@ from lateen.pilot.translate.chains import (
 from lateen.pilot.translate.http_manager import outbound_manager
 from lateen.pilot.translate.names import BLACK_HOLE, PASSTHROUGH, VIRTUAL_OUTBOUND, WILDCARDS, listener_name
 from lateen.pilot.translate.parts import ZERO, address, duration, uint32
+from lateen.pilot.translate.routes import build_route_config
 from lateen.pilot.translate.tcp import black_hole, build_tcp_chain, outbound_tcp
 from lateen.pilot.translate.tls import HTTP_ALPN
 
@@ -42,6 +45,7 @@ HTTP_PROXY_ROUTE: Final = "http_proxy"
 WILDCARD: Final = "0.0.0.0"  # noqa: S104 - captured connections arrive there, inside a workload's own namespace
 TRUE: Final = BoolValue(value=True)
 FALSE: Final = BoolValue(value=False)
+_ANY_HOST: Final = RouteConfigInput(name="allow_any_dynamic_dns", virtual_hosts=(), catch_all=ALLOW_ANY_DYNAMIC_DNS)
 ONE_AT_A_TIME: Final = uint32(1)  # connections accepted per wake-up: spreads them over Envoy's threads
 
 
@@ -95,13 +99,16 @@ def _http_chain(inp: OutboundListenerInput, name: str, *, sniffs: bool) -> Filte
                 route_name=inp.http_route,
                 telemetry=inp.telemetry,
                 tracing_percent=inp.tracing_percent,
+                dynamic_dns=inp.dynamic_dns,
             )
         ],
     )
 
 
 def _catch_all(name: str, policy: str, egress_proxy: Cluster | None, telemetry: Telemetry) -> FilterChain:
-    cluster = (egress_proxy or PASSTHROUGH) if policy == ALLOW_ANY else BLACK_HOLE
+    # A connection that is no HTTP names no host to look up, so it goes where it was dialled under both.
+    passes = policy in (ALLOW_ANY, ALLOW_ANY_DYNAMIC_DNS)
+    cluster = (egress_proxy or PASSTHROUGH) if passes else BLACK_HOLE
     return build_chain(name=name, filters=[outbound_tcp(cluster, telemetry)])
 
 
@@ -116,12 +123,33 @@ def build_virtual_outbound(inp: VirtualOutboundInput) -> Listener:
         filters=[black_hole(inp.telemetry)],
     )
     rest = _catch_all(f"{VIRTUAL_OUTBOUND}-catchall-tcp", inp.policy, inp.egress_proxy, inp.telemetry)
+    named = (
+        [
+            build_chain(
+                name=f"{VIRTUAL_OUTBOUND}-catchall-tcp-http",
+                match=FilterChainMatch(application_protocols=HTTP_ALPN),
+                filters=[
+                    outbound_manager(
+                        name=VIRTUAL_OUTBOUND,
+                        route=build_route_config(_ANY_HOST),
+                        telemetry=inp.telemetry,
+                        dynamic_dns=inp.dynamic_dns,
+                    )
+                ],
+            )
+        ]
+        if inp.policy == ALLOW_ANY_DYNAMIC_DNS
+        else []
+    )
     return Listener(
         name=VIRTUAL_OUTBOUND,
         address=address(WILDCARD, inp.port),
         traffic_direction=TrafficDirection.OUTBOUND,
         use_original_dst=TRUE,  # deprecated without a successor; the bootstrap allows it by a runtime flag
-        filter_chains=[loop, rest],
+        filter_chains=[loop, *named, rest],
+        listener_filters=[HTTP_INSPECTOR] if named else (),
+        listener_filters_timeout=duration(inp.sniff_timeout) if named else None,
+        continue_on_listener_filters_timeout=bool(named),
         max_connections_to_accept_per_socket_event=ONE_AT_A_TIME,
         access_log=listener_loggers(inp.telemetry.access_log),
     )
@@ -137,7 +165,14 @@ def build_http_proxy_listener(inp: HttpProxyListenerInput) -> Listener:
         filter_chains=[
             build_chain(
                 name=name,
-                filters=[outbound_manager(name=name, route_name=HTTP_PROXY_ROUTE, telemetry=inp.telemetry)],
+                filters=[
+                    outbound_manager(
+                        name=name,
+                        route_name=HTTP_PROXY_ROUTE,
+                        telemetry=inp.telemetry,
+                        dynamic_dns=inp.dynamic_dns,
+                    )
+                ],
             )
         ],
     )

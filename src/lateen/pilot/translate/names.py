@@ -12,6 +12,7 @@ from lateen.pilot.model.values import Cluster
 
 __all__ = [
     "BLACK_HOLE",
+    "DYNAMIC",
     "INBOUND_PASSTHROUGH",
     "PASSTHROUGH",
     "VIRTUAL_INBOUND",
@@ -27,6 +28,7 @@ __all__ = [
 
 PASSTHROUGH: Final = Cluster("PassthroughCluster")
 BLACK_HOLE: Final = Cluster("BlackHoleCluster")
+DYNAMIC: Final = Cluster("AllowAnyDynamicDNSCluster")
 INBOUND_PASSTHROUGH: Final = Cluster("InboundPassthroughCluster")
 
 VIRTUAL_OUTBOUND: Final = "virtualOutbound"

@@ -23,6 +23,7 @@ from google.protobuf.wrappers_pb2 import BoolValue
 
 from lateen.pilot.model.values import (
     ALLOW_ANY,
+    ALLOW_ANY_DYNAMIC_DNS,
     REGISTRY_ONLY,
     ConfigRef,
     RouteConfigInput,
@@ -32,7 +33,7 @@ from lateen.pilot.model.values import (
 from lateen.pilot.translate.actions import NO_TIMEOUT, build_action
 from lateen.pilot.translate.headers import header_fields
 from lateen.pilot.translate.matches import EVERYTHING, build_match
-from lateen.pilot.translate.names import PASSTHROUGH
+from lateen.pilot.translate.names import DYNAMIC, PASSTHROUGH
 from lateen.pilot.translate.pack import length_delimited, resource_of_bytes
 from lateen.pilot.translate.parts import config_path, metadata, uint32
 from lateen.pilot.translate.route_filters import per_filter_config
@@ -135,10 +136,17 @@ def _catch_all(inp: RouteConfigInput) -> list[VirtualHost]:
                 match=EVERYTHING,
                 route=RouteAction(cluster=inp.egress_proxy or PASSTHROUGH, **NO_TIMEOUT),
             )
+        case "ALLOW_ANY_DYNAMIC_DNS":
+            route = Route(
+                name="allow_any_dynamic_dns",
+                match=EVERYTHING,
+                route=RouteAction(cluster=DYNAMIC, **NO_TIMEOUT),
+            )
         case "REGISTRY_ONLY":
             route = Route(
                 name="block_all", match=EVERYTHING, direct_response=DirectResponseAction(status=BLOCKED_STATUS)
             )
         case other:
-            raise ValueError(f"catch-all {other!r}; {ALLOW_ANY}, {REGISTRY_ONLY} or none wanted")
+            wanted = f"{ALLOW_ANY}, {ALLOW_ANY_DYNAMIC_DNS}, {REGISTRY_ONLY} or none"
+            raise ValueError(f"catch-all {other!r}; {wanted} wanted")
     return [VirtualHost(name=route.name, domains=["*"], routes=[route], include_request_attempt_count=True)]

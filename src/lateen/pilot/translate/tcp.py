@@ -20,6 +20,7 @@ from lateen.api.protocol import Protocol
 from lateen.pilot.model.values import Destination, TcpRoute, Telemetry
 from lateen.pilot.translate.access_logs import file_loggers
 from lateen.pilot.translate.chains import build_chain, cidr
+from lateen.pilot.translate.dynamic_forward import forward_tls
 from lateen.pilot.translate.names import BLACK_HOLE
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import duration, uint32
@@ -61,6 +62,8 @@ def _route_filters(route: TcpRoute, telemetry: Telemetry) -> list[Filter]:
         access_log=[*OUTBOUND_TCP, *file_loggers(telemetry.access_log)],
         **_target(route.destinations),
     )
+    if route.dynamic is not None:
+        return [forward_tls(route.dynamic.dns_refresh, route.dynamic.port), proxy]
     return [_mongo(route.stat_prefix), proxy] if route.protocol is Protocol.MONGO else [proxy]
 
 

@@ -7,6 +7,7 @@ Rules: Istio's protocol selection and `connectionPool.http`, docs/api/translatio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from enum import Enum
 from functools import cache
@@ -23,13 +24,22 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from lateen.api.protocol import Protocol
-from lateen.pilot.model.values import ClusterInput
+from lateen.pilot.model.values import ClusterInput, UpstreamTls
 from lateen.pilot.translate.cluster_policy import common_http_options, error_matcher
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import duration, uint32
 from lateen.pilot.translate.peers import SEND_PEER
 
-__all__ = ["OPTIONS_KEY", "Upstream", "inbound_upstream", "outbound_upstream", "plain_options", "protocol_options"]
+__all__ = [
+    "OPTIONS_KEY",
+    "Upstream",
+    "checks_host",
+    "inbound_upstream",
+    "outbound_upstream",
+    "plain_options",
+    "protocol_options",
+    "tls_options",
+]
 
 OPTIONS_KEY: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -88,26 +98,42 @@ def inbound_upstream(protocol: Protocol) -> Upstream:
 
 def protocol_options(inp: ClusterInput, upstream: Upstream) -> AnyMessage | None:
     """Return an outbound cluster's options; `None` where nothing but TCP goes through it."""
-    auto_sni = inp.tls is not None and inp.tls.mode in ("SIMPLE", "MUTUAL") and not inp.tls.sni
+    auto_sni = inp.tls is not None and _names_host(inp.tls)
     if not upstream.http and not auto_sni and common_http_options(inp.connection_pool) is None:
         return None
     if inp.connection_pool is None and not auto_sni and inp.outlier_detection is None:
         return _constant_options(upstream, not inp.mesh_external)
-    tls = inp.tls
-    trusts_any = tls is not None and (tls.insecure_skip_verify or bool(tls.subject_alt_names or inp.sans))
     matcher = error_matcher(inp.outlier_detection)
     return pack(
         HttpProtocolOptions(
             common_http_protocol_options=common_http_options(inp.connection_pool),
             # Without a server name of its own, a connection is for the request's host, and so must the certificate be.
-            upstream_http_protocol_options=UpstreamHttpProtocolOptions(
-                auto_sni=True, auto_san_validation=not trusts_any
-            )
-            if auto_sni
-            else None,
+            upstream_http_protocol_options=_by_host(inp.tls, inp.sans) if inp.tls is not None and auto_sni else None,
             outlier_detection=None if matcher is None else HttpProtocolOptions.OutlierDetection(error_matcher=matcher),
             http_filters=() if inp.mesh_external else SEND_PEER,
             **_versions(upstream, inp.connection_pool),
+        )
+    )
+
+
+def _names_host(tls: UpstreamTls) -> bool:
+    return tls.mode in ("SIMPLE", "MUTUAL") and not tls.sni
+
+
+def checks_host(tls: UpstreamTls, sans: Sequence[str]) -> bool:
+    """Tell whether connections name the host of their request, and its certificate is held against it."""
+    return _names_host(tls) and not (tls.insecure_skip_verify or tls.subject_alt_names or sans)
+
+
+def _by_host(tls: UpstreamTls, sans: Sequence[str]) -> UpstreamHttpProtocolOptions:
+    return UpstreamHttpProtocolOptions(auto_sni=True, auto_san_validation=checks_host(tls, sans))
+
+
+def tls_options(upstream: Upstream, tls: UpstreamTls) -> AnyMessage:
+    """Return the options of a cluster outside that is spoken to in TLS."""
+    return pack(
+        HttpProtocolOptions(
+            upstream_http_protocol_options=_by_host(tls, ()) if _names_host(tls) else None, **_versions(upstream, None)
         )
     )
 
