@@ -15,6 +15,7 @@ from rich.console import Console
 
 from bench.control import Size, measure
 from bench.micro import micro_rows
+from bench.routing import routing_rows
 from bench.rows import show, write
 
 WIDTH = 150  # characters, where nobody is there to tell
@@ -26,7 +27,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, no mutual TLS, no bare gRPC")
     parser.add_argument("--services", type=int, default=200, help="default: %(default)s, two workloads each")
     parser.add_argument("--clients", type=int, default=400, help="default: %(default)s")
-    parser.add_argument("--only", choices=("control", "micro"), help="one half of it")
+    parser.add_argument("--only", choices=("control", "micro", "routing"), help="one part of it")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
     options = parser.parse_args()
     if not 1 <= options.clients <= options.services * 2:
@@ -35,11 +36,15 @@ def main() -> int:
     progress = Console(stderr=True)
     began = time.monotonic()
     rows = []
-    if options.only != "control":
+    if options.only in (None, "routing"):
+        progress.print("[dim]routing[/]")
+        rows += routing_rows(quick=options.quick)
+        gc.collect()
+    if options.only in (None, "micro"):
         progress.print("[dim]micro[/]")
         rows += micro_rows(quick=options.quick)
         gc.collect()
-    if options.only != "micro":
+    if options.only in (None, "control"):
         size = Size(
             services=options.services,
             clients=options.clients,
