@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from lateen.api.hosts import resolve_short_name
@@ -571,8 +572,12 @@ class Outbound:
         return VirtualHostInput(name=f"{hostname}:{number}", domains=domains, routes=routes)
 
     def resolver(self, read: Read, view: View) -> Resolve:
-        """Return the function that turns a `destination` of the API into a cluster, with tracked reads."""
+        """Return the function that turns a `destination` of the API into a cluster, with tracked reads.
 
+        It is made for one computation and remembers what it resolved: a thousand routes lead to a handful of places.
+        """
+
+        @cache
         def resolve(destination: Any, namespace: str, listen_port: int) -> Resolved:
             host = Hostname(resolve_short_name(destination.host, namespace, CLUSTER_DOMAIN).lower())
             service = read.get(self.mesh.service, (view.namespace, host))
