@@ -19,6 +19,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -133,6 +134,8 @@ class ConfigServer(AggregatedDiscoveryServiceServicer, SecretDiscoveryServiceSer
         self._resources: dict[str, dict[str, dict[str, Message]]] = {}
         self.rejections: list[str] = []
         self._streams: list[queue.SimpleQueue[DiscoveryRequest | str | None]] = []
+        self._untaken: dict[str, set[tuple[int, str]]] = {}  # node -> (stream, type) of responses without an answer
+        self._answered = threading.Condition()
         self._server = grpc.server(ThreadPoolExecutor(max_workers=64))
         add_AggregatedDiscoveryServiceServicer_to_server(self, self._server)
         add_SecretDiscoveryServiceServicer_to_server(self, self._server)
@@ -145,8 +148,16 @@ class ConfigServer(AggregatedDiscoveryServiceServicer, SecretDiscoveryServiceSer
         for message in messages:
             by_type.setdefault(TYPE_PREFIX + message.DESCRIPTOR.full_name, {})[name_of(message)] = message
         self._resources[node] = by_type
-        for events in self._streams:
-            events.put(node)
+        with self._answered:
+            for events in self._streams:
+                self._untaken.setdefault(node, set()).add((id(events), ""))
+                events.put(node)
+
+    def wait_until_taken(self, node: str, seconds: float) -> None:
+        """Return when the Envoy answered all that it was sent, by taking it or by a rejection."""
+        with self._answered:
+            done = self._answered.wait_for(lambda: not self._untaken.get(node), seconds)
+        assert done, self._untaken
 
     def close(self) -> None:
         self._server.stop(0).wait()
@@ -166,19 +177,26 @@ class ConfigServer(AggregatedDiscoveryServiceServicer, SecretDiscoveryServiceSer
         self._streams.append(events)
         threading.Thread(target=_read_into, args=(requests, events), daemon=True).start()
         node, nonce = "", 0
+        nonces: dict[str, str] = {}  # of the last response of each type
         asked: dict[str, tuple[str, ...]] = {}
+        key = id(events)
         while (event := events.get()) is not None:
             if isinstance(event, str):  # a node's content is another now
                 due = [*asked] if event == node else []
+                self._note(event, taken={(key, "")}, sent={(key, type_url) for type_url in due})
             else:
                 node = event.node.id or node
                 if event.HasField("error_detail"):
                     self.rejections.append(f"{node} {event.type_url}: {event.error_detail.message}")
                 names = tuple(sorted(event.resource_names))
                 due = [event.type_url] if asked.get(event.type_url) != names else []  # else an ACK or a NACK
+                if event.response_nonce and event.response_nonce == nonces.get(event.type_url):
+                    self._note(node, taken={(key, event.type_url)})
+                self._note(node, sent={(key, type_url) for type_url in due})
                 asked[event.type_url] = names
             for type_url in due:
                 nonce += 1
+                nonces[type_url] = str(nonce)
                 known = self._resources.get(node, {}).get(type_url, {})
                 named = asked[type_url] or tuple(known)
                 yield DiscoveryResponse(
@@ -187,6 +205,17 @@ class ConfigServer(AggregatedDiscoveryServiceServicer, SecretDiscoveryServiceSer
                     type_url=type_url,
                     resources=[pack(known[name]) for name in named if name in known],
                 )
+
+    def _note(
+        self,
+        node: str,
+        *,
+        taken: AbstractSet[tuple[int, str]] = frozenset(),
+        sent: AbstractSet[tuple[int, str]] = frozenset(),
+    ) -> None:
+        with self._answered:
+            self._untaken[node] = (self._untaken.get(node, set()) - taken) | sent
+            self._answered.notify_all()
 
 
 def _read_into(requests: Iterator[DiscoveryRequest], events: queue.SimpleQueue[DiscoveryRequest | str | None]) -> None:

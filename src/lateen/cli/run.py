@@ -37,7 +37,9 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", "-n", default="default", help="(default: %(default)s)")
     parser.add_argument("--service-account", default="", help="its identity (default: the service's name, or default)")
     parser.add_argument("--label", metavar="KEY=VALUE", action="append", default=[], help="may be repeated")
-    parser.add_argument("--locality", default="", metavar="REGION/ZONE", help="where it runs")
+    parser.add_argument(
+        "--locality", default="", metavar="REGION/ZONE/SUBZONE", help="where it runs; later parts may be left away"
+    )
     parser.add_argument(
         "--mode", choices=("auto", "capture", "explicit"), default="auto", help="(default: %(default)s)"
     )

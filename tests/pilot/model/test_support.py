@@ -71,7 +71,6 @@ _PORTS = "ports: [{port: 80, name: http}]"
             "retryBudget: {budgetInterval: 1s}, tunnel: {targetHost: b, targetPort: 1}, "
             "loadBalancer: {localityLbSetting: {enabled: true}}}}",
             [
-                "spec.trafficPolicy.loadBalancer.localityLbSetting",
                 "spec.trafficPolicy.connectionPool.tcp.idleTimeout",
                 "spec.trafficPolicy.connectionPool.tcp.maxConnectionDuration",
                 "spec.trafficPolicy.tunnel",
@@ -147,7 +146,6 @@ _PORTS = "ports: [{port: 80, name: http}]"
                 "spec.clusterIPs",
                 "spec.externalIPs",
                 "spec.sessionAffinity",
-                "spec.internalTrafficPolicy",
                 "spec.ports[0].nodePort",
             ],
             id="service for others than the mesh",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
+from tests.fakes.proxies import ConfigServer
 
 from lateen.api.decode import decode_documents
 from lateen.pilot.registry.values import Workload
@@ -100,6 +102,19 @@ def make_workload(name: str, service: str, version: str, ip: str, **fields: obje
         "ready": True,
     }
     return Workload(**{**values, **fields})  # type: ignore[arg-type]  # the fields are named by the tests
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for sockets, so with a short path."""
+    return tmp_path_factory.mktemp("e")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[ConfigServer]:
+    server = ConfigServer(folder / "config.sock")
+    yield server
+    server.close()
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ from lateen.pilot.model.values import (
     UpstreamTls,
     VirtualHostInput,
     VirtualOutboundInput,
+    ZoneAware,
 )
 from lateen.pilot.translate.clusters import (
     build_dynamic_cluster,
@@ -203,19 +204,12 @@ CLUSTERS: dict[str, ClusterInput] = {
         load_balancer=hashing(use_source_ip=True, ring_hash=dr.RingHash(minimum_ring_size=2048))
     ),
     "lb-maglev": cluster(load_balancer=hashing(use_source_ip=True, maglev=dr.MagLev(table_size=65537))),
-    "lb-locality-distribute": cluster(
-        load_balancer=dr.LoadBalancerSettings(
-            locality_lb_setting=dr.LocalityLoadBalancerSetting(
-                distribute=(dr.Distribute(from_="a/*", to={"a/*": 80, "b/*": 20}),)
-            )
-        )
+    "lb-locality-weighted": cluster(locality_weighted=True),
+    "lb-locality-weighted-panic": cluster(
+        locality_weighted=True, outlier_detection=dr.OutlierDetection(min_health_percent=30)
     ),
-    "lb-locality-failover": cluster(
-        outlier_detection=OUTLIERS,
-        load_balancer=dr.LoadBalancerSettings(
-            locality_lb_setting=dr.LocalityLoadBalancerSetting(failover=(dr.Failover(from_="a", to="b"),))
-        ),
-    ),
+    "lb-zone-aware": cluster(zones=ZoneAware(min_cluster_size=2)),
+    "lb-zone-aware-off": cluster(zones=ZoneAware(enabled=False)),
     "tls-disable": cluster(tls=UpstreamTls(mode="DISABLE")),
     "tls-istio-mutual": cluster(tls=UpstreamTls(mode="ISTIO_MUTUAL")),
     "tls-istio-mutual-own": cluster(
@@ -308,6 +302,11 @@ ENDPOINTS: dict[str, tuple[EndpointInput, ...]] = {
         EndpointInput(address="10.77.0.6", port=9080, locality="a/b/c", weight=4),
         EndpointInput(address="fd00::7", port=9080, locality="a"),
         EndpointInput(address="10.77.0.8", port=9080, priority=1, locality="z/y"),
+    ),
+    "distributed": (
+        EndpointInput(address="10.77.0.5", port=9080, locality="a/b", locality_weight=80),
+        EndpointInput(address="10.77.0.6", port=9080, locality="a/b", locality_weight=80),
+        EndpointInput(address="10.77.0.7", port=9080, locality="z", locality_weight=20),
     ),
     "unix": (EndpointInput(address="/run/app.sock", port=0),),
 }

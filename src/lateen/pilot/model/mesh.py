@@ -15,6 +15,8 @@ from lateen.api.base import Object, ResourceKey
 from lateen.api.names import is_partial_wildcard
 from lateen.flow import Graph, Read
 from lateen.pilot.model.hosts import full_name, host_patterns
+from lateen.pilot.model.locality import asked_labels as balancing_labels
+from lateen.pilot.model.locality import asks_locality, locality_of
 from lateen.pilot.model.ownership import ISTIO, NAMESPACE
 from lateen.pilot.model.peer_auth import mtls_mode
 from lateen.pilot.model.policy import Rule, age_key, client_tls, clients_of, exported_to, select_rule
@@ -53,6 +55,7 @@ class View:
     kind: str  # "sidecar" | "gateway"
     namespace: str
     labels: tuple[tuple[str, str], ...] = ()  # only those that some rule asks for; all of a gateway's
+    locality: str = ""  # region/zone/subzone; "" too where nothing depends on it
     capture: bool = True
     http_proxy_port: int = 0
     gateway_ports: tuple[tuple[int, int], ...] = ()  # explicit mode: port of the Gateway -> port it binds
@@ -76,7 +79,9 @@ class MeshSettings:
     retries: Any = None  # api HTTPRetry: for routes that set none
     host_ownership: str = NAMESPACE  # or ISTIO: who may redirect others' traffic, see `model.ownership`
     virtual_export_to: tuple[str, ...] = ()  # of VirtualServices that say nothing; () is everywhere
-    default_policy: Any = None  # api TrafficPolicy of the mesh
+    default_policy: Any = None  # api DefaultTrafficPolicy of the mesh
+    locality_lb: Any = None  # api LocalityLoadBalancerSetting of the mesh
+    zone_aware_lb: Any = None  # api ZoneAwareLoadBalancerSetting of the mesh
     access_log: AccessLog = NO_ACCESS_LOG
 
     @property
@@ -125,6 +130,9 @@ class Mesh:
         self.peer_auth = graph.index("peer authentications", self.objects, _by_namespace("PeerAuthentication"))
         self.by_kind = graph.index("resources by kind", self.objects, lambda key, value: [key.kind])
         self.asked_labels = graph.index("labels rules ask for", self.objects, _asked_labels)
+        # namespace of clients, "*" for all -> what makes their locality matter
+        self.asks_locality = graph.index("localities asked for", self.objects, lambda key, obj: asks_locality(obj))
+        self.locality_matters = graph.derive("locality matters", self._locality_matters)  # of such a namespace
 
         self.settings = graph.derive("mesh settings", self._settings)
         self.service = graph.derive("service", self._service)
@@ -258,6 +266,7 @@ class Mesh:
                 kind="gateway",
                 namespace=workload.namespace,
                 labels=tuple(sorted(workload.labels.items())),
+                locality=self._client_locality(read, workload),
                 capture=workload.capture,
                 gateway_ports=tuple(sorted((number, target) for _, number, target in workload.ports)),
             )
@@ -268,9 +277,18 @@ class Mesh:
             kind="sidecar",
             namespace=workload.namespace,
             labels=tuple(asked),
+            locality=self._client_locality(read, workload),
             capture=workload.capture,
             http_proxy_port=workload.http_proxy_port,
         )
+
+    def _locality_matters(self, read: Read, scope: str) -> bool:
+        return bool(read.lookup(self.asks_locality, scope))
+
+    def _client_locality(self, read: Read, workload: Workload) -> str:
+        # Only where something depends on it: proxies of one namespace otherwise share one view, wherever they are.
+        asked = any(read.get(self.locality_matters, scope) for scope in (EVERYWHERE, workload.namespace))
+        return locality_of(workload.locality, workload.labels) if asked else ""
 
 
 def _visible(service: Service, namespace: str) -> bool:
@@ -340,10 +358,9 @@ def _by_namespace(kind: str) -> Any:
 
 def _asked_labels(key: ResourceKey, obj: Object) -> list[str]:
     if key.kind == "DestinationRule":
-        selector = obj.spec.workload_selector
-        return sorted((selector.match_labels or {}) if selector is not None else ())
+        return sorted({*(label for label, _ in clients_of(obj)), *balancing_labels(obj)})
     if key.kind != "VirtualService":
-        return []
+        return balancing_labels(obj)
     rules = [*obj.spec.http, *obj.spec.tcp, *obj.spec.tls]
     return sorted({label for rule in rules for match in rule.match for label in match.source_labels or ()})
 
@@ -371,7 +388,9 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
         retries=spec.default_http_retry_policy,
         host_ownership=ISTIO if spec.host_ownership == ISTIO else NAMESPACE,
         virtual_export_to=tuple(spec.default_virtual_service_export_to or ()),
-        default_policy=getattr(spec, "default_traffic_policy", None),
+        default_policy=spec.default_traffic_policy,
+        locality_lb=spec.locality_lb_setting,
+        zone_aware_lb=spec.zone_aware_lb_setting,
         access_log=AccessLog(
             path=spec.access_log_file or "", json=encoding == "JSON", format=spec.access_log_format or ""
         ),

@@ -6,7 +6,7 @@ of docs/api/. One service's change touches that service's clusters, endpoints an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -17,8 +17,9 @@ from lateen.api.protocol import Protocol
 from lateen.flow import Read
 from lateen.pilot.model.chains import first_of_each_match
 from lateen.pilot.model.domains import service_domains
+from lateen.pilot.model.locality import HOST_LABEL, Balancing, Client, arrange, select_balancing
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View, host_patterns
-from lateen.pilot.model.places import Place
+from lateen.pilot.model.places import THIS_MACHINE, Place
 from lateen.pilot.model.policy import EffectivePolicy, effective_policy, exported_to, hash_policies, upstream_tls
 from lateen.pilot.model.routes import (
     MESH_GATEWAY,
@@ -133,6 +134,7 @@ class Outbound:
                 continue
             for subset in ("", *(entry.name for entry in (rule.subsets if rule else ()))):
                 policy = effective_policy(rule, port=port.number, subset=subset, mesh_default=settings.default_policy)
+                balancing = self._balancing(policy, service, settings)
                 endpoints = self._select(read, view, service, port, subset, policy, places) if dns else ()
                 if dns and not endpoints:
                     continue
@@ -154,6 +156,8 @@ class Outbound:
                         connection_pool=policy.connection_pool,
                         load_balancer=policy.load_balancer,
                         outlier_detection=policy.outlier_detection,
+                        locality_weighted=balancing.weighted,
+                        zones=balancing.zones,
                         proxy_protocol=_proxy_protocol(policy),
                         retry_budget=policy.retry_budget,
                         h2_upgrade=settings.h2_upgrade,
@@ -220,7 +224,8 @@ class Outbound:
         rule = self._rule_for(read, view, service)
         if subset and (rule is None or rule.subset(subset) is None):
             return None
-        policy = effective_policy(rule, port=number, subset=subset)
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        policy = effective_policy(rule, port=number, subset=subset, mesh_default=settings.default_policy)
         places = self._places(read, service)
         return EndpointsInput(
             cluster=Cluster(name), endpoints=self._select(read, view, service, port, subset, policy, places)
@@ -253,8 +258,13 @@ class Outbound:
             wanted = tuple((chosen.labels or {}).items()) if chosen is not None else ()
         tls = upstream_tls(policy)
         dns = service.resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
-        found = []
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        client = Client(locality=view.locality, labels=dict(view.labels))
+        node = client.labels.get(HOST_LABEL, THIS_MACHINE)
+        found: list[tuple[Mapping[str, str], EndpointInput]] = []
         for place in places:
+            if service.node_local and place.node != node:
+                continue
             if not place.ready and not service.publish_not_ready:
                 continue
             if any(place.labels.get(label) != value for label, value in wanted):
@@ -268,17 +278,26 @@ class Outbound:
                 labels = tuple(sorted(place.labels.items()))
                 mode = read.get(self.mesh.port_mtls, (place.namespace, labels, number)) if place.in_mesh else None
                 mtls = place.in_mesh and not service.mesh_external and mode is not MtlsMode.DISABLE
-            found.append(
-                EndpointInput(
-                    address=place.address,
-                    port=number,
-                    weight=place.weight,
-                    mtls=mtls,
-                    locality=place.locality,
-                    peer=place.peer,
-                )
+            endpoint = EndpointInput(
+                address=place.address,
+                port=number,
+                weight=place.weight,
+                mtls=mtls,
+                locality=place.locality,
+                peer=place.peer,
             )
-        return tuple(sorted(found, key=lambda e: (e.priority, e.locality, e.address, e.port)))
+            found.append((place.labels, endpoint))
+        return arrange(found, self._balancing(policy, service, settings), client)
+
+    @staticmethod
+    def _balancing(policy: EffectivePolicy, service: Service, settings: MeshSettings) -> Balancing:
+        return select_balancing(
+            policy.load_balancer,
+            policy.outlier_detection,
+            distribution=service.distribution,
+            mesh_locality=settings.locality_lb,
+            mesh_zones=settings.zone_aware_lb,
+        )
 
     # ---- listeners
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lateen.api.names import is_ip
+from lateen.pilot.model.locality import HOST_LABEL, locality_of
 from lateen.pilot.model.values import Peer
 from lateen.pilot.registry.entries import NETWORK_LABEL, is_unix
 from lateen.pilot.registry.values import ServicePort, StaticEndpoint, Workload
 
-__all__ = ["Place", "peer_of", "served_at"]
+__all__ = ["THIS_MACHINE", "Place", "peer_of", "served_at"]
 
+THIS_MACHINE = "@"  # the node of all running workloads that no label puts elsewhere
 TLS_MODE_LABEL = "security.istio.io/tlsMode"
 
 
@@ -26,6 +28,7 @@ class Place:
         "locality",
         "namespace",
         "network",
+        "node",
         "peer",
         "ready",
         "serves",
@@ -46,20 +49,22 @@ class Place:
         weight: int,
         locality: str,
         network: str,
+        node: str,
         peer: Peer | None,
         written: bool,
         serves: tuple[str, ...] | None = None,
     ) -> None:
         self.address = address
         self._ports = ports
-        self.labels = labels
+        self.labels = {NETWORK_LABEL: network, **labels} if network else labels
         self.namespace = namespace
         self.account = (namespace, account) if account else None
         self.in_mesh = in_mesh
         self.ready = ready
         self.weight = weight
-        self.locality = locality
+        self.locality = locality_of(locality, labels)
         self.network = network
+        self.node = labels.get(HOST_LABEL, node)
         self.peer = peer
         self.written = written
         self.serves = serves
@@ -77,6 +82,7 @@ class Place:
             weight=workload.weight,
             locality=workload.locality,
             network=workload.network or workload.labels.get(NETWORK_LABEL, ""),
+            node=THIS_MACHINE,
             peer=peer_of(workload.name, workload.namespace, workload.labels, workload.cluster),
             written=bool(workload.group),  # its ports are those of the group's template
         )
@@ -99,6 +105,7 @@ class Place:
             network=endpoint.network,
             written=True,
             serves=endpoint.serves,
+            node="",
             peer=peer_of(endpoint.name, endpoint.namespace, labels, "") if in_mesh else None,
         )
 

@@ -33,8 +33,7 @@ STORED_ONLY: Mapping[str, str] = {
 
 # Below each traffic policy: the field, and what happens in its place; "": nothing does.
 _POLICY: Mapping[str, str] = {
-    "loadBalancer.localityLbSetting": "",
-    "loadBalancer.zoneAwareLbSetting": "",
+    "loadBalancer.zoneAwareLbSetting": "zones count only for proxies that know their own service's endpoints",
     "connectionPool.tcp.idleTimeout": "it ends idle HTTP connections; connections of TCP ports have no limit",
     "connectionPool.tcp.maxConnectionDuration": "it limits HTTP connections; connections of TCP ports have no limit",
     "tls.caCrl": "revoked certificates are accepted",
@@ -94,9 +93,7 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
         "ipFamilyPolicy": "services have IPv4 addresses",
         "sessionAffinity": "use consistentHash of a DestinationRule",
         "sessionAffinityConfig": "use consistentHash of a DestinationRule",
-        "internalTrafficPolicy": "all endpoints are used",
         "externalTrafficPolicy": "all endpoints are used",
-        "trafficDistribution": "all endpoints are used alike",
         "topologyKeys": "all endpoints are used alike",
         "loadBalancerClass": "there is no load balancer",
         "loadBalancerIP": "there is no load balancer",
@@ -117,7 +114,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
                 "defaultInboundHttpRetryPolicy",
                 "defaultTrafficPolicy.connectionPool.tcp.idleTimeout",
                 "defaultTrafficPolicy.connectionPool.tcp.maxConnectionDuration",
-                "localityLbSetting",
                 "zoneAwareLbSetting",
                 "defaultServiceExportTo",
                 "defaultDestinationRuleExportTo",
@@ -158,7 +154,6 @@ _HARMLESS: Mapping[tuple[str, str], tuple[Any, ...]] = {
     ("Service", "type"): ("ExternalName",),
     ("Service", "ipFamilies"): (("IPv4",),),
     ("Service", "ipFamilyPolicy"): ("SingleStack",),
-    ("Service", "internalTrafficPolicy"): ("Cluster",),
     ("Service", "externalTrafficPolicy"): ("Cluster",),
     ("Service", "allocateLoadBalancerNodePorts"): (False,),
     ("MeshConfig", "proxyListenPort"): (15001,),

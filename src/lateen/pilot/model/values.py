@@ -51,6 +51,7 @@ __all__ = [
     "UpstreamTls",
     "VirtualHostInput",
     "VirtualOutboundInput",
+    "ZoneAware",
 ]
 
 Hostname = NewType("Hostname", str)  # fully qualified, lower case, no trailing dot
@@ -160,6 +161,14 @@ class UpstreamTls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ZoneAware:
+    """How Envoy keeps traffic within its own zone."""
+
+    enabled: bool = True
+    min_cluster_size: int = 6  # with fewer endpoints zones do not count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterInput:
     """One outbound cluster: one service port, for one subset or for none."""
 
@@ -175,6 +184,8 @@ class ClusterInput:
     connection_pool: Any = None  # api ConnectionPoolSettings | None, effective
     load_balancer: Any = None  # api LoadBalancerSettings | None, effective
     outlier_detection: Any = None  # api OutlierDetection | None, effective
+    locality_weighted: bool = False  # localities share traffic by `EndpointInput.locality_weight`
+    zones: ZoneAware | None = None  # None: as the proxy does of itself, which has no zone
     proxy_protocol: str = ""  # "" | "V1" | "V2"
     retry_budget: Any = None  # api RetryBudget | None
     h2_upgrade: bool = False  # the mesh's h2UpgradePolicy
@@ -199,6 +210,7 @@ class EndpointInput:
     mtls: bool = False  # announces mutual TLS
     locality: str = ""  # region/zone/subzone
     priority: int = 0
+    locality_weight: int = 0  # of all endpoints of its locality together; 0: what they weigh one by one
     peer: Peer | None = None  # who serves there, for the client's metrics
 
 

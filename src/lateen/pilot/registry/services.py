@@ -21,10 +21,13 @@ __all__ = [
     "merge_implied",
     "service_hostname",
     "service_rows",
+    "traffic_distribution",
 ]
 
 CLUSTER_DOMAIN = "cluster.local"
 EXPORT_ANNOTATION = "networking.istio.io/exportTo"
+DISTRIBUTION_ANNOTATION = "networking.istio.io/traffic-distribution"
+DISTRIBUTIONS = frozenset({"PreferClose", "PreferSameZone", "PreferSameNode"})
 # The selector of a service that only running workloads name. The slash-less name cannot be a label of a user's.
 IMPLIED_LABEL = "@service"
 
@@ -110,6 +113,14 @@ def _from_service(obj: Object) -> Service:
         selector=tuple(sorted((spec.selector or {}).items())),
         alias_of=Hostname(spec.external_name.rstrip(".").lower()) if external and spec.external_name else None,
         publish_not_ready=bool(spec.publish_not_ready_addresses),
+        distribution=traffic_distribution(obj),
+        node_local=spec.internal_traffic_policy == "Local",
         created=obj.created,
         source=obj.key,
     )
+
+
+def traffic_distribution(obj: Object) -> str:
+    """Return a Service's `trafficDistribution`, or its annotation's; "" for none, or one that nobody knows."""
+    written = obj.spec.traffic_distribution or obj.annotations.get(DISTRIBUTION_ANNOTATION, "")
+    return written if written in DISTRIBUTIONS else ""

@@ -93,6 +93,8 @@ class Service:
     alias_of: Hostname | None = None  # ExternalName
     publish_not_ready: bool = False
     session_affinity: bool = False
+    distribution: str = ""  # PreferClose, PreferSameZone, PreferSameNode
+    node_local: bool = False  # endpoints of the client's own node only
     created: str = ""
     source: ResourceKey | None = None
 

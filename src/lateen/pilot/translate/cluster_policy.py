@@ -21,6 +21,7 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from envoy.type.v3.percent_pb2 import Percent
 from google.protobuf.wrappers_pb2 import UInt64Value
 
+from lateen.pilot.model.values import ZoneAware
 from lateen.pilot.translate.parts import duration, uint32
 
 __all__ = [
@@ -153,27 +154,28 @@ def _slow_start(balancer: Any) -> Cluster.SlowStartConfig | None:
     )
 
 
-def common_lb(balancer: Any, outlier: Any) -> Cluster.CommonLbConfig:
-    """Return the panic threshold and, where localities are weighted on purpose, that.
+def common_lb(outlier: Any, *, weighted: bool, zones: ZoneAware | None) -> Cluster.CommonLbConfig:
+    """Return the panic threshold and, where localities are weighted or zones count, that.
 
     Panic routing (using unhealthy endpoints when too many are) is off unless asked for: unhealthy endpoints are sent
     to proxies so that they can show them, not so that they use them.
     """
     panic = (outlier is not None and outlier.min_health_percent) or 0
-    weighted = _weighs_localities(balancer, outlier)
-    if not panic:
+    if not panic and zones is None:
         return LOCALITY_WEIGHTED if weighted else PANIC_OFF
     return Cluster.CommonLbConfig(
         healthy_panic_threshold=Percent(value=panic),
         locality_weighted_lb_config=Cluster.CommonLbConfig.LocalityWeightedLbConfig() if weighted else None,
+        zone_aware_lb_config=_zone_aware(zones) if zones is not None else None,
     )
 
 
-def _weighs_localities(balancer: Any, outlier: Any) -> bool:
-    locality = balancer.locality_lb_setting if balancer is not None else None
-    if locality is None or locality.enabled is False:
-        return False
-    return bool(locality.distribute) or bool(outlier and (locality.failover or locality.failover_priority))
+def _zone_aware(zones: ZoneAware) -> Cluster.CommonLbConfig.ZoneAwareLbConfig:
+    if not zones.enabled:
+        return Cluster.CommonLbConfig.ZoneAwareLbConfig(routing_enabled=Percent(value=0))
+    return Cluster.CommonLbConfig.ZoneAwareLbConfig(
+        routing_enabled=Percent(value=100), min_cluster_size=UInt64Value(value=zones.min_cluster_size)
+    )
 
 
 def outlier_detection(outlier: Any) -> OutlierDetection | None:

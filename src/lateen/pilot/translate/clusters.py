@@ -130,7 +130,7 @@ def build_outbound_cluster(inp: ClusterInput) -> Cluster:
         connect_timeout=duration((pool and pool.tcp and pool.tcp.connect_timeout) or inp.connect_timeout),
         circuit_breakers=circuit_breakers(pool, inp.retry_budget),
         outlier_detection=outlier_detection(inp.outlier_detection),
-        common_lb_config=common_lb(inp.load_balancer, inp.outlier_detection),
+        common_lb_config=common_lb(inp.outlier_detection, weighted=inp.locality_weighted, zones=inp.zones),
         upstream_connection_options=connection_options(pool),
         typed_extension_protocol_options={OPTIONS_KEY: options}
         if (options := protocol_options(inp, upstream)) is not None

@@ -31,7 +31,7 @@ def build_endpoints(inp: EndpointsInput) -> ClusterLoadAssignment:
 
 
 def locality_endpoints(endpoints: Sequence[EndpointInput]) -> list[LocalityLbEndpoints]:
-    """Return endpoints in groups of one priority and locality; a group weighs what its endpoints weigh together."""
+    """Return endpoints in groups of one priority and locality; what a group weighs is told, or its sum."""
     return [
         _group(priority, locality, list(members))
         for (priority, locality), members in groupby(endpoints, key=lambda e: (e.priority, e.locality))
@@ -42,7 +42,7 @@ def _group(priority: int, locality: str, members: list[EndpointInput]) -> Locali
     return LocalityLbEndpoints(
         priority=priority,
         locality=_locality(locality),  # always: gRPC's own client takes no group without one
-        load_balancing_weight=uint32(sum(member.weight for member in members)),
+        load_balancing_weight=uint32(members[0].locality_weight or sum(member.weight for member in members)),
         lb_endpoints=[_endpoint(member) for member in members],
     )
 
