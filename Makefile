@@ -25,6 +25,7 @@ demo: $(STAMP) ## a mesh with the sample shop, live in this terminal; Ctrl-C end
 	@$(BIN)/lateen demo $(ARGS)
 
 test: $(DEV_STAMP) ## all tests, with real Envoys and real traffic
+	@tools/test-servers.sh $(VENV)
 	@$(BIN)/python -m pytest -q $(ARGS) $(TESTS)
 
 check: $(DEV_STAMP) ## format, lint, types, import rules
@@ -38,6 +39,7 @@ format: $(DEV_STAMP) ## write the format
 	$(BIN)/ruff check --fix src tests bench
 
 e2e: $(DEV_STAMP) ## only the tests that run a whole mesh
+	@tools/test-servers.sh $(VENV)
 	@$(BIN)/python -m pytest -q -m e2e $(ARGS) tests
 
 bench: $(DEV_STAMP) ## measure, print a table, write bench/results/*.json

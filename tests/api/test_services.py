@@ -369,3 +369,20 @@ def test_a_services_name_and_export_are_held_to_their_rules() -> None:
     assert service("ports: [{port: 1}]", ok) == []
     (problem,) = service("ports: [{port: 1}]", ok.replace("edge", "a b"))
     assert problem.startswith("metadata.annotations[networking.istio.io/exportTo]: ")
+
+
+@pytest.mark.parametrize(
+    ("value", "port", "message"),
+    [
+        pytest.param("true", "redis", None, id="on"),
+        pytest.param("false", "http", None, id="off"),
+        pytest.param("yes", "redis", 'must be "true" or "false", got "yes"', id="neither"),
+        pytest.param("true", "http", "acts on ports of protocol REDIS only", id="no-such-port"),
+    ],
+)
+def test_who_may_ask_for_the_redis_proxy(value: str, port: str, message: str | None) -> None:
+    metadata = f"{{name: a, annotations: {{lateen.local/redis-proxy: '{value}'}}}}"
+    found = service(f"ports: [{{port: 1, name: {port}}}]", metadata)
+    assert (message is None) == (found == [])
+    if message is not None:
+        assert f"metadata.annotations[lateen.local/redis-proxy]: {message}" in found[0]

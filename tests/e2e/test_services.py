@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.harness import ECHO, MeshRun, eventually
+from tests.e2e.measuring import samples
 
 pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.timeout(150)]
 
@@ -107,15 +108,6 @@ def get(mesh: MeshRun, url: str, count: int = 1, *, of: str = CLIENT) -> list[An
     """Ask `url` from within a workload: [[status, body], ...]."""
     answers: list[Any] = ask(mesh, of, "http", url, str(count))
     return answers
-
-
-def samples(mesh: MeshRun, workload: str, family: str, *labels: str) -> float:
-    """Return the sum of a metric's samples that have all these labels, written `name="value"`."""
-    total = 0.0
-    for line in mesh.metrics(workload).splitlines():
-        if line.startswith(f"{family}{{") and all(label in line for label in labels):
-            total += float(line.rpartition(" ")[2])
-    return total
 
 
 # ---------------------------------------------------------------- ports and protocols

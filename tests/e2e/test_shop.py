@@ -158,6 +158,7 @@ def test_the_commands_look_at_the_mesh(shop: MeshRun) -> None:
         assert "PRIVATE KEY" not in result.stdout
         assert json.loads(result.stdout)
     assert "outbound" in shop.run("proxy-config", "clusters", "reviews-v3").stdout
+    assert "istio_requests_total{" in shop.run("metrics", "--istio", "reviews-v3").stdout
     assert "lateen" in shop.run("version").stdout
 
 

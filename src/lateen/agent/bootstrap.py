@@ -45,7 +45,14 @@ STATS_SUFFIXES: Final = (
     "downstream_cx_active",  # these two tell when a proxy that leaves has nothing left to do
     "downstream_rq_active",
 )
-STATS_REGEXES: Final = (r"vhost\..*\.route\..*",)
+STATS_REGEXES: Final = (
+    r"vhost\..*\.route\..*",
+    # Of both the operations only: Redis' filter would add three more for each of its two hundred commands, and
+    # MongoDB's would count by collection, as many as an application has.
+    r"redis\.[^;]+;\.(downstream_|splitter\.).*",
+    r"redis\.[^;]+;\.command\.\w+\.(total|error)",
+    r"mongo\.[^;]+;\.(op_|decoding_error|cx_).*",
+)
 
 # Tag -> what is cut from a stat's name (outer group) and becomes the tag's value (inner group). Names of clusters and
 # listeners hold dots themselves; translation ends them with `;` (`alt_stat_name`, `stat_prefix`).
@@ -53,6 +60,8 @@ STATS_TAGS: Final[Mapping[str, str]] = {
     "cluster_name": r"^cluster(\.([^;]+);)",
     "http_conn_manager_prefix": r"^http(\.([^;]+);)",
     "tcp_prefix": r"^tcp(\.([^;]+?);?)\.\w+$",
+    "mongo_prefix": r"^mongo(\.([^;]+);)",
+    "redis_prefix": r"^redis(\.([^;]+);)",
     "listener_address": r"^listener(\.(.+?))\.(?:worker_\d+\.)?downstream_cx_active$",
     "response_code": r"_rq(_(\d{3}))$",
     "response_code_class": r"_rq(_(\dxx))$",

@@ -7,8 +7,10 @@ from typing import Final
 
 from lateen.api.base import Object, Problem
 from lateen.api.check_common import check_label_map, check_port
+from lateen.api.check_redis import check_redis_proxy
 from lateen.api.core import ServicePort, ServiceSpec
 from lateen.api.names import is_dns_label, is_fqdn, is_ip
+from lateen.api.protocol import parse_protocol
 
 __all__ = ["check_service"]
 
@@ -33,6 +35,8 @@ def check_service(obj: Object) -> Iterator[Problem]:
         yield obj.problem("spec.clusterIP", f'must not be "None" for {spec.type}')
     yield from _check_ports(obj, spec)
     yield from _check_export(obj)
+    spoken = [parse_protocol(port.name, port.app_protocol or "", port.port, port.protocol) for port in spec.ports]
+    yield from check_redis_proxy(obj, spoken)
 
 
 def _check_ports(obj: Object, spec: ServiceSpec) -> Iterator[Problem]:

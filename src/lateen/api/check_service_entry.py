@@ -7,9 +7,10 @@ from typing import Final
 
 from lateen.api.base import Object, Problem
 from lateen.api.check_common import check_export_to, check_label_map, check_port, check_selector
+from lateen.api.check_redis import check_redis_proxy
 from lateen.api.check_workloads import check_entry_ports, check_unix, is_unix
 from lateen.api.names import is_dns_label, is_fqdn, is_ip, is_partial_wildcard, is_subnet, is_wildcard_domain
-from lateen.api.protocol import Protocol, known_protocol
+from lateen.api.protocol import Protocol, known_protocol, parse_protocol
 from lateen.api.service_entry import ServiceEntry
 from lateen.api.suggest import listed
 from lateen.api.workload_entry import WorkloadEntry
@@ -42,6 +43,9 @@ def check_service_entry(obj: Object) -> Iterator[Problem]:
     yield from _check_several_hosts(obj, entry)
     yield from check_export_to(obj, entry.export_to, nobody=True)  # SE-23
     yield from check_selector(obj, entry.workload_selector, "spec.workloadSelector")  # SE-24
+    yield from check_redis_proxy(
+        obj, [parse_protocol(port.protocol or "", "", port.number or 0, "TCP") for port in entry.ports]
+    )
 
 
 def _check_hosts(obj: Object, entry: ServiceEntry) -> Iterator[Problem]:

@@ -156,6 +156,7 @@ CLUSTERS: dict[str, ClusterInput] = {
     "dynamic-dns-tls": external(resolution=Resolution.DYNAMIC_DNS, port=80, tls=UpstreamTls(mode="SIMPLE")),
     "auto-gateway": cluster(protocol=Protocol.AUTO, for_gateway=True),
     "tcp": cluster(protocol=Protocol.TCP, port_name="tcp"),
+    "redis-proxy": cluster(protocol=Protocol.REDIS, port_name="redis", redis_proxy=True),
     "tcp-limits": cluster(
         protocol=Protocol.TCP,
         connection_pool=dr.ConnectionPoolSettings(tcp=dr.TCPSettings(max_connections=5)),
@@ -529,6 +530,8 @@ OUTBOUND: dict[str, OutboundListenerInput] = {
         )
     ),
     "mongo": outbound(tcp=(tcp(protocol=Protocol.MONGO),)),
+    "redis": outbound(tcp=(tcp(protocol=Protocol.REDIS),)),
+    "redis-proxy": outbound(tcp=(tcp(protocol=Protocol.REDIS, redis_proxy=True),)),
     "auto": outbound(http_route="svc:9000", tcp=(tcp(),)),
     "tls": outbound(bind="0.0.0.0", tcp=(tcp(sni=("a.test", "b.test")), tcp(subnets=("10.1.0.0/16", "10.9.9.9")))),
     "tls-default": outbound(tcp=(tcp(sni=("a.test",)), tcp())),

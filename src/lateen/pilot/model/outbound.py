@@ -7,6 +7,7 @@ of docs/api/. One service's change touches that service's clusters, endpoints an
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -167,6 +168,7 @@ class Outbound:
                         endpoints=endpoints,
                         dns_refresh=settings.dns_refresh,
                         target_port=port.target if isinstance(port.target, int) else None,
+                        redis_proxy=service.proxies_redis(port),
                         rule=rule.ref if rule else None,
                     )
                 )
@@ -470,7 +472,11 @@ class Outbound:
         ):
             spoken.extend(found)
         ref = _service_ref(service)
-        chains = list(first_of_each_match(spoken))
+        redis_proxy = service.proxies_redis(port)
+        # A route says where connections go; what they speak is the port's.
+        chains = [
+            replace(chain, protocol=port.protocol, redis_proxy=redis_proxy) for chain in first_of_each_match(spoken)
+        ]
         if not any(not chain.limited for chain in chains):
             target = cluster_name(port.number, "", service.hostname)
             # Told apart by its name where the connection's address cannot tell.
@@ -487,6 +493,7 @@ class Outbound:
                         service=ref,
                         protocol=port.protocol,
                         dynamic=self._dynamic_target(read, service, port),
+                        redis_proxy=redis_proxy,
                     )
                 )
         return tuple(chains)

@@ -196,6 +196,7 @@ class ClusterInput:
     dns_refresh: timedelta = timedelta(seconds=60)
     ipv6: bool = False
     target_port: int | None = None  # ORIGINAL_DST with another port upstream
+    redis_proxy: bool = False  # sent to by it: MAGLEV, by the commands' keys, where no rule says how to balance
     rule: ConfigRef | None = None  # the DestinationRule
 
 
@@ -331,6 +332,7 @@ class TcpRoute:
     service: ServiceRef | None = None
     protocol: Protocol = Protocol.TCP  # MONGO adds its filter
     dynamic: DynamicTarget | None = None  # of a cluster whose endpoints are looked up one by one
+    redis_proxy: bool = False  # commands are routed one by one; only for a single destination
     rule: ConfigRef | None = None
 
     @property

@@ -14,7 +14,15 @@ from lateen.api.names import is_ip
 from lateen.api.protocol import parse_protocol
 from lateen.api.workload_entry import WorkloadEntry
 from lateen.pilot.model.values import Hostname, Resolution
-from lateen.pilot.registry.values import Registry, Service, ServiceKey, ServicePort, StaticEndpoint, export_scopes
+from lateen.pilot.registry.values import (
+    Registry,
+    Service,
+    ServiceKey,
+    ServicePort,
+    StaticEndpoint,
+    asks_for_redis_proxy,
+    export_scopes,
+)
 
 __all__ = ["NETWORK_LABEL", "entry_labels", "entry_rows", "is_unix", "label_locality", "written_endpoint"]
 
@@ -96,6 +104,7 @@ def _service(obj: Object, hostname: Hostname) -> Service:
         labels=tuple(sorted(obj.labels.items())),
         endpoints=_endpoints(obj, hostname, resolution, looked_up=not selector),
         subject_alt_names=tuple(sorted(spec.subject_alt_names)),
+        redis_proxy=asks_for_redis_proxy(obj.annotations),
         created=obj.created,
         source=obj.key,
     )

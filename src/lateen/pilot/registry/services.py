@@ -12,7 +12,15 @@ from lateen.api.base import Object
 from lateen.api.protocol import parse_protocol
 from lateen.pilot.model.values import Hostname, Resolution
 from lateen.pilot.registry.entries import entry_rows
-from lateen.pilot.registry.values import Registry, Service, ServiceKey, ServicePort, Workload, export_scopes
+from lateen.pilot.registry.values import (
+    Registry,
+    Service,
+    ServiceKey,
+    ServicePort,
+    Workload,
+    asks_for_redis_proxy,
+    export_scopes,
+)
 
 __all__ = [
     "CLUSTER_DOMAIN",
@@ -115,6 +123,7 @@ def _from_service(obj: Object) -> Service:
         publish_not_ready=bool(spec.publish_not_ready_addresses),
         distribution=traffic_distribution(obj),
         node_local=spec.internal_traffic_policy == "Local",
+        redis_proxy=asks_for_redis_proxy(obj.annotations),
         created=obj.created,
         source=obj.key,
     )

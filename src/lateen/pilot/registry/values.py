@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from lateen.api.base import ResourceKey
+from lateen.api.check_redis import REDIS_PROXY
 from lateen.api.protocol import Protocol
 from lateen.pilot.model.values import Hostname, Resolution
 
@@ -23,6 +24,7 @@ __all__ = [
     "ServicePort",
     "StaticEndpoint",
     "Workload",
+    "asks_for_redis_proxy",
     "export_scopes",
 ]
 
@@ -95,11 +97,16 @@ class Service:
     session_affinity: bool = False
     distribution: str = ""  # PreferClose, PreferSameZone, PreferSameNode
     node_local: bool = False  # endpoints of the client's own node only
+    redis_proxy: bool = False  # its annotation asks for it: commands to its REDIS ports are routed one by one
     created: str = ""
     source: ResourceKey | None = None
 
     def port(self, number: int) -> ServicePort | None:
         return next((port for port in self.ports if port.number == number), None)
+
+    def proxies_redis(self, port: ServicePort) -> bool:
+        """True where commands to `port` are routed one by one. A client that dials workloads itself has chosen one."""
+        return self.redis_proxy and port.protocol is Protocol.REDIS and self.resolution is not Resolution.ORIGINAL_DST
 
     @property
     def headless(self) -> bool:
@@ -127,6 +134,11 @@ class Workload:
     weight: int = 1
     group: str = ""  # the WorkloadGroup that it was made from
     cluster: str = "lateen"
+
+
+def asks_for_redis_proxy(annotations: Mapping[str, str]) -> bool:
+    """Say whether a Service or ServiceEntry wants commands to its REDIS ports routed one by one."""
+    return annotations.get(REDIS_PROXY) == "true"
 
 
 def export_scopes(entries: Iterable[str], namespace: str) -> tuple[str, ...]:

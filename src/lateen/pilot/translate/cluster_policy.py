@@ -61,7 +61,6 @@ LOCALITY_WEIGHTED: Final = Cluster.CommonLbConfig(
 )
 
 _SIMPLE: Final = {
-    "UNSPECIFIED": Cluster.LEAST_REQUEST,  # Istio's default; Envoy's own is ROUND_ROBIN
     "LEAST_CONN": Cluster.LEAST_REQUEST,
     "LEAST_REQUEST": Cluster.LEAST_REQUEST,
     "RANDOM": Cluster.RANDOM,
@@ -102,13 +101,13 @@ def is_passthrough(balancer: Any) -> bool:
     return balancer is not None and balancer.simple == "PASSTHROUGH"
 
 
-def lb_policy(balancer: Any) -> int:
-    """Return Envoy's `Cluster.LbPolicy`."""
+def lb_policy(balancer: Any, *, default: int = Cluster.LEAST_REQUEST) -> int:
+    """Return Envoy's `Cluster.LbPolicy`; `default` where the rule leaves it open."""
     if balancer is None:
-        return int(Cluster.LEAST_REQUEST)
+        return default
     if balancer.consistent_hash is not None:
         return int(Cluster.MAGLEV if balancer.consistent_hash.maglev is not None else Cluster.RING_HASH)
-    return int(_SIMPLE[balancer.simple or "UNSPECIFIED"])
+    return int(_SIMPLE.get(balancer.simple or "UNSPECIFIED", default))
 
 
 def lb_config(balancer: Any) -> dict[str, Any]:

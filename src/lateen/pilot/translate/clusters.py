@@ -155,7 +155,9 @@ def _dynamic(inp: ClusterInput) -> dict[str, Any]:
 
 
 def _discovery(inp: ClusterInput, name: str) -> dict[str, Any]:
-    balancing = {"lb_policy": lb_policy(inp.load_balancer), **lb_config(inp.load_balancer)}
+    # Istio's default; Envoy's own is ROUND_ROBIN. Keys of Redis must find the endpoint that holds them.
+    default = Cluster.MAGLEV if inp.redis_proxy else Cluster.LEAST_REQUEST
+    balancing = {"lb_policy": lb_policy(inp.load_balancer, default=default), **lb_config(inp.load_balancer)}
     if inp.resolution is Resolution.EDS:
         return {
             "type": Cluster.EDS,

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain, FilterChainMatch
-from envoy.extensions.filters.network.mongo_proxy.v3.mongo_proxy_pb2 import MongoProxy
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import ON_DOWNSTREAM_TLS_HANDSHAKE, TcpProxy
 from envoy.type.v3.hash_policy_pb2 import HashPolicy
 
@@ -24,6 +23,7 @@ from lateen.pilot.translate.dynamic_forward import forward_tls
 from lateen.pilot.translate.names import BLACK_HOLE
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import duration, uint32
+from lateen.pilot.translate.protocol_filters import mongo_filter, redis_filter
 from lateen.pilot.translate.telemetry import OUTBOUND_TCP, inbound_tcp_loggers
 
 __all__ = ["black_hole", "build_tcp_chain", "inbound_tcp", "outbound_tcp"]
@@ -54,6 +54,8 @@ def build_tcp_chain(route: TcpRoute, telemetry: Telemetry) -> FilterChain:
 
 
 def _route_filters(route: TcpRoute, telemetry: Telemetry) -> list[Filter]:
+    if route.redis_proxy and len(route.destinations) == 1:
+        return [redis_filter(route.destinations[0].cluster, route.stat_prefix)]
     proxy = _proxy(
         stat_prefix=route.stat_prefix,
         idle_timeout=None if route.idle_timeout is None else duration(route.idle_timeout),
@@ -64,7 +66,7 @@ def _route_filters(route: TcpRoute, telemetry: Telemetry) -> list[Filter]:
     )
     if route.dynamic is not None:
         return [forward_tls(route.dynamic.dns_refresh, route.dynamic.port), proxy]
-    return [_mongo(route.stat_prefix), proxy] if route.protocol is Protocol.MONGO else [proxy]
+    return [mongo_filter(route.stat_prefix), proxy] if route.protocol is Protocol.MONGO else [proxy]
 
 
 def outbound_tcp(cluster: str, telemetry: Telemetry) -> Filter:
@@ -112,7 +114,3 @@ def _target(destinations: Sequence[Destination]) -> dict[str, Any]:
             ]
         )
     }
-
-
-def _mongo(stat_prefix: str) -> Filter:
-    return Filter(name="envoy.filters.network.mongo_proxy", typed_config=pack(MongoProxy(stat_prefix=stat_prefix)))

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Get the servers and clients that tests talk to and Python cannot bring: what is missing of them, nothing else.
+# As root on Debian packages are installed (none of them starts a service); FerretDB, a MongoDB server, is built into
+# $1/bin where there is Go. Whatever cannot be had is no fault: the tests that need it are skipped and say which package
+# is missing.
+set -uo pipefail
+venv=$1
+
+# Command -> Debian's package. The server of Redis is in redis-tools, under the name of its checker; the package
+# redis-server would also start one.
+packages=()
+for pair in mariadbd:mariadb-server-core redis-check-rdb:redis-tools curl:curl; do
+  PATH="$PATH:/usr/sbin" command -v "${pair%%:*}" >/dev/null || packages+=("${pair##*:}")
+done
+if [ ${#packages[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "test servers: installing ${packages[*]}"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"; } \
+      >/dev/null 2>&1 || echo "test servers: ${packages[*]} could not be installed: tests that need them are skipped"
+  else
+    echo "test servers: tests that need ${packages[*]} are skipped; as root: apt-get install ${packages[*]}"
+  fi
+fi
+
+if [ ! -x "$venv/bin/ferretdb" ]; then
+  if go=$(command -v go || ls /usr/local/go/bin/go 2>/dev/null); then
+    echo "test servers: building a MongoDB server (FerretDB), once"
+    log=$("$go" build -C "$(dirname "$0")/../tests/e2e/ferretdb" -tags ferretdb_no_postgresql -ldflags=-s \
+      -o "$(cd "$venv/bin" && pwd)/ferretdb" . 2>&1) || printf 'test servers: %s\n' "$log" "tests of MongoDB are skipped"
+  else
+    echo "test servers: no Go to build a MongoDB server with (Debian: golang): tests of MongoDB are skipped"
+  fi
+fi
+exit 0
