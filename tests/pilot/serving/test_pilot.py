@@ -238,13 +238,14 @@ def test_a_rejection_names_the_resources_that_shaped_it(shop: Bench) -> None:
 
 def test_what_is_not_acted_on_is_told_as_long_as_it_stands(bench: Bench) -> None:
     text = (
-        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: default}\nspec: {egress: [{hosts: [%s]}]}"
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: default}\n"
+        "spec: {rules: [{}, %s]}"
     )
-    bench.apply(text % "'*/*'")
-    bench.apply(text % "'./*'")
+    bench.apply(text % "{}")
+    bench.apply(text % "{to: [{operation: {paths: [/a]}}]}")
     (told,) = bench.pilot.problems()
-    assert (told.level, told.resource and told.resource.kind) == ("warning", "Sidecar")
-    bench.delete("Sidecar", "default")
+    assert (told.level, told.resource and told.resource.kind) == ("warning", "AuthorizationPolicy")
+    bench.delete("AuthorizationPolicy", "default")
     assert bench.pilot.problems() == []
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from lateen.api.base import FrozenMap, Object
-from lateen.api.virtual_service import Destination, HTTPMatchRequest, HTTPRoute, StringMatch
+from lateen.api.base import FrozenMap, Object, ResourceKey
+from lateen.api.virtual_service import Delegate, Destination, HTTPMatchRequest, HTTPRoute, StringMatch
 from lateen.pilot.model.hosts import full_name
 from lateen.pilot.model.routes import qualified_gateways
 
-__all__ = ["merge_delegate"]
+__all__ = ["delegate_key", "merge_delegate"]
 
 # What a delegate's rule takes from the root's where it says nothing itself; route and redirect are always its own.
 _INHERITED = (
@@ -35,6 +35,11 @@ _INHERITED = (
 )
 _TEXTS = ("uri", "scheme", "method", "authority")
 _MAPS = ("headers", "without_headers", "query_params")
+
+
+def delegate_key(delegate: Delegate, namespace: str) -> ResourceKey:
+    """Return the VirtualService that `delegate` names in one of `namespace`."""
+    return ResourceKey("VirtualService", delegate.namespace or namespace, delegate.name)
 
 
 def merge_delegate(root: HTTPRoute, owner: str, delegate: Object) -> tuple[tuple[HTTPRoute, ...], tuple[int, ...]]:

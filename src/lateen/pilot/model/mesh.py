@@ -6,13 +6,14 @@ Inputs are set by the sources; everything else is derived and recomputed only wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from lateen.api.base import Object, ResourceKey
 from lateen.api.names import is_partial_wildcard
+from lateen.api.protocol import Protocol
 from lateen.flow import Graph, Read
 from lateen.pilot.model.hosts import full_name, host_patterns
 from lateen.pilot.model.locality import asked_labels as balancing_labels
@@ -22,6 +23,7 @@ from lateen.pilot.model.peer_auth import mtls_mode
 from lateen.pilot.model.policy import Rule, age_key, client_tls, clients_of, exported_to, select_rule
 from lateen.pilot.model.routes import bound_gateways
 from lateen.pilot.model.same_host import merge_same_host
+from lateen.pilot.model.scope import ANY, EVERYTHING, Scope, scope_of
 from lateen.pilot.model.values import (
     ALLOW_ANY,
     ALLOW_ANY_DYNAMIC_DNS,
@@ -32,9 +34,11 @@ from lateen.pilot.model.values import (
     Telemetry,
     UpstreamTls,
 )
+from lateen.pilot.model.visibility import Sight
 from lateen.pilot.registry.entries import entry_labels
 from lateen.pilot.registry.services import (
     IMPLIED_LABEL,
+    SERVICE_KINDS,
     implied_rows,
     merge_implied,
     service_rows,
@@ -59,6 +63,17 @@ class View:
     capture: bool = True
     http_proxy_port: int = 0
     gateway_ports: tuple[tuple[int, int], ...] = ()  # explicit mode: port of the Gateway -> port it binds
+    scope: Scope = EVERYTHING  # what of the mesh it is configured for
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Part of nearly every key of the graph, and hashed at each read: computed once.
+        ways = (self.capture, self.http_proxy_port, self.gateway_ports)
+        whole = (self.kind, self.namespace, self.labels, self.locality, ways, self.scope)
+        object.__setattr__(self, "_hash", hash(whole))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +93,14 @@ class MeshSettings:
     inbound_localhost: bool = False
     retries: Any = None  # api HTTPRetry: for routes that set none
     host_ownership: str = NAMESPACE  # or ISTIO: who may redirect others' traffic, see `model.ownership`
-    virtual_export_to: tuple[str, ...] = ()  # of VirtualServices that say nothing; () is everywhere
     default_policy: Any = None  # api DefaultTrafficPolicy of the mesh
     locality_lb: Any = None  # api LocalityLoadBalancerSetting of the mesh
     zone_aware_lb: Any = None  # api ZoneAwareLoadBalancerSetting of the mesh
     access_log: AccessLog = NO_ACCESS_LOG
+    # exportTo of resources that write none
+    service_export_to: tuple[str, ...] = (EVERYWHERE,)
+    virtual_export_to: tuple[str, ...] = (EVERYWHERE,)
+    rule_export_to: tuple[str, ...] = (EVERYWHERE,)
 
     @property
     def dynamic_dns(self) -> timedelta | None:
@@ -108,17 +126,27 @@ class Mesh:
         self.workloads = graph.input("workloads")  # name -> Workload
         self.vips = graph.input("vips")  # Hostname -> address
 
-        self.services = graph.table("services", self.objects, lambda read, key, obj: service_rows(obj))
-        self.implied = graph.table("implied services", self.workloads, lambda read, key, value: implied_rows(value))
+        # "mesh" -> exportTo of services that say nothing; apart from the settings, so that those cost no service
+        self.service_default = graph.derive("default exportTo of services", self._service_default)
+        self.services = graph.table("services", self.objects, self._service_rows)
+        self.implied = graph.table("implied services", self.workloads, self._implied_rows)
         self.rows_by_host = graph.index("services by host", self.services, lambda key, value: [key.hostname])
         self.implied_by_host = graph.index("implied by host", self.implied, lambda key, value: [key.hostname])
-        self.rows_by_scope = graph.index("services by scope", self.services, lambda key, value: value.export_to)
-        self.implied_by_scope = graph.index("implied by scope", self.implied, lambda key, value: [EVERYWHERE])
+        # By what a view may ask for: (exported to, owner's namespace or "*")
+        self.rows_by_scope = graph.index("services by scope", self.services, _scopes)
+        self.implied_by_scope = graph.index("implied by scope", self.implied, _scopes)
         self.dynamic_by_scope = graph.index("dynamic hosts by scope", self.services, _dynamic_scopes)
         self.rows_by_selector = graph.index("services by selector", self.services, _first_selector)
         self.rows_by_port = graph.index("services by port", self.services, _scoped_ports)
         self.rows_by_address = graph.index("services by address", self.services, _scoped_addresses)
         self.implied_by_port = graph.index("implied by port", self.implied, _scoped_ports)
+        # Ports in use: one row a port of a service, so that a scope's ports come and go as deltas.
+        self.port_rows = graph.table("port rows", self.services, _port_rows)
+        self.implied_port_rows = graph.table("implied port rows", self.implied, _port_rows)
+        self.ports_by_scope = graph.index("ports by scope", self.port_rows, _port_scopes)
+        self.implied_ports_by_scope = graph.index("implied ports by scope", self.implied_port_rows, _port_scopes)
+        self.ports_by_host = graph.index("ports by host", self.port_rows, _port_host)
+        self.implied_ports_by_host = graph.index("implied ports by host", self.implied_port_rows, _port_host)
 
         self.workloads_by_label = graph.index("workloads by label", self.workloads, _workload_labels)
         self.entries_by_label = graph.index("workload entries by label", self.objects, _entry_labels)
@@ -133,12 +161,16 @@ class Mesh:
         # namespace of clients, "*" for all -> what makes their locality matter
         self.asks_locality = graph.index("localities asked for", self.objects, lambda key, obj: asks_locality(obj))
         self.locality_matters = graph.derive("locality matters", self._locality_matters)  # of such a namespace
+        self.sidecars = graph.index("sidecars", self.objects, _by_namespace("Sidecar"))
 
         self.settings = graph.derive("mesh settings", self._settings)
         self.service = graph.derive("service", self._service)
         self.rule = graph.derive("rule", self._rule)
         self.port_mtls = graph.derive("mtls mode", self._port_mtls)
+        # (namespace, labels of a workload) -> Object of the Sidecar in force | None
+        self.sidecar = graph.derive("sidecar", self._sidecar)
         self.view = graph.derive("view", self._view)
+        self.sight = Sight(self)
 
     # ---- mesh-wide
 
@@ -148,7 +180,28 @@ class Mesh:
             return MeshSettings(trust_domain=self._trust_domain)
         return _settings_of(min(objects, key=age_key).spec, self._trust_domain)
 
+    def exported(self, read: Read, obj: Object, viewer: str) -> bool:
+        """Tell whether namespace `viewer` sees a VirtualService or DestinationRule, by its exportTo or the mesh's."""
+        entries = obj.spec.export_to
+        if not entries:
+            settings: MeshSettings = read.get(self.settings, "mesh")
+            rule = obj.key.kind == "DestinationRule"
+            entries = settings.rule_export_to if rule else settings.virtual_export_to
+        return exported_to(entries, obj.key.namespace, viewer)
+
     # ---- services
+
+    def _service_default(self, read: Read, key: str) -> tuple[str, ...]:
+        settings: MeshSettings = read.get(self.settings, "mesh")
+        return settings.service_export_to
+
+    def _service_rows(self, read: Read, key: ResourceKey, obj: Object) -> Iterable[tuple[ServiceKey, Service]]:
+        if key.kind not in SERVICE_KINDS:
+            return ()
+        return service_rows(obj, read.get(self.service_default, "mesh"))
+
+    def _implied_rows(self, read: Read, name: str, workload: Workload) -> Iterable[tuple[ServiceKey, Service]]:
+        return implied_rows(workload, read.get(self.service_default, "mesh")) if workload.service else ()
 
     def _service(self, read: Read, key: tuple[str, Hostname]) -> Service | None:
         """The service that `hostname` is, seen from a namespace: own namespace, then Services, then the oldest.
@@ -166,7 +219,8 @@ class Mesh:
             root = read.get(self.settings, "mesh").root_namespace
             return merge_same_host([service for _, service in sorted(candidates, key=lambda pair: pair[0])], root=root)
         implied = [read.get(self.implied, row) for row in read.lookup(self.implied_by_host, hostname)]
-        return merge_implied([service for service in implied if service is not None]) if implied else None
+        rows = [service for service in implied if service is not None and _visible(service, namespace)]
+        return merge_implied(rows) if rows else None
 
     def addresses(self, read: Read, service: Service) -> tuple[str, ...]:
         """Return the addresses that are a service's own: IPs and subnets as written, or the virtual IP it was given."""
@@ -233,9 +287,9 @@ class Mesh:
                     rule
                     for name in read.lookup(self.rules_by_host, (namespace, pattern))
                     if (rule := read.get(self.objects, name)) is not None
-                    and exported_to(rule.spec.export_to, namespace, client)
+                    and self.exported(read, rule, client)
                     and (namespace == client or not clients_of(rule))
-                    and not (private and exported_to(rule.spec.export_to, namespace, ANOTHER))
+                    and not (private and self.exported(read, rule, ANOTHER))
                 )
                 found = select_rule(visible, dict(labels))
                 if found is not None:
@@ -255,6 +309,18 @@ class Mesh:
         )
 
     # ---- viewers
+
+    def _sidecar(self, read: Read, key: tuple[str, tuple[tuple[str, str], ...]]) -> Object | None:
+        """The Sidecar of a workload: selecting it, its namespace's, the root namespace's; of several the oldest."""
+        namespace, labels = key
+        own = sorted(self.objects_of(read, read.lookup(self.sidecars, namespace)), key=age_key)
+        selecting = [obj for obj in own if _selector(obj) and _selector(obj) <= frozenset(labels)]
+        general = [obj for obj in own if not _selector(obj)]
+        if not selecting and not general:
+            root = read.get(self.settings, "mesh").root_namespace
+            there = sorted(self.objects_of(read, read.lookup(self.sidecars, root)), key=age_key)
+            general = [obj for obj in there if not _selector(obj)]
+        return next(iter([*selecting, *general]), None)
 
     def _view(self, read: Read, name: str) -> View | None:
         """The view of one workload's proxy."""
@@ -280,6 +346,7 @@ class Mesh:
             locality=self._client_locality(read, workload),
             capture=workload.capture,
             http_proxy_port=workload.http_proxy_port,
+            scope=self.scope(read, workload.namespace, workload.labels, capture=workload.capture),
         )
 
     def _locality_matters(self, read: Read, scope: str) -> bool:
@@ -290,6 +357,11 @@ class Mesh:
         asked = any(read.get(self.locality_matters, scope) for scope in (EVERYWHERE, workload.namespace))
         return locality_of(workload.locality, workload.labels) if asked else ""
 
+    def scope(self, read: Read, namespace: str, labels: Mapping[str, str], *, capture: bool) -> Scope:
+        """Return what a sidecar with these labels is configured for."""
+        sidecar = read.get(self.sidecar, (namespace, tuple(sorted(labels.items()))))
+        return scope_of(sidecar.spec, namespace, capture=capture) if sidecar is not None else EVERYTHING
+
 
 def _visible(service: Service, namespace: str) -> bool:
     return EVERYWHERE in service.export_to or namespace in service.export_to
@@ -299,8 +371,31 @@ def _first_selector(key: ServiceKey, service: Service) -> Iterable[tuple[str, st
     return [(service.namespace, *service.selector[0])] if service.selector else []
 
 
-def _scoped_ports(key: ServiceKey, service: Service) -> list[tuple[str, int]]:
-    return sorted({(scope, port.number) for scope in service.export_to for port in service.ports})
+def _scopes(key: ServiceKey, service: Service) -> list[tuple[str, str]]:
+    return [(scope, owner) for scope in service.export_to for owner in (ANY, service.namespace)]
+
+
+def _scoped_ports(key: ServiceKey, service: Service) -> list[tuple[str, str, int]]:
+    numbers = sorted({port.number for port in service.ports})
+    return [(*scope, number) for scope in _scopes(key, service) for number in numbers]
+
+
+def _port_rows(read: Read, key: ServiceKey, service: Service) -> list[tuple[tuple[str, int, ServiceKey], bool]]:
+    numbers = sorted({port.number for port in service.ports if port.protocol is not Protocol.UDP})
+    return [((scope, number, key), True) for scope in service.export_to for number in numbers]
+
+
+def _port_scopes(key: tuple[str, int, ServiceKey], value: bool) -> list[tuple[str, str]]:
+    return [(key[0], ANY), (key[0], key[2].namespace)]
+
+
+def _port_host(key: tuple[str, int, ServiceKey], value: bool) -> list[Hostname]:
+    return [key[2].hostname]
+
+
+def _selector(obj: Object) -> frozenset[tuple[str, str]]:
+    selector = obj.spec.workload_selector
+    return frozenset(selector.labels.items()) if selector is not None else frozenset()
 
 
 def _dynamic_scopes(key: ServiceKey, service: Service) -> Iterable[str]:
@@ -387,10 +482,12 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
         inbound_localhost=inbound_mode == "LOCALHOST",
         retries=spec.default_http_retry_policy,
         host_ownership=ISTIO if spec.host_ownership == ISTIO else NAMESPACE,
-        virtual_export_to=tuple(spec.default_virtual_service_export_to or ()),
         default_policy=spec.default_traffic_policy,
         locality_lb=spec.locality_lb_setting,
         zone_aware_lb=spec.zone_aware_lb_setting,
+        service_export_to=spec.default_service_export_to or default.service_export_to,
+        virtual_export_to=spec.default_virtual_service_export_to or default.virtual_export_to,
+        rule_export_to=spec.default_destination_rule_export_to or default.rule_export_to,
         access_log=AccessLog(
             path=spec.access_log_file or "", json=encoding == "JSON", format=spec.access_log_format or ""
         ),

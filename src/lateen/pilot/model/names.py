@@ -36,11 +36,11 @@ class Names:
 
     def _entry(self, read: Read, key: tuple[View, Hostname]) -> NameEntry | None:
         view, hostname = key
-        service: Service | None = read.get(self.mesh.service, (view.namespace, hostname))
+        service: Service | None = self.mesh.sight.imported(read, view, hostname)
         if service is None:
             return None
         if service.alias_of is not None:
-            target = read.get(self.mesh.service, (view.namespace, service.alias_of))
+            target = self.mesh.sight.service(read, view, service.alias_of)
             if target is None:
                 return None
             addresses = self._addresses(read, target)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from lateen.api.hosts import resolve_short_name
 from lateen.api.names import is_partial_wildcard
@@ -21,9 +21,8 @@ from lateen.pilot.model.domains import service_domains
 from lateen.pilot.model.locality import HOST_LABEL, Balancing, Client, arrange, select_balancing
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View, host_patterns
 from lateen.pilot.model.places import THIS_MACHINE, Place
-from lateen.pilot.model.policy import EffectivePolicy, effective_policy, exported_to, hash_policies, upstream_tls
+from lateen.pilot.model.policy import EffectivePolicy, effective_policy, hash_policies, upstream_tls
 from lateen.pilot.model.routes import (
-    MESH_GATEWAY,
     Resolve,
     Resolved,
     Viewer,
@@ -32,6 +31,7 @@ from lateen.pilot.model.routes import (
     tcp_routes,
     tls_routes,
 )
+from lateen.pilot.model.scope import Egress
 from lateen.pilot.model.values import (
     AutoMtls,
     Cluster,
@@ -54,6 +54,7 @@ from lateen.pilot.model.values import (
     VirtualOutboundInput,
 )
 from lateen.pilot.model.virtual_services import VirtualServices
+from lateen.pilot.model.visibility import service_age, virtual_hosts
 from lateen.pilot.registry.entries import written_endpoint
 from lateen.pilot.registry.services import CLUSTER_DOMAIN
 from lateen.pilot.registry.values import Service, ServicePort
@@ -61,6 +62,7 @@ from lateen.pilot.registry.values import Service, ServicePort
 __all__ = ["HTTP_PROXY_ROUTE", "Outbound", "cluster_name", "parse_cluster_name"]
 
 HTTP_PROXY_ROUTE = "http_proxy"
+FOREIGN_PORT = 80  # of hosts that no service is behind
 WILDCARD = "0.0.0.0"  # noqa: S104  # the bind of a listener that captures, not one that is open to the world
 RESERVED_PORTS = frozenset({15001, 15006, 15021, 15090})  # Envoy's own listeners: a service port there is not captured
 
@@ -99,30 +101,16 @@ class Outbound:
         self.base_listeners = graph.derive("base listeners", self._base_listeners)
         # (view, port, hostname, name of the route configuration) -> VirtualHostInput | None
         self.virtual_host = graph.derive("virtual host", self._virtual_host)
+        # view -> hosts that only VirtualServices name
+        self.foreign_hosts = graph.derive("foreign hosts", self._foreign_hosts)
         # (view, name) -> (RouteConfigInput without virtual hosts, keys of virtual hosts, others) | None
         self.route_config = graph.derive("route configuration", self._route_config)
-
-        # Ports in use by scope: one row a port of a service, so that a scope's ports come and go as deltas.
-        self.port_rows = graph.table("port rows", mesh.services, self._port_rows)
-        self.implied_port_rows = graph.table("implied port rows", mesh.implied, self._port_rows)
-        self.ports_by_scope = graph.index("ports by scope", self.port_rows, lambda key, value: [key[0]])
-        self.implied_ports_by_scope = graph.index(
-            "implied ports by scope", self.implied_port_rows, lambda key, value: [key[0]]
-        )
-
-    @staticmethod
-    def _port_rows(read: Read, key: Any, service: Service) -> list[tuple[tuple[str, int, Any], bool]]:
-        return [
-            ((scope, number, key), True)
-            for scope in service.export_to
-            for number in sorted({port.number for port in service.ports if port.protocol is not Protocol.UDP})
-        ]
 
     # ---- clusters
 
     def _clusters(self, read: Read, key: tuple[View, Hostname]) -> tuple[ClusterInput, ...]:
         view, hostname = key
-        service = read.get(self.mesh.service, (view.namespace, hostname))
+        service = self.mesh.sight.service(read, view, hostname)
         if service is None or service.alias_of is not None:
             return ()
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
@@ -219,7 +207,7 @@ class Outbound:
         if parsed is None:
             return None
         number, subset, hostname = parsed
-        service = read.get(self.mesh.service, (view.namespace, hostname))
+        service = self.mesh.sight.service(read, view, hostname)
         port = service.port(number) if service is not None else None
         if service is None or port is None or self._resolution(service, view) is not Resolution.EDS:
             return None
@@ -308,11 +296,13 @@ class Outbound:
         if view.kind != "sidecar":
             return ()
         if view.capture:
+            policy = outbound_policy(view, settings)
             return (
                 VirtualOutboundInput(
-                    policy=settings.outbound_policy,
-                    dynamic_dns=settings.dynamic_dns,
-                    sniff_timeout=settings.sniff_timeout if settings.dynamic_dns is not None else timedelta(0),
+                    policy=policy.mode,
+                    egress_proxy=policy.egress_proxy,
+                    dynamic_dns=policy.dynamic_dns,
+                    sniff_timeout=settings.sniff_timeout if policy.dynamic_dns is not None else timedelta(0),
                     telemetry=settings.telemetry,
                 ),
             )
@@ -322,7 +312,9 @@ class Outbound:
                     bind="127.0.0.1",
                     port=view.http_proxy_port,
                     # Its requests may be for any port, so for any host that is looked up.
-                    dynamic_dns=settings.dns_refresh if self._knows_dynamic(read, view) else settings.dynamic_dns,
+                    dynamic_dns=settings.dns_refresh
+                    if self._knows_dynamic(read, view)
+                    else outbound_policy(view, settings).dynamic_dns,
                     telemetry=settings.telemetry,
                 ),
             )
@@ -333,28 +325,34 @@ class Outbound:
         view, number = key
         if view.kind != "sidecar" or not view.capture or number in RESERVED_PORTS:
             return None
+        through = view.scope.at(number)
+        if view.scope.egress and through is None:
+            return None  # no listener of the Sidecar is for this port
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
         http = False
-        dynamic = settings.dynamic_dns
+        dynamic = outbound_policy(view, settings).dynamic_dns
         chains: list[TcpRoute] = []
-        for service in self._services_on_port(read, view, number):
+        for service in self.mesh.sight.on_port(read, view, number, through):
             port = service.port(number)
             if port is None or service.alias_of is not None:
                 continue
-            if port.protocol.is_http:
+            spoken = spoken_on(port, through)
+            if spoken.is_http:
                 http = True
                 if service.resolution is Resolution.DYNAMIC_DNS:
                     dynamic = settings.dns_refresh
-            elif port.protocol is not Protocol.UDP and self._shares_wildcard(read, view, service):
-                chains.extend(self._tcp_chains(read, view, service, port, by_address=False))
+            elif spoken is not Protocol.UDP and self._shares_wildcard(read, view, service):
+                chains.extend(self.tcp_chains(read, view, service, port, by_address=False, through=through))
         if not http and not chains:
             return None
+        policy = outbound_policy(view, settings)
         return OutboundListenerInput(
             bind=WILDCARD,
             port=number,
             http_route=str(number) if http else "",
             tcp=first_of_each_match(chains),
-            policy=settings.outbound_policy,
+            policy=policy.mode,
+            egress_proxy=policy.egress_proxy,
             dynamic_dns=dynamic if http else None,
             sniff_timeout=settings.sniff_timeout,
             telemetry=settings.telemetry,
@@ -363,16 +361,21 @@ class Outbound:
     def _service_listeners(self, read: Read, key: tuple[View, Hostname]) -> tuple[OutboundListenerInput, ...]:
         """The listeners on a service's own addresses: its TCP ports, and those whose protocol is to be found out."""
         view, hostname = key
-        service = read.get(self.mesh.service, (view.namespace, hostname))
+        service = self.mesh.sight.imported(read, view, hostname)
         if service is None or service.alias_of is not None or view.kind != "sidecar" or not view.capture:
             return ()
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        policy = outbound_policy(view, settings)
         binds = self._own_binds(read, view, service)
         found = []
         for port in service.ports:
-            if port.protocol.is_http or port.protocol is Protocol.UDP or port.number in RESERVED_PORTS:
+            through = view.scope.through(service.namespace, hostname, port.number)
+            if view.scope.egress and through is None:
+                continue  # it is reached through a socket of the Sidecar's only
+            spoken = spoken_on(port, through)
+            if spoken.is_http or spoken is Protocol.UDP or port.number in RESERVED_PORTS:
                 continue
-            own = self._tcp_chains(read, view, service, port, by_address=True)
+            own = self.tcp_chains(read, view, service, port, by_address=True, through=through)
             for bind in binds:
                 sharers = self._sharers(read, view, service, bind, port.number)
                 if sharers[0].hostname != hostname:
@@ -380,7 +383,9 @@ class Outbound:
                 chains = own
                 if len(sharers) > 1:
                     every = (
-                        self._tcp_chains(read, view, sharer, shared, by_address=not shared.protocol.is_tls)
+                        self.tcp_chains(
+                            read, view, sharer, shared, by_address=not shared.protocol.is_tls, through=through
+                        )
                         for sharer in sharers
                         if (shared := sharer.port(port.number)) is not None
                     )
@@ -389,9 +394,10 @@ class Outbound:
                     OutboundListenerInput(
                         bind=bind,
                         port=port.number,
-                        http_route=f"{hostname}:{port.number}" if port.protocol is Protocol.AUTO else "",
+                        http_route=f"{hostname}:{port.number}" if spoken is Protocol.AUTO else "",
                         tcp=chains,
-                        policy=settings.outbound_policy,
+                        policy=policy.mode,
+                        egress_proxy=policy.egress_proxy,
                         sniff_timeout=settings.sniff_timeout,
                         telemetry=settings.telemetry,
                     )
@@ -420,7 +426,7 @@ class Outbound:
         }
         found = []
         for host in rows:
-            other = read.get(self.mesh.service, (view.namespace, host))
+            other = self.mesh.sight.imported(read, view, host)
             port = other.port(number) if other is not None else None
             if (
                 other is not None
@@ -430,7 +436,7 @@ class Outbound:
                 and port.protocol is not Protocol.UDP
             ):
                 found.append(other)
-        return sorted(found, key=_age)
+        return sorted(found, key=service_age)
 
     def _dynamic_target(self, read: Read, service: Service, port: ServicePort) -> DynamicTarget | None:
         if service.resolution is not Resolution.DYNAMIC_DNS:
@@ -439,27 +445,35 @@ class Outbound:
         return DynamicTarget(port=number, dns_refresh=read.get(self.mesh.settings, "mesh").dns_refresh)
 
     def _knows_dynamic(self, read: Read, view: View) -> bool:
-        return any(read.lookup(self.mesh.dynamic_by_scope, scope) for scope in dict.fromkeys(("*", view.namespace)))
+        rows = [
+            row
+            for scope in dict.fromkeys(("*", view.namespace))
+            for row in read.lookup(self.mesh.dynamic_by_scope, scope)
+        ]
+        if not view.scope.egress:
+            return bool(rows)
+        return any(self.mesh.sight.imported(read, view, row.hostname) is not None for row in rows)
 
     def _dynamic_cluster(self, read: Read, view: View) -> DynamicClusterInput | None:
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
-        if view.kind != "sidecar" or settings.dynamic_dns is None:
+        refresh = outbound_policy(view, settings).dynamic_dns
+        if view.kind != "sidecar" or refresh is None:
             return None
         return DynamicClusterInput(
-            connect_timeout=settings.connect_timeout, dns_refresh=settings.dynamic_dns, tls=settings.outbound_tls
+            connect_timeout=settings.connect_timeout, dns_refresh=refresh, tls=settings.outbound_tls
         )
 
-    def _services_on_port(self, read: Read, view: View, number: int) -> list[Service]:
-        hosts: set[Hostname] = set()
-        for scope in dict.fromkeys(("*", view.namespace)):
-            hosts.update(row.hostname for row in read.lookup(self.mesh.rows_by_port, (scope, number)))
-            hosts.update(row.hostname for row in read.lookup(self.mesh.implied_by_port, (scope, number)))
-        services = [read.get(self.mesh.service, (view.namespace, host)) for host in hosts]
-        return sorted((service for service in services if service is not None), key=_age)
-
-    def _tcp_chains(
-        self, read: Read, view: View, service: Service, port: ServicePort, *, by_address: bool
+    def tcp_chains(
+        self,
+        read: Read,
+        view: View,
+        service: Service,
+        port: ServicePort,
+        *,
+        by_address: bool,
+        through: Egress | None = None,
     ) -> tuple[TcpRoute, ...]:
+        """Return the filter chains for one TCP port of a service; `by_address`: its connections are no other's."""
         viewer = Viewer(namespace=view.namespace, labels=dict(view.labels))
         resolve = self.resolver(read, view)
         select = tls_routes if port.protocol.is_tls else tcp_routes
@@ -468,6 +482,7 @@ class Outbound:
             read,
             namespace=view.namespace,
             host=service.hostname,
+            importer=through or view.scope,
             acts=lambda vs: select(vs, port=port.number, viewer=viewer, resolve=resolve),
         ):
             spoken.extend(found)
@@ -506,61 +521,71 @@ class Outbound:
         if view.kind != "sidecar":
             return None
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
-        if name == HTTP_PROXY_ROUTE:
-            numbers = self._ports_in_sight(read, view)
+        policy = outbound_policy(view, settings)
+        placed = view.scope.named(name)
+        if name == HTTP_PROXY_ROUTE or (placed is not None and proxies(placed)):
             keys = [
                 (view, number, service.hostname, name)
-                for number in numbers
-                for service in self._services_on_port(read, view, number)
+                for number in self.mesh.sight.ports(read, view)
+                for service in self.mesh.sight.on_port(read, view, number, placed)
                 if (port := service.port(number)) and (port.protocol.is_http or port.protocol is Protocol.AUTO)
             ]
             return RouteConfigInput(
-                name=name, virtual_hosts=(), catch_all=settings.outbound_policy, ignore_port_in_host=False
+                name=name,
+                virtual_hosts=(),
+                catch_all=policy.mode,
+                egress_proxy=policy.egress_proxy,
+                ignore_port_in_host=False,
             ), tuple(keys)
+        if placed is not None:
+            services = self.mesh.sight.on_port(read, view, placed.port, placed)
+            return RouteConfigInput(
+                name=name, virtual_hosts=(), catch_all=policy.mode, egress_proxy=policy.egress_proxy
+            ), tuple((view, placed.port, service.hostname, name) for service in services if service.alias_of is None)
         host, colon, text = name.rpartition(":")
         if not text.isdecimal() or len(text) > 5:
             return None
         number = int(text)
         if colon:
             return RouteConfigInput(name=name, virtual_hosts=()), ((view, number, Hostname(host), name),)
+        through = view.scope.at(number)
+        if view.scope.egress and through is None:
+            return None
         hosts = [
             service.hostname
-            for service in self._services_on_port(read, view, number)
-            if service.alias_of is None and (port := service.port(number)) and port.protocol.is_http
+            for service in self.mesh.sight.on_port(read, view, number, through)
+            if service.alias_of is None and (port := service.port(number)) and spoken_on(port, through).is_http
         ]
-        if number == 80:
-            hosts.extend(self._foreign_hosts(read, view, number))
-        return RouteConfigInput(name=name, virtual_hosts=(), catch_all=settings.outbound_policy), tuple(
-            (view, number, host, name) for host in sorted(dict.fromkeys(hosts))
-        )
+        if number == FOREIGN_PORT:
+            foreign: tuple[Hostname, ...] = read.get(self.foreign_hosts, view)
+            hosts.extend(foreign)
+        return RouteConfigInput(
+            name=name, virtual_hosts=(), catch_all=policy.mode, egress_proxy=policy.egress_proxy
+        ), tuple((view, number, host, name) for host in sorted(dict.fromkeys(hosts)))
 
-    def _ports_in_sight(self, read: Read, view: View) -> list[int]:
-        numbers: set[int] = set()
-        for scope in dict.fromkeys(("*", view.namespace)):
-            numbers.update(key[1] for key in read.lookup(self.ports_by_scope, scope))
-            numbers.update(key[1] for key in read.lookup(self.implied_ports_by_scope, scope))
-        return sorted(numbers)
-
-    def _foreign_hosts(self, read: Read, view: View, number: int) -> list[Hostname]:
-        """Hosts that only VirtualServices name: they are reached on port 80."""
+    def _foreign_hosts(self, read: Read, view: View) -> tuple[Hostname, ...]:
+        """Hosts that only VirtualServices name, sorted: they are reached on port 80."""
         hosts = set()
-        for key in read.lookup(self.mesh.virtual_by_gateway, MESH_GATEWAY):
-            obj = read.get(self.mesh.objects, key)
-            if obj is None or not exported_to(obj.spec.export_to, obj.key.namespace, view.namespace):
-                continue
-            for written in obj.spec.hosts:
-                host = Hostname(resolve_short_name(written, key.namespace, CLUSTER_DOMAIN).lower())
-                known = read.get(self.mesh.service, (view.namespace, host)) is not None
+        sight, through = self.mesh.sight, view.scope.at(FOREIGN_PORT)
+        for obj in sight.bound_to_mesh(read, view, through):
+            for written in virtual_hosts(obj):
+                host = Hostname(written)
+                known = sight.imported(read, view, host) is not None
                 claims = "*" in host and any(
-                    host in host_patterns(service.hostname) for service in self._services_on_port(read, view, number)
+                    host in host_patterns(service.hostname)
+                    for service in sight.on_port(read, view, FOREIGN_PORT, through)
                 )
                 if not known and not claims:
                     hosts.add(host)
-        return sorted(hosts)
+        return tuple(sorted(hosts))
 
     def _virtual_host(self, read: Read, key: tuple[View, int, Hostname, str]) -> VirtualHostInput | None:
         view, number, hostname, config = key
-        service = read.get(self.mesh.service, (view.namespace, hostname))
+        service = self.mesh.sight.imported(read, view, hostname)
+        placed = view.scope.named(config)
+        through = placed or (None if config == HTTP_PROXY_ROUTE else view.scope.at(number))
+        if service is not None and ":" in config:
+            through = view.scope.through(service.namespace, hostname, number)
         viewer = Viewer(namespace=view.namespace, labels=dict(view.labels))
         resolve = self.resolver(read, view)
         spoken = next(
@@ -568,6 +593,7 @@ class Outbound:
                 read,
                 namespace=view.namespace,
                 host=hostname,
+                importer=through or view.scope,
                 acts=lambda vs: http_routes(vs, port=number, viewer=viewer, resolve=resolve),
             ),
             None,
@@ -580,12 +606,12 @@ class Outbound:
             routes = (default_route(hostname, number, target, hash_policies(policy)),)
         else:
             return None
-        if ":" in config:
+        proxied = config == HTTP_PROXY_ROUTE or (placed is not None and proxies(placed))
+        if ":" in config and placed is None:
             domains: tuple[str, ...] = ("*",)
         elif service is None:
-            domains = (str(hostname),) if config != HTTP_PROXY_ROUTE else (str(hostname), f"{hostname}:{number}")
+            domains = (str(hostname), f"{hostname}:{number}") if proxied else (str(hostname),)
         else:
-            proxied = config == HTTP_PROXY_ROUTE
             domains = service_domains(
                 hostname,
                 view.namespace,
@@ -606,10 +632,10 @@ class Outbound:
         @cache
         def resolve(destination: Any, namespace: str, listen_port: int) -> Resolved:
             host = Hostname(resolve_short_name(destination.host, namespace, CLUSTER_DOMAIN).lower())
-            service = read.get(self.mesh.service, (view.namespace, host))
+            service = self.mesh.sight.service(read, view, host)
             if service is not None and service.alias_of is not None:
                 host = service.alias_of
-                service = read.get(self.mesh.service, (view.namespace, host))
+                service = self.mesh.sight.service(read, view, host)
             number = destination.port.number if destination.port is not None else 0
             if not number:
                 single = service is not None and len(service.ports) == 1
@@ -626,11 +652,6 @@ class Outbound:
         return resolve
 
 
-def _age(service: Service) -> tuple[str, int, str, str]:
-    """The order in which services compete for one address: creation, then Services before entries, then names."""
-    return (service.created, service.registry, service.hostname, service.namespace)
-
-
 def _service_ref(service: Service) -> ServiceRef:
     return ServiceRef(hostname=service.hostname, name=service.name, namespace=service.namespace)
 
@@ -638,3 +659,31 @@ def _service_ref(service: Service) -> ServiceRef:
 def _proxy_protocol(policy: EffectivePolicy) -> str:
     version = getattr(policy.proxy_protocol, "version", None)
     return str(getattr(version, "value", version) or "V1") if policy.proxy_protocol is not None else ""
+
+
+class OutboundPolicy(NamedTuple):
+    """What becomes of traffic that nothing is known of."""
+
+    mode: str
+    egress_proxy: Cluster | None  # where ALLOW_ANY sends it, if not to where it was meant for
+    dynamic_dns: timedelta | None  # how often hosts that only requests name are looked up again; None: never
+
+
+def outbound_policy(view: View, settings: MeshSettings) -> OutboundPolicy:
+    """Return the outbound traffic policy of a view: its Sidecar's, else the mesh's."""
+    scope = view.scope
+    if not scope.policy:
+        return OutboundPolicy(settings.outbound_policy, None, settings.dynamic_dns)
+    proxy = scope.egress_proxy
+    return OutboundPolicy(scope.policy, cluster_name(proxy[2], proxy[1], proxy[0]) if proxy else None, None)
+
+
+def spoken_on(port: ServicePort, through: Egress | None) -> Protocol:
+    """Return what is spoken with a service: what the Sidecar's listener declares, else what the port says."""
+    declared = through.declared if through is not None and through.port else None
+    return declared or port.protocol
+
+
+def proxies(entry: Egress) -> bool:
+    """Tell whether clients of a placed listener name the port beside the host: a proxy's, and those of sockets."""
+    return not entry.port or entry.declared is Protocol.HTTP_PROXY

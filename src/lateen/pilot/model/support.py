@@ -25,7 +25,6 @@ STORED_ONLY: Mapping[str, str] = {
     "WasmPlugin": "no extension is loaded",
     "TrafficExtension": "no extension is loaded",
     "EnvoyFilter": "no patch is applied",
-    "Sidecar": "sidecars see every service",
     "WorkloadGroup": "no workload is registered by it",
     "ProxyConfig": "proxies run with the defaults",
     "MeshNetworks": "the mesh is one network",
@@ -83,6 +82,11 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
             )
         },
     },
+    "Sidecar": {
+        "ingress": "what arrives is served as if there were none",
+        "inboundConnectionPool": "",
+        "egress[].bind": "no socket is opened",
+    },
     "ServiceEntry": {"endpoints[].network": "the mesh is one network"},
     "WorkloadEntry": {"network": "the mesh is one network"},
     "Service": {
@@ -115,8 +119,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
                 "defaultTrafficPolicy.connectionPool.tcp.idleTimeout",
                 "defaultTrafficPolicy.connectionPool.tcp.maxConnectionDuration",
                 "zoneAwareLbSetting",
-                "defaultServiceExportTo",
-                "defaultDestinationRuleExportTo",
                 "serviceEntryVisibility",
                 "serviceSettings",
                 "serviceScopeConfigs",

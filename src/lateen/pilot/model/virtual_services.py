@@ -15,16 +15,18 @@ import msgspec
 from lateen.api.base import Object, ResourceKey
 from lateen.api.hosts import host_covers, specificity_key
 from lateen.api.names import is_partial_wildcard
-from lateen.api.virtual_service import Delegate, HTTPRoute
+from lateen.api.virtual_service import HTTPRoute
 from lateen.flow import Read
-from lateen.pilot.model.delegates import merge_delegate
+from lateen.pilot.model.delegates import delegate_key, merge_delegate
 from lateen.pilot.model.hosts import full_name, host_patterns
 from lateen.pilot.model.mesh import PARTIAL, Mesh, MeshSettings
 from lateen.pilot.model.ownership import precedence, reaches
 from lateen.pilot.model.policy import age_key, exported_to
+from lateen.pilot.model.scope import EVERYTHING, Egress, Scope
 from lateen.pilot.model.values import Hostname
+from lateen.pilot.model.visibility import imports
 
-__all__ = ["Expanded", "VirtualServices", "delegate_key"]
+__all__ = ["Expanded", "VirtualServices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,6 @@ class Expanded:
 
     obj: Object
     faults: tuple[tuple[str, str], ...] = ()
-
-
-def delegate_key(delegate: Delegate, namespace: str) -> ResourceKey:
-    """Return the VirtualService that `delegate` names in one of `namespace`."""
-    return ResourceKey("VirtualService", delegate.namespace or namespace, delegate.name)
 
 
 class VirtualServices:
@@ -59,15 +56,24 @@ class VirtualServices:
         return expanded.obj if expanded is not None else None
 
     def speaking(
-        self, read: Read, *, namespace: str, host: Hostname, acts: Callable[[Object], Any]
+        self,
+        read: Read,
+        *,
+        namespace: str,
+        host: Hostname,
+        acts: Callable[[Object], Any],
+        importer: Scope | Egress = EVERYTHING,
     ) -> Iterator[tuple[Object, Any]]:
         """Yield the VirtualServices that speak for `host` to sidecars of `namespace`, and what `acts` made of each.
 
-        The first one goes first. One of which `acts` makes nothing does not claim the host.
+        The first one goes first. One of which `acts` makes nothing does not claim the host, nor does one that is not
+        imported by `importer`: the proxy's scope, or the one listener of it by which the host is reached.
         """
         for key in read.get(self.speakers, (namespace, host)):
             obj = self.get(read, key)
-            if obj is not None and (result := acts(obj)):
+            if obj is None or not imports(importer, obj):
+                continue
+            if result := acts(obj):
                 yield obj, result
 
     def bound(self, read: Read, *, gateway: str, namespace: str) -> list[Object]:

@@ -39,10 +39,10 @@ _RESOLUTIONS: Final = {
 }
 
 
-def entry_rows(obj: Object) -> Iterator[tuple[ServiceKey, Service]]:
-    """Yield the rows of one ServiceEntry: one a host, sorted."""
+def entry_rows(obj: Object, default: tuple[str, ...]) -> Iterator[tuple[ServiceKey, Service]]:
+    """Yield the rows of one ServiceEntry: one a host, sorted. `default` is the mesh's exportTo."""
     for host in sorted({host.lower() for host in obj.spec.hosts}):
-        service = _service(obj, Hostname(host))
+        service = _service(obj, Hostname(host), default)
         yield ServiceKey(service.hostname, Registry.SERVICE_ENTRY, obj.key.namespace, obj.key.name), service
 
 
@@ -69,7 +69,7 @@ def is_unix(address: str) -> bool:
     return address.startswith(("/", "@"))
 
 
-def _service(obj: Object, hostname: Hostname) -> Service:
+def _service(obj: Object, hostname: Hostname, default: tuple[str, ...]) -> Service:
     spec = obj.spec
     ports = tuple(
         ServicePort(
@@ -99,7 +99,7 @@ def _service(obj: Object, hostname: Hostname) -> Service:
         and resolution is not Resolution.ORIGINAL_DST,
         resolution=resolution,
         mesh_external=(spec.location or "MESH_EXTERNAL") == "MESH_EXTERNAL",
-        export_to=export_scopes(spec.export_to, obj.key.namespace),
+        export_to=export_scopes(spec.export_to, obj.key.namespace, default),
         selector=selector,
         labels=tuple(sorted(obj.labels.items())),
         endpoints=_endpoints(obj, hostname, resolution, looked_up=not selector),

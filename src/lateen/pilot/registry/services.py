@@ -13,6 +13,7 @@ from lateen.api.protocol import parse_protocol
 from lateen.pilot.model.values import Hostname, Resolution
 from lateen.pilot.registry.entries import entry_rows
 from lateen.pilot.registry.values import (
+    EVERYWHERE,
     Registry,
     Service,
     ServiceKey,
@@ -25,6 +26,7 @@ from lateen.pilot.registry.values import (
 __all__ = [
     "CLUSTER_DOMAIN",
     "IMPLIED_LABEL",
+    "SERVICE_KINDS",
     "implied_rows",
     "merge_implied",
     "service_hostname",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 CLUSTER_DOMAIN = "cluster.local"
+SERVICE_KINDS = frozenset({"Service", "ServiceEntry"})
 EXPORT_ANNOTATION = "networking.istio.io/exportTo"
 DISTRIBUTION_ANNOTATION = "networking.istio.io/traffic-distribution"
 DISTRIBUTIONS = frozenset({"PreferClose", "PreferSameZone", "PreferSameNode"})
@@ -45,16 +48,16 @@ def service_hostname(name: str, namespace: str) -> Hostname:
     return Hostname(f"{name}.{namespace}.svc.{CLUSTER_DOMAIN}")
 
 
-def service_rows(obj: Object) -> Iterator[tuple[ServiceKey, Service]]:
-    """Yield the rows of one resource; none for kinds that are no service."""
+def service_rows(obj: Object, default: tuple[str, ...] = (EVERYWHERE,)) -> Iterator[tuple[ServiceKey, Service]]:
+    """Yield the rows of one resource; none for kinds that are no service. `default` is the mesh's exportTo."""
     if obj.key.kind == "Service":
-        service = _from_service(obj)
+        service = _from_service(obj, default)
         yield ServiceKey(service.hostname, Registry.SERVICE, obj.key.namespace, obj.key.name), service
     elif obj.key.kind == "ServiceEntry":
-        yield from entry_rows(obj)
+        yield from entry_rows(obj, default)
 
 
-def implied_rows(workload: Workload) -> Iterator[tuple[ServiceKey, Service]]:
+def implied_rows(workload: Workload, default: tuple[str, ...] = (EVERYWHERE,)) -> Iterator[tuple[ServiceKey, Service]]:
     """Yield the row of the service that a running workload names, for when no resource describes it."""
     if not workload.service:
         return
@@ -71,6 +74,7 @@ def implied_rows(workload: Workload) -> Iterator[tuple[ServiceKey, Service]]:
                 for name, number, _ in workload.ports
             ),
             wants_vip=True,
+            export_to=export_scopes(default, workload.namespace),
             selector=((IMPLIED_LABEL, workload.service),),
         ),
     )
@@ -91,11 +95,12 @@ def merge_implied(services: Iterable[Service]) -> Service:
         registry=Registry.IMPLIED,
         ports=tuple(ports[number] for number in sorted(ports)),
         wants_vip=True,
+        export_to=first.export_to,
         selector=first.selector,
     )
 
 
-def _from_service(obj: Object) -> Service:
+def _from_service(obj: Object, default: tuple[str, ...]) -> Service:
     spec = obj.spec
     external = spec.type == "ExternalName"
     headless = spec.cluster_ip == "None"
@@ -117,7 +122,7 @@ def _from_service(obj: Object) -> Service:
         addresses=(written,) if written else (),
         wants_vip=not headless and not external and not written,
         resolution=Resolution.ORIGINAL_DST if headless else Resolution.EDS,
-        export_to=export_scopes(obj.annotations.get(EXPORT_ANNOTATION, "").split(","), obj.key.namespace),
+        export_to=export_scopes(obj.annotations.get(EXPORT_ANNOTATION, "").split(","), obj.key.namespace, default),
         selector=tuple(sorted((spec.selector or {}).items())),
         alias_of=Hostname(spec.external_name.rstrip(".").lower()) if external and spec.external_name else None,
         publish_not_ready=bool(spec.publish_not_ready_addresses),

@@ -141,8 +141,8 @@ def asks_for_redis_proxy(annotations: Mapping[str, str]) -> bool:
     return annotations.get(REDIS_PROXY) == "true"
 
 
-def export_scopes(entries: Iterable[str], namespace: str) -> tuple[str, ...]:
-    """Return the namespaces that an exportTo names, sorted: `EVERYWHERE` where it says nothing, () for nobody."""
-    scopes = {namespace if entry == "." else entry for raw in entries if (entry := raw.strip())}
-    # "~" is nobody, and stands alone; nothing written is everybody.
-    return tuple(sorted(scopes - {"~"})) if scopes else (EVERYWHERE,)
+def export_scopes(entries: Iterable[str], namespace: str, default: Iterable[str] = (EVERYWHERE,)) -> tuple[str, ...]:
+    """Return the namespaces that an exportTo names, sorted, () for nobody; `default` stands where it says nothing."""
+    written = [entry for raw in entries if (entry := raw.strip())] or default
+    scopes = {namespace if entry == "." else entry for entry in written}
+    return tuple(sorted(scopes - {"~"}))  # "~" is nobody, and stands alone

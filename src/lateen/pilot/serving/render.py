@@ -160,7 +160,7 @@ class Render:
         if not text.isdecimal() or len(text) > 5:
             return None
         hostname = Hostname(resolve_short_name(host, view.namespace, CLUSTER_DOMAIN).lower())
-        service = read.get(self._outbound.mesh.service, (view.namespace, hostname))
+        service = self._outbound.mesh.sight.imported(read, view, hostname)
         if service is None or service.port(int(text)) is None:
             return None
         return self._resource(build_proxyless_listener, (name, str(hostname), int(text)))

@@ -14,7 +14,7 @@ from lateen.flow import Derived, Index
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.model.names import NameEntry
 from lateen.pilot.model.outbound import Outbound
-from lateen.pilot.registry.values import EVERYWHERE
+from lateen.pilot.model.visibility import Membership
 from lateen.pilot.serving.render import Render
 from lateen.pilot.serving.slices import NamedSlice, UnionSlice
 from lateen.pilot.translate.clusters import build_fixed_clusters
@@ -56,8 +56,10 @@ class ViewScope:
         self.names = UnionSlice(NDS)
         self._hosts: Counter[Any] = Counter()
         self._ports: Counter[int] = Counter()
+        self._virtuals: dict[Any, tuple[Any, ...]] = {}  # VirtualService -> hosts it sends to
         self._entries: dict[Any, NameEntry] = {}
         self._names_touched = False
+        self._memberships = scopes.mesh.sight.memberships(view) if not proxyless else []
         if not proxyless:
             self._open()
 
@@ -79,26 +81,20 @@ class ViewScope:
         self.clusters.set_part((0, ""), tuple(resource_of(cluster) for cluster in fixed))
         self.clusters.set_part((0, "base"), self._scopes.render.base_clusters.live(self.view, ()))
         self.listeners.set_part((0, ""), self._scopes.render.base_listeners.live(self.view, ()))
-        for index, scope in self._memberships():
-            self._scopes.subscribe(index, scope, self)
+        for host in self._scopes.mesh.sight.named_hosts(self.view):
+            self._count_host(host, 1)
+        for member in self._memberships:
+            self._scopes.subscribe(member, self)
         # The first content is no change: a stream that opens asks for all of it.
         self.take_deltas()
-
-    def _memberships(self) -> list[tuple[Index[Any, Any], str]]:
-        mesh, outbound = self._scopes.mesh, self._scopes.outbound
-        indexes: list[Index[Any, Any]] = [
-            mesh.rows_by_scope,
-            mesh.implied_by_scope,
-            outbound.ports_by_scope,
-            outbound.implied_ports_by_scope,
-        ]
-        return [(index, scope) for index in indexes for scope in dict.fromkeys((EVERYWHERE, self.view.namespace))]
 
     def close(self) -> None:
         """Let everything go; nothing holds the slices any more."""
         if self.view.kind != "proxyless":
-            for index, scope in self._memberships():
-                self._scopes.unsubscribe(index, scope, self)
+            for member in self._memberships:
+                self._scopes.unsubscribe(member, self)
+            for virtual in list(self._virtuals):
+                self._drop_virtual(virtual)
             for host in list(self._hosts):
                 self._drop_host(host)
             for port in list(self._ports):
@@ -111,39 +107,52 @@ class ViewScope:
 
     # ---- membership
 
-    def member_changes(self, index: Index[Any, Any], added: Iterable[Any], removed: Iterable[Any]) -> None:
+    def member_changes(self, member: Membership, added: Iterable[Any], removed: Iterable[Any]) -> None:
         """Take what came to and went from one of the memberships."""
-        outbound = self._scopes.outbound
-        if index is outbound.ports_by_scope or index is outbound.implied_ports_by_scope:
-            self._count(
-                self._ports, [key[1] for key in added], [key[1] for key in removed], self._add_port, self._drop_port
-            )
-        else:
-            self._count(
-                self._hosts,
-                [key.hostname for key in added],
-                [key.hostname for key in removed],
-                self._add_host,
-                self._drop_host,
-            )
+        for keys, step in ((added, 1), (removed, -1)):
+            for key in keys:
+                match member.kind:
+                    case "host":
+                        if member.accepts(key.hostname):
+                            self._count_host(key.hostname, step)
+                    case "port":
+                        if member.accepts(key[2].hostname):
+                            self._count(self._ports, key[1], step, self._add_port, self._drop_port)
+                    case _:
+                        self._add_virtual(key) if step > 0 else self._drop_virtual(key)
+
+    def _count_host(self, host: Any, step: int) -> None:
+        self._count(self._hosts, host, step, self._add_host, self._drop_host)
 
     @staticmethod
     def _count(
-        counter: Counter[Any],
-        added: Iterable[Any],
-        removed: Iterable[Any],
-        add: Callable[[Any], None],
-        drop: Callable[[Any], None],
+        counter: Counter[Any], member: Any, step: int, add: Callable[[Any], None], drop: Callable[[Any], None]
     ) -> None:
-        for member in added:
-            counter[member] += 1
-            if counter[member] == 1:
-                add(member)
-        for member in removed:
-            counter[member] -= 1
-            if not counter[member]:
-                drop(member)
-                del counter[member]
+        counter[member] += step
+        if step > 0 and counter[member] == 1:
+            add(member)
+        elif not counter[member]:
+            drop(member)
+            del counter[member]
+
+    def _add_virtual(self, virtual: Any) -> None:
+        """Follow where a VirtualService sends to: its destinations come into sight with it."""
+        self._virtuals[virtual] = self._scopes.follow_destinations(virtual, self)
+        for host in self._virtuals[virtual]:
+            self._count_host(host, 1)
+
+    def _drop_virtual(self, virtual: Any) -> None:
+        self._scopes.forget_destinations(virtual, self)
+        for host in self._virtuals.pop(virtual):
+            self._count_host(host, -1)
+
+    def destinations_changed(self, virtual: Any, hosts: tuple[Any, ...]) -> None:
+        """Take the hosts that a followed VirtualService sends to now."""
+        before, self._virtuals[virtual] = self._virtuals[virtual], hosts
+        for host in hosts:
+            self._count_host(host, 1)
+        for host in before:
+            self._count_host(host, -1)
 
     def _add_host(self, host: Any) -> None:
         render, key = self._scopes.render, (self.view, host)
@@ -238,7 +247,8 @@ class Scopes:
         self.render = render
         self.views: dict[View, ViewScope] = {}
         self.workloads: dict[str, WorkloadScope] = {}
-        self._members: dict[tuple[Index[Any, Any], str], set[ViewScope]] = {}
+        self._members: dict[tuple[Index[Any, Any], Any], dict[ViewScope, Membership]] = {}
+        self._senders: dict[Any, set[ViewScope]] = {}  # key of destinations -> scopes that follow them
         self._touched: dict[ViewScope | WorkloadScope, None] = {}  # with deltas that nobody has taken yet
         self._wire()
 
@@ -275,25 +285,47 @@ class Scopes:
         touched, self._touched = self._touched, {}
         return [delta for scope in touched for delta in scope.take_deltas()]
 
-    def subscribe(self, index: Index[Any, Any], key: str, scope: ViewScope) -> None:
+    def subscribe(self, member: Membership, scope: ViewScope) -> None:
         """Tell `scope` the members under one index key, now and as they change."""
-        members = self._members.setdefault((index, key), set())
-        members.add(scope)
-        scope.member_changes(index, index.live(key), ())
+        self._members.setdefault((member.index, member.key), {})[scope] = member
+        scope.member_changes(member, member.index.live(member.key), ())
 
-    def unsubscribe(self, index: Index[Any, Any], key: str, scope: ViewScope) -> None:
-        self._members[index, key].discard(scope)
-        index.release(key)
+    def unsubscribe(self, member: Membership, scope: ViewScope) -> None:
+        members = self._members[member.index, member.key]
+        del members[scope]
+        if not members:
+            del self._members[member.index, member.key]
+        member.index.release(member.key)
+
+    def follow_destinations(self, virtual: Any, scope: ViewScope) -> tuple[Any, ...]:
+        """Return the hosts that a VirtualService sends to; `scope` is told as they change."""
+        key = (scope.view.namespace, scope.view.scope, virtual)
+        self._senders.setdefault(key, set()).add(scope)
+        hosts: tuple[Any, ...] = self.mesh.sight.destinations.live(key, ())
+        return hosts
+
+    def forget_destinations(self, virtual: Any, scope: ViewScope) -> None:
+        key = (scope.view.namespace, scope.view.scope, virtual)
+        followers = self._senders[key]
+        followers.discard(scope)
+        if not followers:
+            del self._senders[key]
+        self.mesh.sight.destinations.release(key)
 
     def _wire(self) -> None:
         graph, render = self.mesh.graph, self.render
+        mesh = self.mesh
         for index in (
-            self.mesh.rows_by_scope,
-            self.mesh.implied_by_scope,
-            self.outbound.ports_by_scope,
-            self.outbound.implied_ports_by_scope,
+            mesh.rows_by_scope,
+            mesh.implied_by_scope,
+            mesh.ports_by_scope,
+            mesh.implied_ports_by_scope,
+            mesh.ports_by_host,
+            mesh.implied_ports_by_host,
+            mesh.sight.virtual_by_owner,
         ):
             graph.on_index_change(index, self._membership_teller(index))
+        graph.on_change(mesh.sight.destinations, self._destinations_changed)
         self._route(render.clusters, lambda scope, host, value: _union(scope.clusters).set_part((1, host), value))
         self._route(
             render.service_listeners, lambda scope, host, value: _union(scope.listeners).set_part((1, host), value)
@@ -325,11 +357,17 @@ class Scopes:
     def _membership_teller(self, index: Index[Any, Any]) -> Callable[[list[tuple[Any, Any, Any]]], None]:
         def tell(changes: list[tuple[Any, Any, Any]]) -> None:
             for key, added, removed in changes:
-                for scope in self._members.get((index, key), ()):
-                    scope.member_changes(index, added, removed)
+                for scope, member in self._members.get((index, key), {}).items():
+                    scope.member_changes(member, added, removed)
                     self._touched[scope] = None
 
         return tell
+
+    def _destinations_changed(self, changes: list[tuple[Any, Any, Any]]) -> None:
+        for key, _, hosts in changes:
+            for scope in self._senders.get(key, ()):
+                scope.destinations_changed(key[2], hosts)
+                self._touched[scope] = None
 
     def _base_changed(self, changes: list[tuple[Any, Any, Any]]) -> None:
         for view, _, value in changes:
