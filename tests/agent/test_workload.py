@@ -30,7 +30,7 @@ from lateen.agent.runner import Stdio, Stop, run_workload
 from lateen.agent.spec import HostListener, WorkloadSpec
 from lateen.errors import BadInput, Refused, Unavailable
 from lateen.pilot.xds.type_urls import LDS
-from lateen.wire.local import WorkloadPort
+from lateen.wire.local import GroupInfo, Probe, WorkloadPort
 from lateen.wire.spiffe import SpiffeId
 
 pytestmark = pytest.mark.envoy
@@ -462,3 +462,49 @@ class socket_port:  # reads as a function
 
     def __exit__(self, *_: object) -> None:
         self.sock.close()
+
+
+async def test_a_workload_of_a_group_gets_traffic_while_its_probe_succeeds(
+    mesh: FakeMesh, log: Any, until: Any, tmp_path: Path
+) -> None:
+    well = tmp_path / "well"
+    mesh.groups["vms"] = GroupInfo(
+        name="vms",
+        namespace="default",
+        service_account="vm",
+        labels={"app": "quotes", "version": "v3"},
+        annotations={"team": "quotes"},
+        ports={"http": 9080},
+        locality="eu/eu-1",
+        network="dc-east",
+        weight=3,
+        probe=Probe(kind="exec", command=("test", "-e", str(well)), period_seconds=1, failure_threshold=1),
+    )
+    fields = {"group": "vms", "service": "", "version": "", "ports": (), "labels": {"version": "v4"}}
+    async with running(mesh, log, until, serve=False, **fields) as run:
+        assert run.task is not None
+        await until(lambda: run.task.done() or (mesh.registrations and "exit code 1" in mesh.last.waits_for))
+        assert not run.task.done(), await run.task
+        last = mesh.last
+        assert (last.ready, last.group, last.service_account, last.network) == (False, "vms", "vm", "dc-east")
+        assert (last.labels["app"], last.labels["version"], last.locality, last.weight) == (
+            "quotes",
+            "v4",
+            "eu/eu-1",
+            3,
+        )
+        assert [(port.name, port.number) for port in last.ports] == [("http", 9080)]
+        well.touch()
+        await until(lambda: mesh.last.ready)
+        assert mesh.last.waits_for == ""
+        well.unlink()
+        await until(lambda: not mesh.last.ready)
+        assert mesh.last.waits_for == "exec test: exit code 1"
+        run.stop.ask()
+        assert await run.end() == 0
+
+
+async def test_a_group_that_is_not_there_is_told(mesh: FakeMesh, log: Any) -> None:
+    with pytest.raises(BadInput, match="no WorkloadGroup 'nothing'"):
+        await run_workload(make_spec(group="nothing"), mesh.settings, log=log, stop=Stop())
+    assert mesh.registrations == []

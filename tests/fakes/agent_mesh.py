@@ -26,13 +26,22 @@ from lateen.citadel.authenticate import LocalTrust
 from lateen.citadel.authority import Authority
 from lateen.citadel.server_identity import ServerIdentity
 from lateen.citadel.service import CertificateService, Lifetimes
-from lateen.errors import LateenError, Unavailable
+from lateen.errors import BadInput, LateenError, Unavailable
 from lateen.pilot.xds.node import Trust
 from lateen.pilot.xds.server import AdsServer
 from lateen.pilot.xds.type_urls import CDS, LDS, NDS
 from lateen.settings import Settings
 from lateen.wire.control import control_handlers
-from lateen.wire.local import Goodbye, ProxyReport, Query, Registered, Registration, StatusReport
+from lateen.wire.local import (
+    Goodbye,
+    GroupInfo,
+    GroupQuery,
+    ProxyReport,
+    Query,
+    Registered,
+    Registration,
+    StatusReport,
+)
 from lateen.wire.nds import NAME_TABLE_TYPE_URL, NameInfo, build_name_table
 
 MESH = Registered(trust_domain="cluster.local", cluster_domain="cluster.local", mesh_id="test", cluster_id="test")
@@ -57,6 +66,7 @@ class FakeMesh:
     registrations: list[Registration] = field(default_factory=list)
     goodbyes: list[Goodbye] = field(default_factory=list)
     refusal: LateenError | None = None
+    groups: dict[str, GroupInfo] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.settings.run.mkdir(mode=0o700, parents=True)
@@ -121,6 +131,11 @@ class FakeMesh:
 
     async def status(self, _: Query) -> StatusReport:
         raise Unavailable("not in tests")
+
+    async def group(self, message: GroupQuery) -> GroupInfo:
+        if message.name not in self.groups:
+            raise BadInput(f"no WorkloadGroup {message.name!r}")
+        return self.groups[message.name]
 
     async def proxy_status(self, _: Query) -> ProxyReport:
         raise Unavailable("not in tests")

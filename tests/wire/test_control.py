@@ -15,6 +15,9 @@ from lateen.wire.local import (
     SERVICE,
     ControlPlaneInfo,
     Goodbye,
+    GroupInfo,
+    GroupQuery,
+    Probe,
     ProxyReport,
     Query,
     Registered,
@@ -83,6 +86,10 @@ class FakeControl:
     async def proxy_status(self, message: Query) -> ProxyReport:
         return ProxyReport(proxies=())
 
+    async def group(self, message: GroupQuery) -> GroupInfo:
+        probe = Probe(kind="tcp", port=8080)
+        return GroupInfo(name=message.name, namespace=message.namespace, service_account="vm", probe=probe)
+
 
 class Mesh:
     """A service on `settings.ca_socket` with a client."""
@@ -123,6 +130,8 @@ async def test_every_method(mesh: Mesh) -> None:
     assert await mesh.client.status(Query(workload="reviews-v3")) == REPORT
     assert mesh.control.asked == ["reviews-v3"]
     assert await mesh.client.proxy_status(Query()) == ProxyReport(proxies=())
+    group = await mesh.client.group(GroupQuery(namespace="other", name="vms"))
+    assert (group.namespace, group.name, group.probe) == ("other", "vms", Probe(kind="tcp", port=8080))
     assert await mesh.client.deregister(Goodbye(name="reviews-v3", pid=4711)) == MESH
     with pytest.raises(Refused, match="no workload 'reviews-v3'"):
         await mesh.client.deregister(Goodbye(name="reviews-v3", pid=4711))

@@ -47,10 +47,25 @@ class Readiness:
     proxy: ProxyState = ProxyState()
     names: bool = False  # the name table is here, or none is wanted
     draining: bool = False
+    listening: bool = True  # the application is on all of its ports
+    ill: str = ""  # what a probe of the application complains of; "": it is well, or nobody asks
 
     @property
     def ready(self) -> bool:
         return self.proxy.ready and self.names and not self.draining
+
+    @property
+    def serves(self) -> bool:
+        """Whether the workload may get traffic: its proxy is ready, and its application is."""
+        return self.ready and self.listening and not self.ill
+
+    def keeps_back(self) -> str:
+        """Return in words why the workload gets no traffic; "" when it does."""
+        if self.draining:
+            return self.waits_for()
+        application = "" if self.listening else "the application to listen"
+        ill = self.ill if self.listening else ""  # that nobody listens says it all
+        return ", ".join(text for text in (self.waits_for(), application, ill) if text)
 
     def waits_for(self) -> str:
         """Return in words what is missing; "" when nothing is."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lateen.agent.channel import open_local
+from lateen.agent.group import apply_group
 from lateen.agent.log import Log
 from lateen.agent.place import Grounds, take_place
 from lateen.agent.registration import Registrar, start_ticks
@@ -31,7 +32,7 @@ from lateen.agent.workload import Events, Stdio, Workload
 from lateen.errors import LateenError, Unavailable
 from lateen.settings import Settings
 from lateen.wire.control import ControlClient
-from lateen.wire.local import Registration
+from lateen.wire.local import GroupQuery, Registration
 
 __all__ = ["Stdio", "Stop", "run_workload"]
 
@@ -51,7 +52,8 @@ async def run_workload(
     main thread: its end is the children's end. Raises `BadInput`, `Refused` (the name is taken, Citadel says no),
     `Unavailable` (no control plane), `Unsupported`. Cancelled: children are killed, the place is given back.
     """
-    check_spec(spec)
+    if not spec.group:
+        check_spec(spec)
     began = asyncio.get_running_loop().time()
     log = (log or Log(sys.stderr)).bind(workload=spec.name)
     with contextlib.ExitStack() as stack:
@@ -85,11 +87,16 @@ class _Run:
         self.settings = settings
         self.on_event = on_event
         self.log = log
+        self._control = control
         self.registrar = Registrar(control.register, control.deregister, log=log, draw=random.random)
 
     async def join(self, channel: Any) -> Grounds:
         """Reach the control plane and take a place; cancelled, the place is given back."""
         await self._reach(channel)
+        if self.spec.group:
+            query = GroupQuery(namespace=self.spec.namespace, name=self.spec.group)
+            self.spec = apply_group(self.spec, await self._control.group(query))
+            check_spec(self.spec)
         grounds = await take_place(self.spec, self.settings, self.log)
         self.log.info("place taken", mode=grounds.place.mode, ip=grounds.place.ip)
         self.on_event("place taken", {"mode": grounds.place.mode, "ip": grounds.place.ip})
@@ -146,6 +153,9 @@ def _registration(grounds: Grounds) -> Registration:
         pid=os.getpid(),
         start_ticks=start_ticks(os.getpid()),
         locality=spec.locality,
+        network=spec.network,
+        weight=spec.weight,
+        group=spec.group,
     )
 
 

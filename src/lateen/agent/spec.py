@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from lateen import __version__
 from lateen.errors import BadInput
-from lateen.wire.local import Registered, WorkloadPort
+from lateen.wire.local import Probe, Registered, WorkloadPort
 from lateen.wire.spiffe import check_namespace, check_service_account
 
 __all__ = ["HostListener", "Mode", "Node", "Place", "WorkloadSpec", "build_node", "check_spec", "effective_labels"]
@@ -50,6 +50,11 @@ class WorkloadSpec:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     ports: tuple[WorkloadPort, ...] = ()
     locality: str = ""  # region/zone/subzone
+    network: str = ""
+    weight: int = 1
+    group: str = ""  # a WorkloadGroup of the namespace; what it says is filled in once the control plane is reached
+    annotations: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    probe: Probe | None = None
 
     argv: tuple[str, ...] = ()  # of the application; () for a gateway
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)  # whole; may hold secrets
@@ -152,6 +157,10 @@ def build_node(spec: WorkloadSpec, place: Place, mesh: Registered) -> Node:
     }
     if place.mode == "capture":
         metadata["DNS_CAPTURE"] = metadata["DNS_AUTO_ALLOCATE"] = "true"
+    if spec.annotations:
+        metadata["ANNOTATIONS"] = dict(sorted(spec.annotations.items()))
+    if spec.network:
+        metadata["NETWORK"] = spec.network
     if place.http_proxy_port:
         metadata["HTTP_PROXY_PORT"] = str(place.http_proxy_port)
     region, _, rest = spec.locality.partition("/")

@@ -9,7 +9,7 @@ import asyncio
 import os
 import random
 import time
-from asyncio.subprocess import DEVNULL
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import IO, Any, Final
@@ -29,6 +29,7 @@ from lateen.agent.monitor import ProxyMonitor
 from lateen.agent.names import Entry, build_names
 from lateen.agent.nds import NameTableClient
 from lateen.agent.place import Grounds
+from lateen.agent.probe import Health, at_the_workload, run_probe
 from lateen.agent.readiness import ProxyState, Readiness
 from lateen.agent.registration import Registrar
 from lateen.agent.resolvers import HostResolvers
@@ -93,10 +94,13 @@ class Workload:
         self._stdio = stdio
         self._began = began
         self._startup_seconds = 0.0
-        self._listening = not spec.ports or spec.kind == "gateway"
         self._captured = grounds.attachment is not None
         # Only a captured application asks this agent for names; and a gateway has none.
-        self._readiness = Readiness(names=not (self._captured and spec.kind == "sidecar"))
+        self._readiness = Readiness(
+            names=not (self._captured and spec.kind == "sidecar"),
+            listening=not spec.ports or spec.kind == "gateway",
+            ill="not probed yet" if spec.probe is not None else "",
+        )
         self._proxy_ready = asyncio.Event()
         self._node = build_node(spec, grounds.place, mesh)
 
@@ -268,8 +272,14 @@ class Workload:
             self._on_event("application started", {"pid": pid})
 
     def _app_listening(self, listening: bool) -> None:
-        self._listening = listening or not self._spec.ports
-        self._publish()
+        self._changed(replace(self._readiness, listening=listening or not self._spec.ports))
+
+    def _health_changed(self, health: Health) -> None:
+        if health.ill != self._readiness.ill:
+            tell = self._log.warning if health.ill else self._log.info
+            tell("application's health changed", healthy=not health.ill, reason=health.ill or "probe succeeded")
+            self._on_event("health changed", {"healthy": not health.ill, "reason": health.ill})
+            self._changed(replace(self._readiness, ill=health.ill))
 
     def _changed(self, readiness: Readiness) -> None:
         was = self._readiness.ready
@@ -285,14 +295,11 @@ class Workload:
 
     def _publish(self) -> None:
         """Tell the control plane what the workload is now; only what serves gets traffic."""
-        ready = self._readiness.ready and self._listening
+        ready, waits_for = self._readiness.serves, self._readiness.keeps_back()
         if ready != self._registration.ready:
-            self._on_event("ready" if ready else "not ready", {"waits_for": self._waits_for()})
-        self._registration = _with(self._registration, ready=ready)
+            self._on_event("ready" if ready else "not ready", {"waits_for": waits_for})
+        self._registration = _with(self._registration, ready=ready, waits_for=waits_for)
         self._registrar.want(self._registration)
-
-    def _waits_for(self) -> str:
-        return self._readiness.waits_for() or ("" if self._listening else "the application to listen")
 
     def _facts(self) -> Facts:
         stats: DnsStats | None = None if self._dns is None else self._resolve.stats
@@ -315,12 +322,38 @@ class Workload:
         # Only now: its first connection already finds names, identity and policy (an application never sees a mesh
         # that is half there).
         app = asyncio.create_task(self._app.run(), name="application")
+        probe = asyncio.create_task(self._probe_app(), name="probe")
         try:
             await stop.unless_asked(asyncio.shield(app))
             return await self._leave(stop, app)
         finally:
+            probe.cancel()
             app.cancel()
-            await asyncio.gather(app, return_exceptions=True)
+            await asyncio.gather(app, probe, return_exceptions=True)
+
+    async def _probe_app(self) -> None:
+        """Ask the application how it is, as its WorkloadGroup says, until cancelled."""
+        spec, place = self._spec, self._grounds.place
+        if spec.probe is None:
+            return
+        probe = at_the_workload(spec.probe, ip=place.ip if self._captured else "", ports=spec.ports)
+        await run_probe(
+            probe,
+            lambda argv: spawn(
+                argv,
+                attachment=self._grounds.attachment,
+                env=app_environment(spec, place),
+                cwd=spec.cwd,
+                role="app",
+                resolv_conf=self._folder / "resolv.conf",
+                stdin=DEVNULL,
+                stdout=PIPE,
+                stderr=DEVNULL,
+            ),
+            on_health=self._health_changed,
+            log=self._log,
+            draw=random.random,
+        )
 
     async def _until_proxy_ready(self) -> bool:
         while not self._proxy_ready.is_set():

@@ -91,7 +91,12 @@ def check_probe(obj: Object, probe: ReadinessProbe, path: str) -> Iterator[Probl
         yield from check_port(obj, http.port, f"{path}.httpGet.port")  # WG-05
         if http.scheme not in ("", "HTTP", "HTTPS"):
             yield obj.problem(f"{path}.httpGet.scheme", f'must be HTTP or HTTPS, got "{http.scheme}"')
+        if not http.path.isprintable() or " " in http.path:  # it becomes part of a request's first line
+            yield obj.problem(f"{path}.httpGet.path", f'must have no blanks or control characters, got "{http.path}"')
         for i, header in enumerate(http.http_headers):  # WG-06
+            if not header.value.isprintable():
+                place = f"{path}.httpGet.httpHeaders[{i}].value"
+                yield obj.problem(place, "must be one line without control characters")
             if not _PROBE_HEADER.match(header.name):
                 place = f"{path}.httpGet.httpHeaders[{i}].name"
                 yield obj.problem(place, f'must be letters, digits and "-", got "{header.name}"')
@@ -99,7 +104,7 @@ def check_probe(obj: Object, probe: ReadinessProbe, path: str) -> Iterator[Probl
         yield from check_port(obj, tcp.port, f"{path}.tcpSocket.port")
     if probe.exec is not None and not probe.exec.command:  # WG-07
         yield obj.problem(f"{path}.exec.command", "must have at least one entry")
-    if probe.grpc is not None and probe.grpc.port:
+    if probe.grpc is not None:
         yield from check_port(obj, probe.grpc.port, f"{path}.grpc.port")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import secrets
 import sys
 
 from lateen.cli.units import parse_duration_argument, parse_port_argument
@@ -13,6 +14,10 @@ from lateen.settings import Settings
 from lateen.wire.local import WorkloadPort
 
 __all__ = ["add_arguments", "add_workload_arguments", "parse_labels", "run", "run_spec"]
+
+
+MAX_GROUP = 32  # of the 40 characters that a workload's name may have
+NAME_BYTES = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=parse_port_argument,
         help="a port that it listens on, as http:9080; the name's first part is the protocol; may be repeated",
     )
+    parser.add_argument(
+        "--group",
+        metavar="NAME",
+        default="",
+        help="a WorkloadGroup of the namespace: labels, ports, identity, place and health probe are what it says",
+    )
     add_workload_arguments(parser)
     parser.add_argument("argv", metavar="COMMAND", nargs=argparse.REMAINDER, help="what to run, after --")
 
@@ -39,6 +50,9 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", metavar="KEY=VALUE", action="append", default=[], help="may be repeated")
     parser.add_argument(
         "--locality", default="", metavar="REGION/ZONE/SUBZONE", help="where it runs; later parts may be left away"
+    )
+    parser.add_argument(
+        "--network-name", default="", metavar="NAME", help="network it is in: others reach it by the network's gateways"
     )
     parser.add_argument(
         "--mode", choices=("auto", "capture", "explicit"), default="auto", help="(default: %(default)s)"
@@ -55,8 +69,13 @@ def run(options: argparse.Namespace) -> int:
     if not argv:
         raise BadInput("no command given: lateen run --service NAME --port http:8080 -- COMMAND")
     name = options.name or "-".join(part for part in (options.service, options.version) if part)
+    if not name and options.group:
+        # Many run from one group, each under a name of its own; the group's is cut where names may not be longer.
+        name = f"{options.group[:MAX_GROUP]}-{secrets.token_hex(NAME_BYTES)}"
+    if options.group and options.service_account:
+        raise BadInput("--service-account: a workload of a group has the group's; leave one of the two out")
     if not name:
-        raise BadInput("a workload wants a name: give --service (and --version), or --name")
+        raise BadInput("a workload wants a name: give --service (and --version), --group, or --name")
     return run_spec(
         options,
         name=name,
@@ -65,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
         ports=_named(options.port),
         argv=tuple(argv),
         service_account=options.service_account or "default",
+        group=options.group,
     )
 
 
@@ -82,6 +102,7 @@ def run_spec(options: argparse.Namespace, **fields: object) -> int:
         namespace=options.namespace,
         labels=parse_labels(options.label),
         locality=options.locality,
+        network=options.network_name,
         env=dict(os.environ),
         mode=options.mode,
         certificate_lifetime=options.cert_ttl,

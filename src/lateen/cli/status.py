@@ -65,6 +65,8 @@ def _print(report: StatusReport, now: datetime) -> None:
 
 def _row(workload: WorkloadInfo, now: datetime) -> tuple[object, ...]:
     state = "ready" if workload.ready else "not ready"
+    if workload.waits_for and not workload.ready:
+        state += f": {workload.waits_for}"
     if not workload.connected:
         state += ", proxy not connected"
     expires = _until(workload.certificate.not_after, now) if workload.certificate is not None else "-"

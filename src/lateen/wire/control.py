@@ -26,6 +26,8 @@ from lateen.settings import Settings
 from lateen.wire.local import (
     SERVICE,
     Goodbye,
+    GroupInfo,
+    GroupQuery,
     ProxyReport,
     Query,
     Registered,
@@ -58,6 +60,7 @@ _METHODS: Final[Mapping[str, tuple[str, type[msgspec.Struct], type[msgspec.Struc
     "Deregister": ("deregister", Goodbye, Registered),
     "Status": ("status", Query, StatusReport),
     "ProxyStatus": ("proxy_status", Query, ProxyReport),
+    "Group": ("group", GroupQuery, GroupInfo),
 }
 
 
@@ -68,6 +71,7 @@ class Control(Protocol):
     async def deregister(self, message: Goodbye, /) -> Registered: ...
     async def status(self, message: Query, /) -> StatusReport: ...
     async def proxy_status(self, message: Query, /) -> ProxyReport: ...
+    async def group(self, message: GroupQuery, /) -> GroupInfo: ...
 
 
 def control_handlers(impl: Control) -> grpc.GenericRpcHandler:
@@ -102,6 +106,9 @@ class ControlClient:
 
     async def proxy_status(self, message: Query) -> ProxyReport:
         return cast(ProxyReport, await self._call("ProxyStatus", message))
+
+    async def group(self, message: GroupQuery) -> GroupInfo:
+        return cast(GroupInfo, await self._call("Group", message))
 
     async def _call(self, method: str, message: msgspec.Struct) -> msgspec.Struct:
         try:

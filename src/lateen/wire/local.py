@@ -7,6 +7,7 @@ named `/lateen.local.v1.Control/<Method>`, its bytes the JSON of the struct name
     Deregister  Goodbye      -> Registered      forget it; its endpoints leave at once
     Status      Query        -> StatusReport    what `lateen status` shows
     ProxyStatus Query        -> ProxyReport     what `lateen proxy-status` shows
+    Group       GroupQuery   -> GroupInfo       what a workload of a WorkloadGroup is started with
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ __all__ = [
     "CertificateInfo",
     "ControlPlaneInfo",
     "Goodbye",
+    "GroupInfo",
+    "GroupQuery",
+    "Probe",
     "ProblemInfo",
     "ProxyInfo",
     "ProxyReport",
@@ -65,6 +69,10 @@ class Registration(_Message, frozen=True, kw_only=True):
     app_pid: int = 0
     envoy_pid: int = 0
     locality: str = ""  # region/zone/subzone
+    network: str = ""  # "" is the network of whoever says nothing
+    weight: int = 1
+    group: str = ""  # the WorkloadGroup of its namespace that it was started from
+    waits_for: str = ""  # what is missing until it gets traffic, for people; "" when it is ready
     certificate: CertificateInfo | None = None  # what the agent holds now
 
 
@@ -80,6 +88,44 @@ class Registered(_Message, frozen=True, kw_only=True):
 class Goodbye(_Message, frozen=True, kw_only=True):
     name: str
     pid: int  # a registration taken over by another agent is not withdrawn by the old one
+
+
+class GroupQuery(_Message, frozen=True, kw_only=True):
+    namespace: str
+    name: str
+
+
+class Probe(_Message, frozen=True, kw_only=True):
+    """How the agent asks the application whether it is well; defaults are applied."""
+
+    kind: str  # "http" | "tcp" | "exec" | "grpc"
+    initial_delay_seconds: int = 0
+    timeout_seconds: int = 1
+    period_seconds: int = 10
+    success_threshold: int = 1
+    failure_threshold: int = 3
+    host: str = ""  # "": the workload itself
+    port: int = 0
+    path: str = "/"  # http
+    scheme: str = "HTTP"  # http: "HTTP" | "HTTPS", whose certificate is not checked
+    headers: tuple[tuple[str, str], ...] = ()  # http
+    command: tuple[str, ...] = ()  # exec
+    service: str = ""  # grpc
+
+
+class GroupInfo(_Message, frozen=True, kw_only=True):
+    """A WorkloadGroup: what all workloads that are started from it have in common."""
+
+    name: str
+    namespace: str
+    service_account: str
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    ports: dict[str, int] = {}  # name -> where the application listens
+    locality: str = ""
+    network: str = ""
+    weight: int = 1
+    probe: Probe | None = None
 
 
 class Query(_Message, frozen=True, kw_only=True):
@@ -130,6 +176,8 @@ class WorkloadInfo(_Message, frozen=True, kw_only=True):
     mode: str
     identity: str  # spiffe://...
     ready: bool
+    group: str = ""
+    waits_for: str = ""
     connected: bool  # holds an xDS stream
     certificate: CertificateInfo | None
 

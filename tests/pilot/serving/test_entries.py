@@ -18,9 +18,12 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from tests.pilot.serving.conftest import Bench, make_workload
 from tests.pilot.serving.test_pilot import routes
 
+from lateen.errors import BadInput
+from lateen.pilot.serving.groups import group_info
 from lateen.pilot.serving.scopes import CDS, EDS, LDS
 from lateen.pilot.serving.source import MeshProxy
 from lateen.pilot.translate.http_manager import HCM_NAME
+from lateen.wire.local import GroupInfo, GroupQuery, Probe
 
 HOST = "db.example.com"
 
@@ -410,3 +413,98 @@ def test_any_host_is_looked_up_when_the_mesh_says_so(bench: Bench, client: MeshP
     secure = applied("{mode: ALLOW_ANY_DYNAMIC_DNS, tls: {mode: SIMPLE, sni: a.test}}")
     assert secure == (True, [True], "envoy.transport_sockets.tls")
     assert applied("{mode: REGISTRY_ONLY}") == (False, [], "")
+
+
+# ---------------------------------------------------------------- groups
+
+GROUP = """
+apiVersion: networking.istio.io/v1
+kind: WorkloadGroup
+metadata: {name: vms}
+spec:
+  metadata: {labels: {app: db, version: v3}, annotations: {team: data}}
+  template: {serviceAccount: db, network: dc-east, locality: eu/eu-1, weight: 2, ports: {http: 19000}, labels: {app: x}}
+  probe: {initialDelaySeconds: 3, httpGet: {path: healthz, port: 8086, httpHeaders: [{name: X-Probe, value: vm}]}}
+"""
+
+
+def test_what_a_group_says(bench: Bench) -> None:
+    bench.apply(GROUP)
+    assert group_info(bench.pilot.mesh, GroupQuery(namespace="default", name="vms")) == GroupInfo(
+        name="vms",
+        namespace="default",
+        service_account="db",
+        labels={"app": "db", "version": "v3"},
+        annotations={"team": "data"},
+        ports={"http": 19000},
+        locality="eu/eu-1",
+        network="dc-east",
+        weight=2,
+        probe=Probe(
+            kind="http",
+            initial_delay_seconds=3,
+            timeout_seconds=1,
+            period_seconds=10,
+            success_threshold=1,
+            failure_threshold=3,
+            port=8086,
+            path="/healthz",
+            headers=(("X-Probe", "vm"),),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "probe"),
+    [
+        ("tcpSocket: {port: 1}", Probe(kind="tcp", host="localhost", port=1)),
+        (
+            "tcpSocket: {port: 1, host: h}, failureThreshold: 9",
+            Probe(kind="tcp", host="h", port=1, failure_threshold=9),
+        ),
+        ("exec: {command: [a, b]}, periodSeconds: 2", Probe(kind="exec", command=("a", "b"), period_seconds=2)),
+        ("grpc: {port: 1, service: s}, timeoutSeconds: 4", Probe(kind="grpc", port=1, service="s", timeout_seconds=4)),
+        ("httpGet: {port: 1, scheme: HTTPS, host: h}", Probe(kind="http", port=1, scheme="HTTPS", host="h")),
+        ("tcpSocket: {port: 1}, successThreshold: 2", Probe(kind="tcp", host="localhost", port=1, success_threshold=2)),
+    ],
+)
+def test_the_probe_of_a_group(bench: Bench, spec: str, probe: Probe) -> None:
+    bench.apply(
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadGroup\nmetadata: {name: vms}\n"
+        f"spec: {{template: {{}}, probe: {{{spec}}}}}\n"
+    )
+    info = group_info(bench.pilot.mesh, GroupQuery(namespace="default", name="vms"))
+    assert info.probe == probe
+    assert info.service_account == "default"
+
+
+def test_a_group_that_is_not_there_is_told_with_those_that_are(bench: Bench) -> None:
+    with pytest.raises(BadInput, match="no WorkloadGroup 'vms' in namespace 'default'; there is none"):
+        group_info(bench.pilot.mesh, GroupQuery(namespace="default", name="vms"))
+    bench.apply(GROUP)
+    with pytest.raises(BadInput, match="no WorkloadGroup 'vm' in namespace 'default'; there are vms"):
+        group_info(bench.pilot.mesh, GroupQuery(namespace="default", name="vm"))
+
+
+def test_a_workload_of_a_group_serves_at_the_groups_ports(bench: Bench, client: MeshProxy) -> None:
+    bench.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: db}\n"
+        "spec: {selector: {app: db}, ports: [{name: http, port: 80, targetPort: 8080}]}\n"
+    )
+    labels = {"app": "db"}
+    bench.run(
+        make_workload("vms-1", "", "", "10.77.0.8", labels=labels, ports=(("http", 19000, 19000),), group="vms"),
+        make_workload("db-1", "", "", "10.77.0.9", labels=labels, ports=(("http", 8080, 8080),)),
+    )
+    name = "outbound|80||db.default.svc.cluster.local"
+    assert endpoints(client, name) == [("10.77.0.8", 19000), ("10.77.0.9", 8080)]
+    # Its own proxy guards the same port, as that service's.
+    inbound = bench.connect("vms-1")
+    assert "inbound|19000||" in resources(inbound, CDS, Cluster)
+    listener = resources(inbound, LDS, Listener)["virtualInbound"]
+    (guarded,) = {
+        chain.metadata.filter_metadata["istio"]["host"]
+        for chain in listener.filter_chains
+        if chain.filter_chain_match.destination_port.value == 19000
+    }
+    assert guarded == "db.default.svc.cluster.local"

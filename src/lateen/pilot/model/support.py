@@ -25,7 +25,6 @@ STORED_ONLY: Mapping[str, str] = {
     "WasmPlugin": "no extension is loaded",
     "TrafficExtension": "no extension is loaded",
     "EnvoyFilter": "no patch is applied",
-    "WorkloadGroup": "no workload is registered by it",
     "ProxyConfig": "proxies run with the defaults",
     "MeshNetworks": "the mesh is one network",
 }
@@ -88,6 +87,7 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
         "egress[].bind": "no socket is opened",
     },
     "ServiceEntry": {"endpoints[].network": "the mesh is one network"},
+    "WorkloadGroup": {"template.address": "a workload has the address that it is given when it starts"},
     "WorkloadEntry": {"network": "the mesh is one network"},
     "Service": {
         "type": "no port of the machine is opened for it",

@@ -38,6 +38,8 @@ def check_registration(registration: Registration) -> None:
         raise BadInput(f"service must be a DNS label, got {registration.service!r}")
     if registration.kind not in ("sidecar", "gateway"):
         raise BadInput(f"kind must be 'sidecar' or 'gateway', got {registration.kind!r}")
+    if registration.weight < 1:
+        raise BadInput(f"weight must be at least 1, got {registration.weight}")
     for port in registration.ports:
         if not (1 <= port.number <= 65535 and 1 <= port.target <= 65535):
             raise BadInput(f"ports must be between 1 and 65535, got {port.number} and {port.target}")
@@ -61,6 +63,9 @@ def to_workload(registration: Registration) -> Workload:
         capture=registration.mode == "capture",
         http_proxy_port=registration.http_proxy_port,
         locality=registration.locality,
+        network=registration.network,
+        weight=registration.weight,
+        group=registration.group,
     )
 
 

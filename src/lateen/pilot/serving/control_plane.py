@@ -37,6 +37,7 @@ from lateen.pilot.registry.registrations import Registrations, to_workload
 from lateen.pilot.registry.services import implied_rows
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import load_vips, save_vips
+from lateen.pilot.serving.groups import group_info
 from lateen.pilot.serving.halves import PATIENCE_SECONDS, Halves
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.reports import Reporter
@@ -48,7 +49,7 @@ from lateen.pilot.xds.server import GRPC_OPTIONS, AdsServer
 from lateen.settings import Settings
 from lateen.wire.control import control_handlers
 from lateen.wire.files import write_atomically
-from lateen.wire.local import Goodbye, ProxyReport, Query, Registered, Registration, StatusReport
+from lateen.wire.local import Goodbye, GroupInfo, GroupQuery, ProxyReport, Query, Registered, Registration, StatusReport
 
 __all__ = ["ControlPlane", "ControlPlaneOptions", "run_control_plane"]
 
@@ -344,6 +345,9 @@ class ControlPlane:
 
     async def proxy_status(self, message: Query) -> ProxyReport:
         return self.reporter.proxies(message)
+
+    async def group(self, message: GroupQuery) -> GroupInfo:
+        return group_info(self.pilot.mesh, message)
 
     def _registered(self) -> Registered:
         return Registered(

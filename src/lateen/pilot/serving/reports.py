@@ -85,6 +85,8 @@ class Reporter:
             mode=registration.mode,
             identity=identity,
             ready=registration.ready,
+            group=registration.group,
+            waits_for=registration.waits_for,
             connected=connected,
             certificate=registration.certificate,
         )
