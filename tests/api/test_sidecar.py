@@ -258,3 +258,27 @@ def test_an_envoy_filter_is_always_warned_about() -> None:  # EF-01, EF-06, EF-1
         f"applyTo: NETWORK_FILTER, {ADD}, match: {{listener: {{filterChain: {{filter: {{name: envoy.router}}}}}}}}"
     )
     assert faults("EnvoyFilter", old, "warning")[1][0] == f"{place}.name"
+    port_name = patch(f"applyTo: LISTENER, {ADD}, match: {{listener: {{portName: http}}}}")
+    assert faults("EnvoyFilter", port_name, "warning")[1][0] == f"{C}.match.listener.portName"
+
+
+@pytest.mark.parametrize(
+    ("apply_to", "operation", "match", "place"),
+    [
+        ("LISTENER", "REPLACE", "{}", "patch.operation"),
+        ("CLUSTER", "REPLACE", "{}", "patch.operation"),
+        ("HTTP_ROUTE", "REPLACE", "{}", "patch.operation"),
+        ("ROUTE_CONFIGURATION", "ADD", "{}", "patch.operation"),
+        ("ROUTE_CONFIGURATION", "REMOVE", "{}", "patch.operation"),
+        ("EXTENSION_CONFIG", "MERGE", "{}", "patch.operation"),
+        ("BOOTSTRAP", "ADD", "{}", "patch.operation"),
+        ("LISTENER_FILTER", "MERGE", "{listener: {portNumber: 80}}", "match"),
+        ("NETWORK_FILTER", "REMOVE", "{}", "match"),
+        ("HTTP_FILTER", "REPLACE", "{listener: {filterChain: {filter: {name: a}}}}", "match"),
+    ],
+)
+def test_operations_without_effect_are_refused(apply_to: str, operation: str, match: str, place: str) -> None:
+    written = patch(f"applyTo: {apply_to}, patch: {{operation: {operation}, value: {{name: a}}}}, match: {match}")
+    ((field, message),) = faults("EnvoyFilter", written, "error")
+    assert field == f"{C}.{place}"
+    assert operation in message

@@ -18,6 +18,33 @@ __all__ = ["check_envoy_filter"]
 CONNECTION_MANAGERS: Final = ("envoy.filters.network.http_connection_manager", "envoy.http_connection_manager")
 _LISTENER_PARTS: Final = ("LISTENER", "FILTER_CHAIN", "NETWORK_FILTER", "HTTP_FILTER", "LISTENER_FILTER")
 _ROUTE_PARTS: Final = ("ROUTE_CONFIGURATION", "VIRTUAL_HOST", "HTTP_ROUTE")
+_MERGES: Final = frozenset({"MERGE", "MERGE_AND_REPLACE_LIST"})
+_ADDITIONS: Final = frozenset({"ADD", "INSERT_BEFORE", "INSERT_AFTER", "INSERT_FIRST"})
+_WHOLE: Final = _MERGES | _ADDITIONS | {"REMOVE"}
+# Which operations have an effect on what; docs/api/EnvoyFilter.md "What can be patched".
+EFFECTIVE: Final = {
+    "LISTENER": _WHOLE,
+    "LISTENER_FILTER": _WHOLE | {"REPLACE"},
+    "FILTER_CHAIN": _WHOLE,
+    "NETWORK_FILTER": _WHOLE | {"REPLACE"},
+    "HTTP_FILTER": _WHOLE | {"REPLACE"},
+    "ROUTE_CONFIGURATION": _MERGES,
+    "VIRTUAL_HOST": _WHOLE | {"REPLACE"},
+    "HTTP_ROUTE": _WHOLE,
+    "CLUSTER": _WHOLE,
+    "EXTENSION_CONFIG": _ADDITIONS,
+    "BOOTSTRAP": _MERGES,
+}
+_NAMING: Final = {
+    "LISTENER_FILTER": _MERGES | {"REPLACE", "REMOVE"},
+    "NETWORK_FILTER": frozenset({"REPLACE", "REMOVE"}),
+    "HTTP_FILTER": frozenset({"REPLACE", "REMOVE"}),
+}
+_TARGETS: Final = {
+    "LISTENER_FILTER": "listener.listenerFilter",
+    "NETWORK_FILTER": "listener.filterChain.filter.name",
+    "HTTP_FILTER": "listener.filterChain.filter.subFilter.name",
+}
 _OLD_NAMES: Final = (
     "envoy.buffer",
     "envoy.client_ssl_auth",
@@ -69,6 +96,10 @@ def _check_patch(obj: Object, patch: EnvoyConfigObjectPatch, match: ObjectMatch,
             yield obj.problem(f"{path}.patch.operation", "is required")
         if patch.patch.value is None and patch.patch.operation != "REMOVE":
             yield obj.problem(f"{path}.patch.value", f"is required for {patch.patch.operation}")
+        yield from _check_effect(obj, patch, match, path)
+    if match.listener is not None and match.listener.port_name:
+        message = "is not looked at, so that listeners of any port match: use portNumber or name"
+        yield obj.problem(f"{path}.match.listener.portName", message, "warning")
     if match.proxy is not None and (version := match.proxy.proxy_version):
         fault = regex_fault(version)
         if len(version) > REGEX_LENGTH:  # EF-06
@@ -82,6 +113,39 @@ def _check_patch(obj: Object, patch: EnvoyConfigObjectPatch, match: ObjectMatch,
     chain = match.listener.filter_chain if match.listener is not None else None
     if chain is not None and chain.filter is not None:
         yield from _check_filter(obj, patch.apply_to, chain.filter, f"{path}.match.listener.filterChain.filter")
+
+
+def _check_effect(obj: Object, written: EnvoyConfigObjectPatch, match: ObjectMatch, path: str) -> Iterator[Problem]:
+    """An operation that does nothing to what it is applied to is a mistake, not a wish."""
+    patch = written.patch
+    effective = EFFECTIVE.get(written.apply_to)
+    if patch is None or effective is None or patch.operation == "INVALID":
+        return
+    operation = patch.operation
+    if operation not in effective:
+        wanted = ", ".join(sorted(effective))
+        yield obj.problem(
+            f"{path}.patch.operation", f"{operation} has no effect for applyTo {written.apply_to}: use one of {wanted}"
+        )
+    elif operation in _NAMING.get(written.apply_to, ()) and not _target(written.apply_to, match):
+        yield obj.problem(f"{path}.match", f"must name the filter to {operation}: {_TARGETS[written.apply_to]}")
+    if patch.filter_class != "UNSPECIFIED" and (written.apply_to, operation) != ("HTTP_FILTER", "ADD"):
+        message = f"is for applyTo HTTP_FILTER with operation ADD, not for {written.apply_to} with {operation}"
+        yield obj.problem(f"{path}.patch.filterClass", message, "warning")
+
+
+def _target(apply_to: str, match: ObjectMatch) -> str:
+    """Return the name of the filter that a patch is about, "" when it names none."""
+    if match.listener is None:
+        return ""
+    if apply_to == "LISTENER_FILTER":
+        return match.listener.listener_filter
+    chain = match.listener.filter_chain
+    if chain is None or chain.filter is None:
+        return ""
+    if apply_to == "NETWORK_FILTER":
+        return chain.filter.name
+    return chain.filter.sub_filter.name if chain.filter.sub_filter is not None else ""
 
 
 def _match_for(apply_to: str) -> str | None:

@@ -38,6 +38,7 @@ class _Server:
     namespace: str
     hosts: tuple[tuple[str, str], ...]  # (namespace or "*", host)
     redirect: bool
+    port_name: str
 
 
 class Gateways:
@@ -121,6 +122,19 @@ class Gateways:
             or (VirtualHostInput(name=f"blackhole:{port}", domains=("*",), routes=()),),
         )
 
+    def route_servers(self, read: Read, view: View, name: str) -> tuple[int, tuple[tuple[str, str], ...]]:
+        """Return the port that a route configuration is for, and (Gateway, port's name) of each server on it."""
+        port = _route_port(name)
+        by_port: tuple[tuple[int, tuple[_Server, ...]], ...] = read.get(self._servers, view)
+        servers = dict(by_port).get(port, ())
+        return port, tuple(dict.fromkeys((server.gateway, server.port_name) for server in servers))
+
+
+def _route_port(name: str) -> int:
+    """Return the port in the name of a gateway's route configuration, `http.80`; 0 when it is none."""
+    parts = name.split(".")
+    return int(parts[1]) if len(parts) > 1 and parts[1].isdecimal() and len(parts[1]) <= 5 else 0
+
 
 def gateway_problems(obj: Object) -> Iterator[Problem]:
     """Yield a warning for each server of a Gateway that is decoded but not served."""
@@ -147,7 +161,7 @@ def _server(obj: Object, server: Any) -> _Server:
             owner, host = "*", written
         hosts.append((obj.key.namespace if owner == "." else owner, host.lower()))
     redirect = bool(server.tls is not None and server.tls.https_redirect)
-    return _Server(f"{obj.key.namespace}/{obj.key.name}", obj.key.namespace, tuple(hosts), redirect)
+    return _Server(f"{obj.key.namespace}/{obj.key.name}", obj.key.namespace, tuple(hosts), redirect, server.port.name)
 
 
 def _shared_hosts(server: _Server, vs: Object) -> list[str]:

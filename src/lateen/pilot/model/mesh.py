@@ -15,6 +15,7 @@ from lateen.api.base import Object, ResourceKey
 from lateen.api.names import is_partial_wildcard
 from lateen.api.protocol import Protocol
 from lateen.flow import Graph, Read
+from lateen.pilot.model.filter_selection import chosen_patches, is_choosy
 from lateen.pilot.model.hosts import full_name, host_patterns
 from lateen.pilot.model.locality import asked_labels as balancing_labels
 from lateen.pilot.model.locality import asks_locality, locality_of
@@ -64,12 +65,15 @@ class View:
     http_proxy_port: int = 0
     gateway_ports: tuple[tuple[int, int], ...] = ()  # explicit mode: port of the Gateway -> port it binds
     scope: Scope = EVERYTHING  # what of the mesh it is configured for
+    # EnvoyFilters that choose their proxies and chose these, with the patches: "team/lua#0,2". Those that are for their
+    # whole namespace are not listed: they come and go without making another view.
+    filters: tuple[str, ...] = ()
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Part of nearly every key of the graph, and hashed at each read: computed once.
         ways = (self.capture, self.http_proxy_port, self.gateway_ports)
-        whole = (self.kind, self.namespace, self.labels, self.locality, ways, self.scope)
+        whole = (self.kind, self.namespace, self.labels, self.locality, ways, self.scope, self.filters)
         object.__setattr__(self, "_hash", hash(whole))
 
     def __hash__(self) -> int:
@@ -125,6 +129,7 @@ class Mesh:
         self.objects = graph.input("objects")  # ResourceKey -> Object
         self.workloads = graph.input("workloads")  # name -> Workload
         self.vips = graph.input("vips")  # Hostname -> address
+        self.proxies = graph.input("proxies")  # workload's name -> what its connected proxy says of itself
 
         # "mesh" -> exportTo of services that say nothing; apart from the settings, so that those cost no service
         self.service_default = graph.derive("default exportTo of services", self._service_default)
@@ -162,6 +167,7 @@ class Mesh:
         self.asks_locality = graph.index("localities asked for", self.objects, lambda key, obj: asks_locality(obj))
         self.locality_matters = graph.derive("locality matters", self._locality_matters)  # of such a namespace
         self.sidecars = graph.index("sidecars", self.objects, _by_namespace("Sidecar"))
+        self.choosy_filters = graph.index("envoy filters that choose", self.objects, _choosy_filters)
 
         self.settings = graph.derive("mesh settings", self._settings)
         self.service = graph.derive("service", self._service)
@@ -335,6 +341,7 @@ class Mesh:
                 locality=self._client_locality(read, workload),
                 capture=workload.capture,
                 gateway_ports=tuple(sorted((number, target) for _, number, target in workload.ports)),
+                filters=self._filters(read, workload),
             )
         asked = sorted(
             (label, value) for label, value in workload.labels.items() if read.lookup(self.asked_labels, label)
@@ -347,6 +354,7 @@ class Mesh:
             capture=workload.capture,
             http_proxy_port=workload.http_proxy_port,
             scope=self.scope(read, workload.namespace, workload.labels, capture=workload.capture),
+            filters=self._filters(read, workload),
         )
 
     def _locality_matters(self, read: Read, scope: str) -> bool:
@@ -361,6 +369,22 @@ class Mesh:
         """Return what a sidecar with these labels is configured for."""
         sidecar = read.get(self.sidecar, (namespace, tuple(sorted(labels.items()))))
         return scope_of(sidecar.spec, namespace, capture=capture) if sidecar is not None else EVERYTHING
+
+    def _filters(self, read: Read, workload: Workload) -> tuple[str, ...]:
+        """Return the choosy EnvoyFilters that are for a workload's proxy, and which of their patches."""
+        root = read.get(self.settings, "mesh").root_namespace
+        found = []
+        for namespace in dict.fromkeys((root, workload.namespace)):
+            for obj in self.objects_of(read, read.lookup(self.choosy_filters, namespace)):
+                positions = chosen_patches(
+                    obj,
+                    namespace=workload.namespace,
+                    labels=workload.labels,
+                    metadata=lambda: read.get(self.proxies, workload.name) or {},
+                )
+                if positions:
+                    found.append(f"{namespace}/{obj.key.name}#{','.join(map(str, positions))}")
+        return tuple(sorted(found))
 
 
 def _visible(service: Service, namespace: str) -> bool:
@@ -458,6 +482,10 @@ def _asked_labels(key: ResourceKey, obj: Object) -> list[str]:
         return balancing_labels(obj)
     rules = [*obj.spec.http, *obj.spec.tcp, *obj.spec.tls]
     return sorted({label for rule in rules for match in rule.match for label in match.source_labels or ()})
+
+
+def _choosy_filters(key: ResourceKey, obj: Object) -> list[str]:
+    return [key.namespace] if key.kind == "EnvoyFilter" and is_choosy(obj.spec) else []
 
 
 def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:

@@ -24,7 +24,6 @@ STORED_ONLY: Mapping[str, str] = {
     "Telemetry": "the standard metrics are reported as if it were not there",
     "WasmPlugin": "no extension is loaded",
     "TrafficExtension": "no extension is loaded",
-    "EnvoyFilter": "no patch is applied",
     "ProxyConfig": "proxies run with the defaults",
     "MeshNetworks": "the mesh is one network",
 }

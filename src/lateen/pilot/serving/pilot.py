@@ -6,7 +6,7 @@ listeners of `source` before it returns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -14,6 +14,7 @@ import structlog
 from lateen.api.base import Object, Problem, ResourceKey
 from lateen.errors import Unavailable
 from lateen.flow import Graph
+from lateen.pilot.model.envoy_filters import EnvoyFilters
 from lateen.pilot.model.gateway import Gateways, gateway_problems
 from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.mesh import Mesh
@@ -27,6 +28,7 @@ from lateen.pilot.serving.render import Render
 from lateen.pilot.serving.scopes import Scopes
 from lateen.pilot.serving.source import MeshSource
 from lateen.pilot.sources.folder import Change
+from lateen.pilot.translate.patches.check import patch_problems
 
 __all__ = ["Pilot"]
 
@@ -48,6 +50,7 @@ class Pilot:
             inbound=self.inbound,
             gateways=self.gateways,
             names=Names(self.mesh),
+            filters=EnvoyFilters(self.mesh),
         )
         self.scopes = Scopes(self.mesh, self.outbound, self.render)
         self.source = MeshSource(self.mesh, self.scopes, trust_domain=trust_domain)
@@ -85,6 +88,7 @@ class Pilot:
         found: list[Problem] = []
         if change.obj is not None:
             found.extend(unsupported(change.obj))
+            found.extend(patch_problems(change.obj))
             if change.key.kind == "Gateway":
                 found.extend(gateway_problems(change.obj))
         if found:
@@ -105,6 +109,7 @@ class Pilot:
     def problems(self) -> list[Problem]:
         """Return what is decoded but not acted on, what fails to translate, and what a proxy rejected."""
         found = [problem for notes in self._notes.values() for problem in notes]
+        found.extend(self._idle_patches())
         for rejection in self.source.rejections.values():
             message = f"proxy {rejection.proxy} rejected {rejection.name}: {rejection.error}"
             culprits = [obj for key in rejection.culprits if (obj := self.mesh.objects.get(key)) is not None]
@@ -117,6 +122,17 @@ class Pilot:
             message = f"cannot be translated ({collection.name} of {key}): {error}; what was served before stays"
             found.append(culprit.problem("", message) if culprit is not None else Problem("", 0, "", message))
         return found
+
+    def _idle_patches(self) -> Iterator[Problem]:
+        """Yield which patches of proxies in use do nothing: those that match nothing, and those that cannot act."""
+        ledger = self.scopes.ledger
+        for patch in sorted(ledger.idle):
+            if (obj := self.mesh.objects.get(patch.key)) is not None:
+                yield obj.problem(patch.path, "matches nothing in any proxy that it is for", "warning")
+        for patch, reason in sorted(ledger.failures):
+            if (obj := self.mesh.objects.get(patch.key)) is not None:
+                count = ledger.failures[patch, reason]
+                yield obj.problem(patch.path, f"is left out of {count} resources: {reason}")
 
     @staticmethod
     def _log_errors(changes: list[tuple[Any, Any, Exception | None]]) -> None:

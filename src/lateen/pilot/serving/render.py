@@ -7,6 +7,7 @@ grow with distinct content.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 from weakref import WeakValueDictionary
@@ -15,6 +16,16 @@ import msgspec
 
 from lateen.api.hosts import resolve_short_name
 from lateen.flow import Graph, Read
+from lateen.pilot.model.envoy_filters import (
+    CLUSTERS,
+    EXTENSIONS,
+    INBOUND,
+    LISTENERS,
+    ROUTE_PARTS,
+    ROUTES,
+    EnvoyFilters,
+    Patch,
+)
 from lateen.pilot.model.gateway import Gateways
 from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.mesh import Mesh, View
@@ -22,7 +33,20 @@ from lateen.pilot.model.names import Names
 from lateen.pilot.model.outbound import Outbound, parse_cluster_name
 from lateen.pilot.model.values import Hostname, HttpProxyListenerInput, VirtualHostInput
 from lateen.pilot.registry.services import CLUSTER_DOMAIN
-from lateen.pilot.translate.clusters import build_dynamic_cluster, build_outbound_cluster
+from lateen.pilot.serving.patching import (
+    Apply,
+    Shaped,
+    added,
+    extension,
+    gather,
+    patch_key,
+    shape,
+    shape_config,
+    shape_host,
+    shape_shell,
+    with_mark,
+)
+from lateen.pilot.translate.clusters import build_dynamic_cluster, build_fixed_clusters, build_outbound_cluster
 from lateen.pilot.translate.endpoints import build_endpoints
 from lateen.pilot.translate.gateway import build_gateway_listener
 from lateen.pilot.translate.inbound import build_inbound_clusters, build_inbound_listeners
@@ -31,7 +55,12 @@ from lateen.pilot.translate.listeners import (
     build_outbound_listener,
     build_virtual_outbound,
 )
+from lateen.pilot.translate.names import INBOUND_PASSTHROUGH
 from lateen.pilot.translate.pack import resource_of
+from lateen.pilot.translate.patches.clusters import added_clusters, patch_cluster
+from lateen.pilot.translate.patches.listeners import added_listeners, patch_listener
+from lateen.pilot.translate.patches.outcome import Mark, Trace
+from lateen.pilot.translate.patches.routes import RouteContext, acts_on_host
 from lateen.pilot.translate.proxyless import build_proxyless_cluster, build_proxyless_listener, build_proxyless_routes
 from lateen.pilot.translate.routes import build_route_config, build_virtual_host, splice_route_config
 from lateen.pilot.xds.source import Resource
@@ -49,7 +78,11 @@ class Interned:
 
     def __call__(self, build: Callable[[Any], Any], argument: Any) -> Any:
         """Return `build(argument)`, the same object for an equal argument."""
-        key = blake2b(build.__qualname__.encode() + b"\\0" + self._encode(argument), digest_size=20).digest()
+        return self.keyed(build.__qualname__, argument, build, argument)
+
+    def keyed(self, name: str, key_of: Any, build: Callable[[Any], Any], argument: Any) -> Any:
+        """Return `build(argument)`, the same object for an equal name and an equal `key_of`, which stand for it."""
+        key = blake2b(name.encode() + b"\\0" + self._encode(key_of), digest_size=20).digest()
         found = self._made.get(key)
         if found is None:
             found = self._made[key] = build(argument)
@@ -60,23 +93,39 @@ class Interned:
 class Render:
     """The derived collections of resources."""
 
-    def __init__(self, mesh: Mesh, *, outbound: Outbound, inbound: Inbound, gateways: Gateways, names: Names) -> None:
+    def __init__(
+        self,
+        mesh: Mesh,
+        *,
+        outbound: Outbound,
+        inbound: Inbound,
+        gateways: Gateways,
+        names: Names,
+        filters: EnvoyFilters,
+    ) -> None:
+        self._mesh = mesh
         self._outbound = outbound
         self._inbound = inbound
         self._gateways = gateways
         self._names = names
+        self.filters = filters
         self.interned = Interned()
         graph: Graph = mesh.graph
         # (view, hostname) -> tuple[Resource, ...]
         self.clusters = graph.derive("cluster resources", self._clusters)
-        # view -> tuple[Resource, ...]: clusters that are no service's
-        self.base_clusters = graph.derive("base cluster resources", self._base_clusters)
         # (view, hostname) -> tuple[Resource, ...]
         self.service_listeners = graph.derive("service listener resources", self._service_listeners)
         # (view, port) -> tuple[Resource, ...]
         self.port_listeners = graph.derive("port listener resources", self._port_listener)
         # view -> tuple[Resource, ...]: captures, proxies, gateway ports
         self.base_listeners = graph.derive("base listener resources", self._base_listeners)
+        # view -> tuple[Resource, ...]: those that every proxy has
+        self.base_clusters = graph.derive("base cluster resources", self._base_clusters)
+        # view -> tuple[Resource, ...]: what EnvoyFilters add
+        self.added_clusters = graph.derive("added cluster resources", self._added_clusters)
+        self.added_listeners = graph.derive("added listener resources", self._added_listeners)
+        # (view, name) -> Resource | None: what EnvoyFilters add, asked for by filters
+        self.extensions = graph.derive("extension resources", self._extension)
         # workload -> tuple[Resource, ...]
         self.inbound_listeners = graph.derive("inbound listener resources", self._inbound_listeners)
         self.inbound_clusters = graph.derive("inbound cluster resources", self._inbound_clusters)
@@ -96,39 +145,101 @@ class Render:
 
     def _clusters(self, read: Read, key: tuple[View, Hostname]) -> tuple[Resource, ...]:
         inputs = read.get(self._outbound.clusters, key)
-        return tuple(self._resource(build_outbound_cluster, entry) for entry in inputs)
-
-    def _base_clusters(self, read: Read, view: View) -> tuple[Resource, ...]:
-        found = read.get(self._outbound.dynamic_cluster, view)
-        return (self._resource(build_dynamic_cluster, found),) if found is not None else ()
+        patches = self.filters.for_host(read, key[0], CLUSTERS, key[1])
+        return self._part(build_outbound_cluster, inputs, patches, _patch_cluster)
 
     def _service_listeners(self, read: Read, key: tuple[View, Hostname]) -> tuple[Resource, ...]:
         inputs = read.get(self._outbound.service_listeners, key)
-        return tuple(self._resource(build_outbound_listener, entry) for entry in inputs)
+        return self._part(build_outbound_listener, inputs, self._patches(read, key[0], LISTENERS), patch_listener)
 
     def _port_listener(self, read: Read, key: tuple[View, int]) -> tuple[Resource, ...]:
         found = read.get(self._outbound.port_listener, key)
-        return (self._resource(build_outbound_listener, found),) if found is not None else ()
+        if found is None:
+            return ()
+        return self._part(build_outbound_listener, (found,), self._patches(read, key[0], LISTENERS), patch_listener)
 
     def _base_listeners(self, read: Read, view: View) -> tuple[Resource, ...]:
+        patches = self._patches(read, view, LISTENERS)
         if view.kind == "gateway":
             inputs = read.get(self._gateways.listeners, view)
-            return tuple(self._resource(build_gateway_listener, entry) for entry in inputs)
-        return tuple(
-            self._resource(
-                build_http_proxy_listener if isinstance(entry, HttpProxyListenerInput) else build_virtual_outbound,
-                entry,
-            )
-            for entry in read.get(self._outbound.base_listeners, view)
-        )
+            return self._part(build_gateway_listener, inputs, patches, patch_listener)
+        captures: tuple[Any, ...] = read.get(self._outbound.base_listeners, view)
+        return self._part(_build_base_listener, captures, patches, patch_listener)
 
     def _inbound_listeners(self, read: Read, workload: str) -> tuple[Resource, ...]:
         found = read.get(self._inbound.listeners, workload)
-        return tuple(resource_of(listener) for listener in build_inbound_listeners(found)) if found is not None else ()
+        if found is None:
+            return ()
+        listeners = build_inbound_listeners(found)
+        patches = self._inbound_patches(read, workload)
+        if not patches:
+            return tuple(resource_of(listener) for listener in listeners)
+        return gather(
+            [*(shape(listener, patches, patch_listener) for listener in listeners), *added(patches, added_listeners)]
+        )
 
     def _inbound_clusters(self, read: Read, workload: str) -> tuple[Resource, ...]:
         found = read.get(self._inbound.listeners, workload)
-        return tuple(resource_of(cluster) for cluster in build_inbound_clusters(found)) if found is not None else ()
+        if found is None:
+            return ()
+        clusters = build_inbound_clusters(found)
+        patches = self._inbound_patches(read, workload)
+        if not patches:
+            return tuple(resource_of(cluster) for cluster in clusters)
+        return gather(
+            [*(shape(cluster, patches, _patch_inbound) for cluster in clusters), *added(patches, added_clusters)]
+        )
+
+    # ---- EnvoyFilters
+
+    def _patches(self, read: Read, view: View, group: str) -> tuple[Patch, ...]:
+        return read.get(self.filters.group, (view, group)).wide
+
+    def _inbound_patches(self, read: Read, workload: str) -> tuple[Patch, ...]:
+        view = read.get(self._mesh.view, workload)
+        return self._patches(read, view, INBOUND) if view is not None else ()
+
+    def _part(
+        self, build: Callable[[Any], Any], inputs: Iterable[Any], patches: tuple[Patch, ...], apply: Apply
+    ) -> tuple[Resource, ...]:
+        """Translate inputs, and apply the patches where there are some."""
+        if not patches:
+            return tuple(self._resource(build, entry) for entry in inputs)
+        key = patch_key(patches)
+        name = f"{build.__qualname__} patched"
+        return gather(
+            self.interned.keyed(name, (entry, key), lambda one: shape(build(one), patches, apply), entry)
+            for entry in inputs
+        )
+
+    def _base_clusters(self, read: Read, view: View) -> tuple[Resource, ...]:
+        gateway = view.kind == "gateway"
+        clusters = build_fixed_clusters(for_gateway=gateway)
+        dynamic = read.get(self._outbound.dynamic_cluster, view)
+        if dynamic is not None:
+            clusters = (*clusters, build_dynamic_cluster(dynamic))
+        patches = self._patches(read, view, CLUSTERS)
+        inbound = () if gateway else self._patches(read, view, INBOUND)
+        if not patches and not inbound:
+            return tuple(resource_of(cluster) for cluster in clusters)
+        return gather(
+            shape(cluster, inbound, _patch_inbound)
+            if cluster.name == INBOUND_PASSTHROUGH
+            else shape(cluster, patches, _patch_cluster)
+            for cluster in clusters
+        )
+
+    def _added_clusters(self, read: Read, view: View) -> tuple[Resource, ...]:
+        return gather(added(self._patches(read, view, CLUSTERS), added_clusters))
+
+    def _added_listeners(self, read: Read, view: View) -> tuple[Resource, ...]:
+        return gather(added(self._patches(read, view, LISTENERS), added_listeners))
+
+    def _extension(self, read: Read, key: tuple[View, str]) -> Resource | None:
+        view, name = key
+        return extension(self._patches(read, view, EXTENSIONS), name)
+
+    # ---- routes and endpoints
 
     def _endpoints(self, read: Read, key: tuple[View, str]) -> Resource | None:
         found = read.get(self._outbound.endpoints, key)
@@ -138,21 +249,58 @@ class Render:
         found: VirtualHostInput | None = read.get(self._outbound.virtual_host, key)
         if found is None:
             return None
-        made: _HostBytes = self.interned(_host_bytes, found)
-        return made
+        view, number, hostname, config = key
+        patches = tuple(patch for patch in self.filters.for_host(read, view, ROUTES, hostname) if acts_on_host(patch))
+        if not patches:
+            plain: _HostBytes = self.interned(_host_bytes, found)
+            return plain
+        context = RouteContext(name=config, port=number)
+        patched: _HostBytes = self.interned.keyed(
+            "patched host",
+            (found, patch_key(patches), config, number),
+            lambda one: _patched(one, patches, context),
+            found,
+        )
+        return patched
 
     def _routes(self, read: Read, key: tuple[View, str]) -> Resource | None:
         view = key[0]
         if view.kind == "gateway":
             gateway = read.get(self._gateways.route_config, key)
-            # A name nobody serves is answered, empty: Envoy would wait for it.
-            return self._resource(build_route_config, gateway) if gateway is not None else None
+            if gateway is None:
+                return None
+            patches = self._patches_of_routes(read, view)
+            if not patches:
+                return self._resource(build_route_config, gateway)
+            port, servers = self._gateways.route_servers(read, view, key[1])
+            context = RouteContext(name=key[1], port=port, servers=servers)
+            shaped: Shaped = self.interned.keyed(
+                "patched gateway routes",
+                (gateway, patch_key(patches), port, servers),
+                lambda one: shape_config(build_route_config(one), patches, context),
+                gateway,
+            )
+            return shaped.resource
         found = read.get(self._outbound.route_config, key)
         if found is None:
             return None
         shell, hosts = found
         made = [read.get(self.virtual_hosts, host) for host in hosts]
-        return splice_route_config(shell, [(host.domains, host.data) for host in made if host is not None])
+        spliced = [(host.domains, host.data) for host in made if host is not None and host.data is not None]
+        patches = self._patches(read, view, ROUTES)
+        if not patches and all(host is None or host.mark is None for host in made):
+            return splice_route_config(shell, spliced)
+        context = RouteContext(name=shell.name, port=_port_of(shell.name))
+        rest, mark = shape_shell(build_route_config(shell), patches, context)
+        trace = Trace()
+        for one in (mark, *(host.mark for host in made if host is not None)):
+            if one is not None:
+                trace.include(one)
+        return with_mark(splice_route_config(shell, spliced, rest), trace.mark(shell.name))
+
+    def _patches_of_routes(self, read: Read, view: View) -> tuple[Patch, ...]:
+        """Return all patches of a gateway's routes: its hosts are not told apart before they are built."""
+        return tuple(patch for patch in read.get(self.filters.selected, view) if patch.apply_to in ROUTE_PARTS)
 
     def _proxyless_listener(self, read: Read, key: tuple[View, str]) -> Resource | None:
         view, name = key
@@ -186,16 +334,17 @@ class Render:
 
 
 class _HostBytes:
-    """One virtual host, serialised, and its domains. Equal data is equal."""
+    """One virtual host, serialised, and its domains; None when a patch removed it. Equal data is equal."""
 
-    __slots__ = ("__weakref__", "data", "domains")
+    __slots__ = ("__weakref__", "data", "domains", "mark")
 
-    def __init__(self, domains: tuple[str, ...], data: bytes) -> None:
+    def __init__(self, domains: tuple[str, ...], data: bytes | None, mark: Mark | None = None) -> None:
         self.domains = domains
         self.data = data
+        self.mark = mark
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _HostBytes) and other.data == self.data
+        return isinstance(other, _HostBytes) and other.data == self.data and other.mark == self.mark
 
     def __hash__(self) -> int:
         return hash(self.data)
@@ -203,6 +352,30 @@ class _HostBytes:
 
 def _host_bytes(inp: VirtualHostInput) -> _HostBytes:
     return _HostBytes(inp.domains, build_virtual_host(inp).SerializeToString(deterministic=True))
+
+
+def _patched(inp: VirtualHostInput, patches: tuple[Patch, ...], context: RouteContext) -> _HostBytes:
+    host, mark = shape_host(build_virtual_host(inp), patches, context)
+    if host is None:
+        return _HostBytes((), None, mark)
+    return _HostBytes(tuple(host.domains), host.SerializeToString(deterministic=True), mark)
+
+
+def _port_of(name: str) -> int:
+    """Return the port of a sidecar's route configuration, 0 for the one of all ports."""
+    text = name.rpartition(":")[2]
+    return int(text) if text.isdecimal() else 0
+
+
+def _build_base_listener(inp: Any) -> Any:
+    build: Callable[[Any], Any] = (
+        build_http_proxy_listener if isinstance(inp, HttpProxyListenerInput) else build_virtual_outbound
+    )
+    return build(inp)
+
+
+_patch_cluster: Apply = partial(patch_cluster, inbound=False)
+_patch_inbound: Apply = partial(patch_cluster, inbound=True)
 
 
 def _to_resource(build: Callable[[Any], Any]) -> Callable[[Any], Resource]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from lateen.flow import Derived, Index
@@ -15,19 +16,20 @@ from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.model.names import NameEntry
 from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.visibility import Membership
+from lateen.pilot.serving.marks import Keeper, Ledger
 from lateen.pilot.serving.render import Render
 from lateen.pilot.serving.slices import NamedSlice, UnionSlice
-from lateen.pilot.translate.clusters import build_fixed_clusters
 from lateen.pilot.translate.pack import resource_of
 from lateen.pilot.xds.source import Delta, Resource, Slice
 from lateen.wire.nds import NAME_TABLE_TYPE_URL, NameInfo, build_name_table
 
-__all__ = ["CDS", "EDS", "LDS", "NDS", "RDS", "Scopes", "ViewScope", "WorkloadScope", "name_table"]
+__all__ = ["CDS", "ECDS", "EDS", "LDS", "NDS", "RDS", "Scopes", "ViewScope", "WorkloadScope", "name_table"]
 
 CDS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 EDS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 LDS = "type.googleapis.com/envoy.config.listener.v3.Listener"
 RDS = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+ECDS = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 NDS = NAME_TABLE_TYPE_URL
 
 NAME_TABLE = "nametable"
@@ -42,6 +44,7 @@ class ViewScope:
         self._scopes = scopes
         render = scopes.render
         proxyless = view.kind == "proxyless"
+        self.keeper = Keeper(scopes.ledger)
         self.clusters: UnionSlice | NamedSlice
         self.listeners: UnionSlice | NamedSlice
         if proxyless:
@@ -49,10 +52,11 @@ class ViewScope:
             self.listeners = self._named(LDS, render.proxyless_listener)
             self.routes = self._named(RDS, render.proxyless_routes)
         else:
-            self.clusters = UnionSlice(CDS)
-            self.listeners = UnionSlice(LDS)
+            self.clusters = UnionSlice(CDS, self.keeper)
+            self.listeners = UnionSlice(LDS, self.keeper)
             self.routes = self._named(RDS, render.routes)
         self.endpoints = self._named(EDS, render.endpoints)
+        self.extensions = self._named(ECDS, render.extensions)
         self.names = UnionSlice(NDS)
         self._hosts: Counter[Any] = Counter()
         self._ports: Counter[int] = Counter()
@@ -70,17 +74,21 @@ class ViewScope:
             EDS: (self.endpoints,),
             LDS: (self.listeners,),
             RDS: (self.routes,),
+            ECDS: (self.extensions,),
             NDS: (self.names,),
         }
 
     def _open(self) -> None:
         assert isinstance(self.clusters, UnionSlice)
         assert isinstance(self.listeners, UnionSlice)
-        # Parts of one slice must have an order among them: hosts are (1, host), ports (2, port), fixed ones (0, "").
-        fixed = build_fixed_clusters(for_gateway=self.view.kind == "gateway")
-        self.clusters.set_part((0, ""), tuple(resource_of(cluster) for cluster in fixed))
-        self.clusters.set_part((0, "base"), self._scopes.render.base_clusters.live(self.view, ()))
-        self.listeners.set_part((0, ""), self._scopes.render.base_listeners.live(self.view, ()))
+        # Parts of one slice must have an order among them: hosts are (1, host), ports (2, port), fixed ones (0, ""),
+        # what EnvoyFilters add (3, "").
+        render = self._scopes.render
+        self.keeper.select(render.filters.selected.live(self.view, ()))
+        self.clusters.set_part((0, ""), render.base_clusters.live(self.view, ()))
+        self.clusters.set_part((3, ""), render.added_clusters.live(self.view, ()))
+        self.listeners.set_part((0, ""), render.base_listeners.live(self.view, ()))
+        self.listeners.set_part((3, ""), render.added_listeners.live(self.view, ()))
         for host in self._scopes.mesh.sight.named_hosts(self.view):
             self._count_host(host, 1)
         for member in self._memberships:
@@ -99,11 +107,19 @@ class ViewScope:
                 self._drop_host(host)
             for port in list(self._ports):
                 self._drop_port(port)
-            self._scopes.render.base_listeners.release(self.view)
-            self._scopes.render.base_clusters.release(self.view)
-        for named in (self.endpoints, self.routes, self.clusters, self.listeners):
+            render = self._scopes.render
+            for derived in (
+                render.filters.selected,
+                render.base_clusters,
+                render.added_clusters,
+                render.base_listeners,
+                render.added_listeners,
+            ):
+                derived.release(self.view)
+        for named in (self.endpoints, self.routes, self.extensions, self.clusters, self.listeners):
             if isinstance(named, NamedSlice):
                 named.drain()
+        self.keeper.close()
 
     # ---- membership
 
@@ -206,7 +222,14 @@ class ViewScope:
         if self._names_touched:
             self._names_touched = False
             self.names.set_part((0, ""), (name_table(self._entries.values()),))
-        slices: list[UnionSlice | NamedSlice] = [self.clusters, self.endpoints, self.listeners, self.routes, self.names]
+        slices: list[UnionSlice | NamedSlice] = [
+            self.clusters,
+            self.endpoints,
+            self.listeners,
+            self.routes,
+            self.extensions,
+            self.names,
+        ]
         return [delta for one in slices if (delta := one.take_delta()) is not None]
 
     def _named(self, type_url: str, derived: Derived[Any, Any]) -> NamedSlice:
@@ -214,6 +237,7 @@ class ViewScope:
             type_url,
             lambda name: derived.live((self.view, name), None),
             lambda name: derived.release((self.view, name)),
+            self.keeper,
         )
 
 
@@ -224,8 +248,9 @@ class WorkloadScope:
         self.name = name
         self.users = 0
         self._scopes = scopes
-        self.clusters = UnionSlice(CDS)
-        self.listeners = UnionSlice(LDS)
+        self.keeper = Keeper(scopes.ledger)
+        self.clusters = UnionSlice(CDS, self.keeper)
+        self.listeners = UnionSlice(LDS, self.keeper)
         self.clusters.set_part((0, ""), scopes.render.inbound_clusters.live(name, ()))
         self.listeners.set_part((0, ""), scopes.render.inbound_listeners.live(name, ()))
         self.take_deltas()
@@ -233,6 +258,7 @@ class WorkloadScope:
     def close(self) -> None:
         self._scopes.render.inbound_clusters.release(self.name)
         self._scopes.render.inbound_listeners.release(self.name)
+        self.keeper.close()
 
     def take_deltas(self) -> list[Delta]:
         return [delta for one in (self.clusters, self.listeners) if (delta := one.take_delta()) is not None]
@@ -245,6 +271,7 @@ class Scopes:
         self.mesh = mesh
         self.outbound = outbound
         self.render = render
+        self.ledger = Ledger()
         self.views: dict[View, ViewScope] = {}
         self.workloads: dict[str, WorkloadScope] = {}
         self._members: dict[tuple[Index[Any, Any], Any], dict[ViewScope, Membership]] = {}
@@ -339,8 +366,15 @@ class Scopes:
         self._route(render.proxyless_listener, lambda scope, name, value: _named(scope.listeners).changed(name, value))
         self._route(render.proxyless_routes, lambda scope, name, value: scope.routes.changed(name, value))
         self._route(render.proxyless_cluster, lambda scope, name, value: _named(scope.clusters).changed(name, value))
-        graph.on_change(render.base_listeners, self._base_changed)
-        graph.on_change(render.base_clusters, self._base_clusters_changed)
+        self._route(render.extensions, lambda scope, name, value: scope.extensions.changed(name, value))
+        self._of_view(render.filters.selected, lambda scope, value: scope.keeper.select(value))
+        for derived, which, part in (
+            (render.base_clusters, "clusters", (0, "")),
+            (render.base_listeners, "listeners", (0, "")),
+            (render.added_clusters, "clusters", (3, "")),
+            (render.added_listeners, "listeners", (3, "")),
+        ):
+            self._of_view(derived, partial(_set_part, which, part))
         graph.on_change(render.inbound_listeners, self._inbound_teller("listeners"))
         graph.on_change(render.inbound_clusters, self._inbound_teller("clusters"))
 
@@ -369,19 +403,15 @@ class Scopes:
                 scope.destinations_changed(key[2], hosts)
                 self._touched[scope] = None
 
-    def _base_changed(self, changes: list[tuple[Any, Any, Any]]) -> None:
-        for view, _, value in changes:
-            scope = self.views.get(view)
-            if scope is not None:
-                _union(scope.listeners).set_part((0, ""), value)
-                self._touched[scope] = None
+    def _of_view(self, derived: Derived[Any, Any], apply: Callable[[ViewScope, Any], None]) -> None:
+        def tell(changes: list[tuple[Any, Any, Any]]) -> None:
+            for view, _, value in changes:
+                scope = self.views.get(view)
+                if scope is not None:
+                    apply(scope, value)
+                    self._touched[scope] = None
 
-    def _base_clusters_changed(self, changes: list[tuple[Any, Any, Any]]) -> None:
-        for view, _, value in changes:
-            scope = self.views.get(view)
-            if scope is not None:
-                _union(scope.clusters).set_part((0, "base"), value)
-                self._touched[scope] = None
+        self.mesh.graph.on_change(derived, tell)
 
     def _inbound_teller(self, which: str) -> Callable[[list[tuple[Any, Any, Any]]], None]:
         def tell(changes: list[tuple[Any, Any, Any]]) -> None:
@@ -409,6 +439,10 @@ def name_table(entries: Iterable[NameEntry]) -> Resource:
     )
     packed = resource_of(table)
     return Resource(NAME_TABLE, packed.version, packed.body)
+
+
+def _set_part(which: str, part: tuple[int, str], scope: ViewScope, value: Any) -> None:
+    _union(getattr(scope, which)).set_part(part, value)
 
 
 def _union(one: UnionSlice | NamedSlice) -> UnionSlice:

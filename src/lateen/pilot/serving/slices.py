@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 
+from lateen.pilot.serving.marks import Keeper
 from lateen.pilot.xds.source import Delta, Resource, Slice
 
 __all__ = ["NamedSlice", "UnionSlice"]
@@ -20,8 +21,9 @@ class UnionSlice:
     the order in which they came.
     """
 
-    def __init__(self, type_url: str) -> None:
+    def __init__(self, type_url: str, keeper: Keeper | None = None) -> None:
         self.type_url = type_url
+        self._keeper = keeper
         self._parts: dict[Hashable, tuple[Resource, ...]] = {}
         self._by_name: dict[str, dict[Hashable, Resource]] = {}
         self._all: dict[str, Resource] = {}
@@ -38,6 +40,8 @@ class UnionSlice:
 
     def set_part(self, part: Hashable, resources: tuple[Resource, ...]) -> None:
         """Replace what one part brings. Parts of one slice have a total order."""
+        if self._keeper is not None:
+            self._keeper.put(self.type_url, part, resources)
         before = self._parts.get(part, ())
         if resources:
             self._parts[part] = resources
@@ -78,8 +82,15 @@ class NamedSlice:
     `changed` with what became of it.
     """
 
-    def __init__(self, type_url: str, demand: Callable[[str], Resource | None], forget: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        type_url: str,
+        demand: Callable[[str], Resource | None],
+        forget: Callable[[str], None],
+        keeper: Keeper | None = None,
+    ) -> None:
         self.type_url = type_url
+        self._keeper = keeper
         self._demand = demand
         self._forget = forget
         self._held: dict[str, int] = {}
@@ -95,6 +106,7 @@ class NamedSlice:
             found = self._demand(name)
             if found is not None:
                 self._now[name] = found
+                self._note(name, found)
         self._held[name] = count + 1
         return self._now.get(name)
 
@@ -106,6 +118,7 @@ class NamedSlice:
         del self._held[name]
         self._now.pop(name, None)
         self._touched.pop(name, None)
+        self._note(name, None)
         self._forget(name)
 
     def changed(self, name: str, resource: Resource | None) -> None:
@@ -114,6 +127,7 @@ class NamedSlice:
         if name not in self._held or before == resource:
             return
         self._touched.setdefault(name, before)
+        self._note(name, resource)
         if resource is None:
             self._now.pop(name, None)
         else:
@@ -123,6 +137,10 @@ class NamedSlice:
         """Return what changed since the last call, None when nothing did in the end."""
         touched, self._touched = self._touched, {}
         return _delta(self, touched, self._now)
+
+    def _note(self, name: str, resource: Resource | None) -> None:
+        if self._keeper is not None:
+            self._keeper.put(self.type_url, name, resource)
 
     def drain(self) -> None:
         """Forget everything: the slice is used no more."""

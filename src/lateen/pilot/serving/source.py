@@ -16,9 +16,11 @@ import structlog
 from lateen.api.base import ResourceKey
 from lateen.errors import Refused, Unavailable
 from lateen.flow import Derived
+from lateen.pilot.model.envoy_filters import Patch, PatchId
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.registry.values import Workload
-from lateen.pilot.serving.scopes import CDS, EDS, LDS, RDS, Scopes, ViewScope, WorkloadScope
+from lateen.pilot.serving.scopes import CDS, ECDS, EDS, LDS, RDS, Scopes, ViewScope, WorkloadScope
+from lateen.pilot.translate.patches.outcome import Mark
 from lateen.pilot.xds.source import Identity, Listener, NodeInfo, Proxy, Slice
 from lateen.wire.spiffe import parse_spiffe_id
 
@@ -61,6 +63,21 @@ class MeshProxy:
             slices[LDS] = (*slices[LDS], self.own.listeners)
         return slices
 
+    def marks(self, type_url: str, name: str) -> list[Mark]:
+        """Return what EnvoyFilters did to one resource that the proxy is served."""
+        keepers = (self.shared.keeper, *((self.own.keeper,) if self.own is not None else ()))
+        return [mark for keeper in keepers if (mark := keeper.mark(type_url, name)) is not None]
+
+    def patch_counts(self) -> list[tuple[Patch, dict[str, int]]]:
+        """Return each patch that is for the proxy, and how many resources of each type it acts on."""
+        keepers = (self.shared.keeper, *((self.own.keeper,) if self.own is not None else ()))
+        found: dict[PatchId, dict[str, int]] = {patch.id: {} for patch in self.shared.keeper.selected}
+        for keeper in keepers:
+            for (patch, word), count in keeper.counts.items():
+                counts = found.setdefault(patch, {})
+                counts[word] = counts.get(word, 0) + count
+        return [(patch, found[patch.id]) for patch in self.shared.keeper.selected]
+
     def close(self) -> None:
         self._source.leave(self)
 
@@ -101,6 +118,7 @@ class MeshSource:
             raise Refused(
                 f"node {node.id!r} claims workload {name!r}, which is {workload.namespace}/{workload.service_account}"
             )
+        self.mesh.proxies.set(name, node.metadata)
         follows = workload is not None and node.metadata.get("GENERATOR") != PROXYLESS_GENERATOR
         if node.metadata.get("GENERATOR") == PROXYLESS_GENERATOR:
             view, own = View(kind="proxyless", namespace=namespace), None
@@ -122,6 +140,7 @@ class MeshSource:
         peers.discard(proxy)
         if not peers:
             del self._proxies[proxy.name]
+            self.mesh.proxies.delete(proxy.name)
         self._moved.pop(proxy, None)
         for key in [key for key in self.rejections if key[0] == proxy.name and not peers]:
             del self.rejections[key]
@@ -200,26 +219,33 @@ class MeshSource:
             for source, source_key in self.mesh.graph.provenance(derived, key):
                 if source is self.mesh.objects and self.mesh.objects.get(source_key) is not None:
                     found.add(source_key)
+        # Every EnvoyFilter of the proxy was asked; those that did nothing here are not to blame.
+        touched = {patch.key for mark in proxy.marks(type_url, name) for patch in mark.touched}
+        found = {key for key in found if key.kind != "EnvoyFilter" or key in touched}
         return tuple(sorted(found, key=lambda key: (key.kind in ("Service", "Namespace"), key)))
 
     def _makers(self, proxy: MeshProxy, type_url: str, name: str) -> list[tuple[Derived[Any, Any], Any]]:
         render, view = self.scopes.render, proxy.view
         if type_url == RDS:
             return [(render.routes, (view, name))]
+        if type_url == ECDS:
+            return [(render.extensions, (view, name))]
         if type_url == EDS:
             return [(render.endpoints, (view, name))]
         if type_url == CDS:
             parts = name.split("|", 3)
             if parts[0] == "outbound" and len(parts) == 4:
                 return [(render.clusters, (view, parts[3]))]
+            if parts[0] != "inbound":
+                return [(render.base_clusters, view), (render.added_clusters, view)]
             return [(render.inbound_clusters, proxy.name)] if proxy.own is not None else []
         if type_url == LDS:
             bind, _, port = name.rpartition("_")
             if proxy.own is not None and (name.startswith("virtualInbound") or name in proxy.own.listeners.all()):
                 return [(render.inbound_listeners, proxy.name)]
             if name in ("virtualOutbound",) or view.kind == "gateway":
-                return [(render.base_listeners, view)]
-            makers: list[tuple[Derived[Any, Any], Any]] = []
+                return [(render.base_listeners, view), (render.added_listeners, view)]
+            makers: list[tuple[Derived[Any, Any], Any]] = [(render.added_listeners, view)]
             if port.isdecimal():
                 makers.append((render.port_listeners, (view, int(port))))
                 makers.extend((render.service_listeners, (view, host)) for host in self._hosts_at(proxy, bind))

@@ -63,17 +63,26 @@ def _options(inp: RouteConfigInput) -> dict[str, Any]:
     }
 
 
-def splice_route_config(shell: RouteConfigInput, hosts: Iterable[tuple[tuple[str, ...], bytes]]) -> Resource:
+def splice_route_config(
+    shell: RouteConfigInput,
+    hosts: Iterable[tuple[tuple[str, ...], bytes]],
+    rest: RouteConfiguration | None = None,
+) -> Resource:
     """Return the resource that `build_route_config` would give, from virtual hosts that are serialised already.
 
     `shell` has no virtual hosts; `hosts` are (domains, bytes of the `VirtualHost`), in order. One changed host costs
     its own translation and one concatenation. Envoy refuses a domain that two hosts have: the first one keeps it, and
-    a host left without domains is left out.
+    a host left without domains is left out. `rest` is all that is not spliced, where `shell` does not say it.
     """
     spliced = b"".join(length_delimited(_VIRTUAL_HOSTS, data) for data in _without_duplicates(hosts))
     # In the order of field numbers, which is how protobuf writes them: equal content, equal bytes.
     head = RouteConfiguration(name=shell.name)
-    tail = RouteConfiguration(virtual_hosts=_catch_all(shell), **_options(shell))
+    if rest is None:
+        tail = RouteConfiguration(virtual_hosts=_catch_all(shell), **_options(shell))
+    else:
+        tail = RouteConfiguration()
+        tail.CopyFrom(rest)
+        tail.name = ""
     value = head.SerializeToString() + spliced + tail.SerializeToString(deterministic=True)
     return resource_of_bytes(shell.name, RouteConfiguration.DESCRIPTOR.full_name, value)
 
