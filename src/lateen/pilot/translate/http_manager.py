@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
+from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions, Http2ProtocolOptions
 from envoy.config.listener.v3.listener_components_pb2 import Filter
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors
@@ -68,6 +68,9 @@ _TAIL: Final = (
 OUTBOUND_FILTERS: Final = (*_COMMON, ALPN_FILTER, *_TAIL)
 INBOUND_FILTERS: Final = (*_COMMON, *_TAIL)
 
+# Istio takes HTTP/1.0 only where it is told to; otherwise it passes through to the service's address, which Kubernetes
+# knows the way from. Here that address leads nowhere, so a sidecar takes it always. A gateway does not: it answers 426.
+_SIDECAR_H1: Final = Http1ProtocolOptions(accept_http_10=True)
 _WEBSOCKET: Final = HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")
 _REQUEST_ID: Final = RequestIDExtension(typed_config=pack(UuidRequestIdConfig(use_request_id_for_trace_sampling=TRUE)))
 _CLIENT_DETAILS: Final = HttpConnectionManager.SetCurrentClientCertDetails(subject=TRUE, uri=True, dns=True)
@@ -106,6 +109,7 @@ def outbound_manager(
         **({"rds": _rds(route_name)} if route is None else {"route_config": route}),
         http_filters=(*OUTBOUND_FILTERS[:-1], *forward, OUTBOUND_FILTERS[-1]),
         early_header_mutation_extensions=[STRIP_PEER],
+        http_protocol_options=_SIDECAR_H1,
         access_log=[*OUTBOUND_HTTP, *file_loggers(telemetry.access_log)],
         tracing=_tracing(tracing_percent, span=False),
     )
@@ -134,6 +138,7 @@ def inbound_manager(
         forward_client_cert_details=HttpConnectionManager.APPEND_FORWARD,
         set_current_client_cert_details=_CLIENT_DETAILS,
         server_name=SERVER_NAME,
+        http_protocol_options=_SIDECAR_H1,
         http2_protocol_options=Http2ProtocolOptions() if h2 else None,
         access_log=[*inbound_http_loggers(mtls=mtls), *file_loggers(telemetry.access_log)],
         tracing=_tracing(tracing_percent, span=False),

@@ -61,7 +61,7 @@ MESH_TCP_ALPN: Final = ("istio",)
 MESH_HTTP_ALPN: Final = ("istio-http/1.0", "istio-http/1.1", "istio-h2")
 TCP_ALPN: Final = ("istio-peer-exchange", "istio")
 ALL_ISTIO_ALPN: Final = ("istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2")
-HTTP_ALPN: Final = ("http/1.1", "h2c")  # what the HTTP inspector reports of plain text
+HTTP_ALPN: Final = ("http/1.0", "http/1.1", "h2c")  # what the HTTP inspector reports of plain text
 SERVER_ALPN: Final = ("h2", "http/1.1")
 
 MESH_CIPHERS: Final = (
