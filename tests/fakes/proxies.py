@@ -54,6 +54,7 @@ from lateen.pilot.translate.pack import TYPE_PREFIX, name_of, pack
 from lateen.wire.peer_env import peer_environment
 
 START_SECONDS = 15.0
+WILDCARDS = (TYPE_PREFIX + Cluster.DESCRIPTOR.full_name, TYPE_PREFIX + Listener.DESCRIPTOR.full_name)  # never by name
 SECRET_TYPE = TYPE_PREFIX + Secret.DESCRIPTOR.full_name
 
 
@@ -180,31 +181,42 @@ class ConfigServer(AggregatedDiscoveryServiceServicer, SecretDiscoveryServiceSer
         nonces: dict[str, str] = {}  # of the last response of each type
         asked: dict[str, tuple[str, ...]] = {}
         key = id(events)
-        while (event := events.get()) is not None:
-            if isinstance(event, str):  # a node's content is another now
-                due = [*asked] if event == node else []
-                self._note(event, taken={(key, "")}, sent={(key, type_url) for type_url in due})
-            else:
-                node = event.node.id or node
-                if event.HasField("error_detail"):
-                    self.rejections.append(f"{node} {event.type_url}: {event.error_detail.message}")
-                names = tuple(sorted(event.resource_names))
-                due = [event.type_url] if asked.get(event.type_url) != names else []  # else an ACK or a NACK
-                if event.response_nonce and event.response_nonce == nonces.get(event.type_url):
-                    self._note(node, taken={(key, event.type_url)})
-                self._note(node, sent={(key, type_url) for type_url in due})
-                asked[event.type_url] = names
-            for type_url in due:
-                nonce += 1
-                nonces[type_url] = str(nonce)
-                known = self._resources.get(node, {}).get(type_url, {})
-                named = asked[type_url] or tuple(known)
-                yield DiscoveryResponse(
-                    version_info=str(nonce),
-                    nonce=str(nonce),
-                    type_url=type_url,
-                    resources=[pack(known[name]) for name in named if name in known],
-                )
+        try:
+            while (event := events.get()) is not None:
+                if isinstance(event, str):  # a node's content is another now
+                    due = [kind for kind in asked if asked[kind] or kind in WILDCARDS] if event == node else []
+                    self._note(event, taken={(key, "")}, sent={(key, type_url) for type_url in due})
+                else:
+                    node = event.node.id or node
+                    if event.HasField("error_detail"):
+                        self.rejections.append(f"{node} {event.type_url}: {event.error_detail.message}")
+                    names = tuple(sorted(event.resource_names))
+                    due = [event.type_url] if asked.get(event.type_url) != names else []  # else an ACK or a NACK
+                    if event.response_nonce and event.response_nonce == nonces.get(event.type_url):
+                        self._note(node, taken={(key, event.type_url)})
+                    self._note(node, sent={(key, type_url) for type_url in due})
+                    asked[event.type_url] = names
+                for type_url in due:
+                    known = self._resources.get(node, {}).get(type_url, {})
+                    named = asked[type_url] or tuple(known)
+                    if type_url not in WILDCARDS and not any(name in known for name in named):
+                        # Nothing that was asked for exists: what Envoy still waits for, it waits for in vain.
+                        self._note(node, taken={(key, type_url)})
+                        continue
+                    nonce += 1
+                    nonces[type_url] = str(nonce)
+                    yield DiscoveryResponse(
+                        version_info=str(nonce),
+                        nonce=str(nonce),
+                        type_url=type_url,
+                        resources=[pack(known[name]) for name in named if name in known],
+                    )
+        finally:
+            with self._answered:
+                self._streams.remove(events)
+                for untaken in self._untaken.values():
+                    untaken -= {entry for entry in untaken if entry[0] == key}
+                self._answered.notify_all()
 
     def _note(
         self,
@@ -478,7 +490,7 @@ class AnyApp:
     Bytes come back behind its name, `app:hello`. HTTP is answered `200` with the header `server: app`.
     """
 
-    def __init__(self, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, name: str = "app") -> None:
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 with suppress(OSError):
@@ -489,7 +501,7 @@ class AnyApp:
                         if data.startswith((b"GET ", b"POST ")):
                             self.request.sendall(b"HTTP/1.1 200 OK\r\nserver: app\r\ncontent-length: 2\r\n\r\nok")
                         else:
-                            self.request.sendall(b"app:" + data)
+                            self.request.sendall(name.encode() + b":" + data)
 
             def finish(self) -> None:
                 self.request.close()
@@ -524,11 +536,13 @@ class Answer:
         return json.loads(self.body)
 
 
-def dial(port: int, *, host: str = "127.0.0.1", to: tuple[str, int] | None = None) -> socket.socket:
-    """Connect to a proxy; `to` is the destination that the application dialled before it was captured."""
+def dial(
+    port: int, *, host: str = "127.0.0.1", to: tuple[str, int] | None = None, source: str = "127.0.0.1"
+) -> socket.socket:
+    """Connect to a proxy; `to` is what the application dialled before it was captured, `source` where it is."""
     sock = socket.create_connection((host, port), timeout=5)
     if to is not None:
-        sock.sendall(f"PROXY TCP4 127.0.0.1 {to[0]} 40000 {to[1]}\r\n".encode())
+        sock.sendall(f"PROXY TCP4 {source} {to[0]} 40000 {to[1]}\r\n".encode())
     return sock
 
 

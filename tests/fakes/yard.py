@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from string import Template
@@ -59,7 +59,7 @@ class Yard:
         self._stack = ExitStack()
         self._folder = folder
         self.apps = {name: HttpApp(name) for name in http}
-        self.tcp = {name: AnyApp() for name in tcp}
+        self.tcp = {name: AnyApp(name=name) for name in tcp}
         self.authority = StrangeAuthority()
         self.secrets: list[Message] = [*make_identity(self.authority, NODE).secrets()]  # what an agent would serve
         self.port = free_port()  # where captured connections arrive
@@ -69,7 +69,7 @@ class Yard:
     def __enter__(self) -> Self:
         for app in (*self.apps.values(), *self.tcp.values()):
             self._stack.enter_context(app)
-        self._configure([], {})
+        self._configure([], self.workload(NODE))
         self._server.serve(NODE, self._messages())
         self.envoy = self._stack.enter_context(RealEnvoy(NODE, self._server, self._folder, labels={"app": NODE}))
         return self
@@ -77,7 +77,29 @@ class Yard:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def use(self, text: str, *, locality: str = "", labels: dict[str, str] | None = None, **values: object) -> None:
+    @staticmethod
+    def workload(name: str, **fields: Any) -> Workload:
+        """Return a running workload, for `use`."""
+        return Workload(
+            **{
+                "name": name,
+                "namespace": "default",
+                "service_account": name,
+                "ip": "10.77.0.9",
+                "ready": True,
+                **fields,
+            }
+        )
+
+    def use(
+        self,
+        text: str,
+        *,
+        locality: str = "",
+        labels: dict[str, str] | None = None,
+        workloads: Iterable[Workload] = (),
+        **values: object,
+    ) -> None:
         """Configure `text` alone, for a client at `locality`. `$a` and `${a}` stand for the port of application a.
 
         Raises `AssertionError` for what is refused, by the checks or by Envoy.
@@ -86,25 +108,14 @@ class Yard:
         written = Template(text).substitute({**ports, **values})
         decoded = decode_documents(written.encode(), "test.yaml")
         assert not [problem for problem in decoded.problems if problem.level == "error"], decoded.problems
-        self._configure(
-            [Change(obj.key, obj) for obj in decoded.objects], {"locality": locality, "labels": labels or {}}
-        )
+        client = self.workload(NODE, locality=locality, labels=labels or {})
+        self._configure([Change(obj.key, obj) for obj in decoded.objects], client, *workloads)
         self._push()
 
-    def _configure(self, changes: list[Change], client: dict[str, Any]) -> None:
+    def _configure(self, changes: list[Change], *workloads: Workload) -> None:
         self.pilot = Pilot(trust_domain="cluster.local", vips=VipTable())
         self.pilot.source.ready = True
-        workload = Workload(
-            **{
-                "name": NODE,
-                "namespace": "default",
-                "service_account": NODE,
-                "ip": "10.77.0.9",
-                "ready": True,
-                **client,
-            }
-        )
-        self.pilot.apply(changes, {NODE: workload})
+        self.pilot.apply(changes, {workload.name: workload for workload in workloads})
         node = NodeInfo(id=f"sidecar~10.77.0.9~{NODE}.default~default.svc.cluster.local")
         proxy = self.pilot.source.connect(node, Identity(None))
         assert isinstance(proxy, MeshProxy)
@@ -165,9 +176,9 @@ class Yard:
 
     # ---- traffic
 
-    def get(self, host: str, path: str = "/", *, to: tuple[str, int], **more: Any) -> Answer:
+    def get(self, host: str, path: str = "/", *, to: tuple[str, int], source: str = "127.0.0.1", **more: Any) -> Answer:
         """GET one page as a captured application that dialled `to`, over a connection of its own."""
-        with dial(self.port, to=to) as sock:
+        with dial(self.port, to=to, source=source) as sock:
             return ask(sock, path, host=host, **more)
 
     def share(self, host: str, count: int, *, to: tuple[str, int], **more: Any) -> Counter[str]:
@@ -178,9 +189,9 @@ class Yard:
             found[answer.json["app"] if answer.status == 200 else str(answer.status)] += 1
         return found
 
-    def says(self, to: tuple[str, int], data: bytes = b"hello") -> bytes:
+    def says(self, to: tuple[str, int], data: bytes = b"hello", *, source: str = "127.0.0.1") -> bytes:
         """Return what comes back of bytes that a captured application sends to `to`; b"" when it is closed."""
-        with dial(self.port, to=to) as sock:
+        with dial(self.port, to=to, source=source) as sock:
             try:
                 sock.sendall(data)
                 answer: bytes = sock.recv(65536)

@@ -74,12 +74,9 @@ _PORTS = "ports: [{port: 80, name: http}]"
             "DestinationRule",
             "{host: a, trafficPolicy: {connectionPool: {tcp: {idleTimeout: 5s, maxConnectionDuration: 9s}}, "
             "retryBudget: {budgetInterval: 1s}, tunnel: {targetHost: b, targetPort: 1}, "
-            "loadBalancer: {localityLbSetting: {enabled: true}}}}",
+            "tls: {mode: SIMPLE, credentialName: c}, loadBalancer: {localityLbSetting: {enabled: true}}}}",
             [
-                "spec.trafficPolicy.connectionPool.tcp.idleTimeout",
-                "spec.trafficPolicy.connectionPool.tcp.maxConnectionDuration",
-                "spec.trafficPolicy.tunnel",
-                "spec.trafficPolicy.retryBudget.budgetInterval",
+                "spec.trafficPolicy.tls.credentialName",
             ],
             id="policy in part",
         ),
@@ -149,8 +146,6 @@ _PORTS = "ports: [{port: 80, name: http}]"
             [
                 "spec.type",
                 "spec.clusterIPs",
-                "spec.externalIPs",
-                "spec.sessionAffinity",
                 "spec.ports[0].nodePort",
             ],
             id="service for others than the mesh",
@@ -173,8 +168,6 @@ _PORTS = "ports: [{port: 80, name: http}]"
             "{trustDomain: a.b, defaultHttpRetryPolicy: {attempts: 0}, tcpKeepalive: {time: 5s}, enableTracing: true, "
             "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}, defaultConfig: {concurrency: 2, drainDuration: 9s}}",
             [
-                "spec.tcpKeepalive",
-                "spec.defaultHttpRetryPolicy",
                 "spec.enableTracing",
                 "spec.defaultConfig.drainDuration",
                 "spec.defaultConfig.concurrency",

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from lateen.api import destination_rule as dr
 from lateen.api import virtual_service as vs
+from lateen.api.mesh import TLSConfig
 from lateen.api.protocol import Protocol
 from lateen.pilot.model.values import (
     ALLOW_ANY_DYNAMIC_DNS,
@@ -40,8 +41,10 @@ from lateen.pilot.model.values import (
     RouteConfigInput,
     RouteInput,
     ServiceRef,
+    TcpLimits,
     TcpRoute,
     Telemetry,
+    Tunnel,
     UpstreamTls,
     VirtualHostInput,
     VirtualOutboundInput,
@@ -205,6 +208,13 @@ CLUSTERS: dict[str, ClusterInput] = {
         load_balancer=hashing(use_source_ip=True, ring_hash=dr.RingHash(minimum_ring_size=2048))
     ),
     "lb-maglev": cluster(load_balancer=hashing(use_source_ip=True, maglev=dr.MagLev(table_size=65537))),
+    "keepalive-of-the-mesh": cluster(
+        tcp_keepalive=dr.TcpKeepalive(time=timedelta(seconds=60), probes=9),
+        connection_pool=dr.ConnectionPoolSettings(
+            tcp=dr.TCPSettings(tcp_keepalive=dr.TcpKeepalive(probes=3, interval=timedelta(milliseconds=100)))
+        ),
+    ),
+    "stat-name": cluster(stat_name="reviews_9080"),
     "lb-locality-weighted": cluster(locality_weighted=True),
     "lb-locality-weighted-panic": cluster(
         locality_weighted=True, outlier_detection=dr.OutlierDetection(min_health_percent=30)
@@ -237,6 +247,12 @@ CLUSTERS: dict[str, ClusterInput] = {
         )
     ),
     "tls-mutual-credential": external(tls=UpstreamTls(mode="MUTUAL", credential_name="kubernetes://default/partner")),
+    "tls-simple-defaults": external(
+        tls=UpstreamTls(mode="SIMPLE"),
+        tls_defaults=TLSConfig(
+            min_protocol_version="TLSV1_3", cipher_suites=("ECDHE-RSA-AES128-GCM-SHA256",), ecdh_curves=("P-256",)
+        ),
+    ),
     "tls-simple-tcp": external(protocol=Protocol.TLS, tls=UpstreamTls(mode="SIMPLE")),
     "proxy-protocol": cluster(proxy_protocol="V2"),
     "proxy-protocol-plain": external(proxy_protocol="V1"),
@@ -514,6 +530,8 @@ OUTBOUND: dict[str, OutboundListenerInput] = {
     ),
     "http-address": outbound(http_route="9000", bind_to_port=True, extra_addresses=("10.96.0.8",)),
     "tcp": outbound(tcp=(tcp(service=REVIEWS, rule=RULE),)),
+    "tcp-tunnel": outbound(tcp=(tcp(tunnel=Tunnel(host="ledger.test", port=443)),)),
+    "tcp-tunnel-post": outbound(tcp=(tcp(tunnel=Tunnel(host="fd00::1", port=443, post=True)),)),
     "tcp-weights": outbound(
         tcp=(
             tcp(
@@ -523,8 +541,7 @@ OUTBOUND: dict[str, OutboundListenerInput] = {
                     Destination(cluster=V2, weight=1),
                     Destination(cluster=V2, weight=0),
                 ),
-                idle_timeout=timedelta(minutes=20),
-                max_duration=timedelta(hours=1),
+                limits=TcpLimits(idle_timeout=timedelta(minutes=20), max_duration=timedelta(hours=1)),
                 hash_source_ip=True,
             ),
         )

@@ -6,7 +6,8 @@ from lateen.api.protocol import Protocol, parse_protocol
 from lateen.flow import Read
 from lateen.pilot.model.mesh import Mesh, MeshSettings
 from lateen.pilot.model.places import served_at
-from lateen.pilot.model.policy import effective_policy
+from lateen.pilot.model.policy import effective_policy, tcp_limits
+from lateen.pilot.model.stat_names import stat_name_of
 from lateen.pilot.model.values import InboundListenerInput, InboundPort, ServiceRef
 from lateen.pilot.registry.values import Service, ServicePort, Workload
 
@@ -43,6 +44,7 @@ class Inbound:
             passthrough_mtls=read.get(self.mesh.port_mtls, (workload.namespace, labels, 0)),
             trust_domains=settings.trust_domains,
             sniff_timeout=settings.sniff_timeout,
+            retries=settings.inbound_retries,
             localhost=settings.inbound_localhost,
             capture=workload.capture,
             ips=(workload.ip,),
@@ -59,11 +61,10 @@ class Inbound:
         number: int,
     ) -> InboundPort:
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
-        pool = settings.default_policy.connection_pool if settings.default_policy is not None else None
+        rule = None
         if service is not None:
             rule = read.get(self.mesh.rule, (workload.namespace, (), service.hostname, service.namespace))
-            policy = effective_policy(rule, port=port.number, subset="", mesh_default=settings.default_policy)
-            pool = policy.connection_pool
+        policy = effective_policy(rule, port=port.number, subset="", mesh_default=settings.default_policy)
         listens = next((target for _, own, target in workload.ports if own == number), number)
         return InboundPort(
             port=number,
@@ -73,7 +74,9 @@ class Inbound:
             service=ServiceRef(hostname=service.hostname, name=service.name, namespace=service.namespace)
             if service is not None
             else None,
-            connection_pool=pool,
+            connection_pool=policy.connection_pool,
+            limits=tcp_limits(rule, policy),
+            stat_name=stat_name_of(settings.inbound_stat_name, service, port) if service is not None else "",
             bind="" if workload.capture else workload.ip,
             forward="" if workload.capture else f"127.0.0.1:{listens}",
         )

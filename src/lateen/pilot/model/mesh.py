@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import msgspec
+
 from lateen.api.base import Object, ResourceKey
 from lateen.api.names import is_partial_wildcard
 from lateen.api.protocol import Protocol
@@ -96,6 +98,12 @@ class MeshSettings:
     h2_upgrade: bool = False
     inbound_localhost: bool = False
     retries: Any = None  # api HTTPRetry: for routes that set none
+    inbound_retries: Any = None  # api HTTPRetry: from a proxy to its own application
+    tcp_keepalive: Any = None  # api TcpKeepalive
+    tls_defaults: Any = None  # api TLSConfig: for TLS that is not the mesh's own
+    outbound_stat_name: str = ""  # pattern, see `model.stat_names`
+    inbound_stat_name: str = ""
+    http_proxy_port: int = 0  # of every sidecar, on its loopback
     host_ownership: str = NAMESPACE  # or ISTIO: who may redirect others' traffic, see `model.ownership`
     default_policy: Any = None  # api DefaultTrafficPolicy of the mesh
     locality_lb: Any = None  # api LocalityLoadBalancerSetting of the mesh
@@ -427,7 +435,7 @@ def _dynamic_scopes(key: ServiceKey, service: Service) -> Iterable[str]:
 
 
 def _scoped_addresses(key: ServiceKey, service: Service) -> list[tuple[str, str]]:
-    return [(scope, address) for scope in service.export_to for address in service.addresses if "/" not in address]
+    return [(scope, address) for scope in service.export_to for address in service.dialled if "/" not in address]
 
 
 def _workload_labels(name: str, workload: Workload) -> list[tuple[str, str, str]]:
@@ -508,7 +516,13 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
         dns_refresh=spec.dns_refresh_rate or default.dns_refresh,
         h2_upgrade=upgrade == "UPGRADE",
         inbound_localhost=inbound_mode == "LOCALHOST",
-        retries=spec.default_http_retry_policy,
+        retries=_retries_of(spec.default_http_retry_policy),
+        inbound_retries=spec.default_inbound_http_retry_policy,
+        tcp_keepalive=spec.tcp_keepalive,
+        tls_defaults=spec.tls_defaults,
+        outbound_stat_name=spec.outbound_cluster_stat_name or "",
+        inbound_stat_name=spec.inbound_cluster_stat_name or "",
+        http_proxy_port=spec.proxy_http_port or 0,
         host_ownership=ISTIO if spec.host_ownership == ISTIO else NAMESPACE,
         default_policy=spec.default_traffic_policy,
         locality_lb=spec.locality_lb_setting,
@@ -520,3 +534,8 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
             path=spec.access_log_file or "", json=encoding == "JSON", format=spec.access_log_format or ""
         ),
     )
+
+
+def _retries_of(policy: Any) -> Any:
+    # A default for all routes has no time for each try: of that every route has its own idea.
+    return msgspec.structs.replace(policy, per_try_timeout=None) if policy is not None else None

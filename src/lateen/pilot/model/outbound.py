@@ -21,7 +21,15 @@ from lateen.pilot.model.domains import service_domains
 from lateen.pilot.model.locality import HOST_LABEL, Balancing, Client, arrange, select_balancing
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View, host_patterns
 from lateen.pilot.model.places import THIS_MACHINE, Place
-from lateen.pilot.model.policy import EffectivePolicy, effective_policy, hash_policies, upstream_tls
+from lateen.pilot.model.policy import (
+    EffectivePolicy,
+    balancer_of,
+    effective_policy,
+    hash_policies,
+    tcp_limits,
+    tunnel_of,
+    upstream_tls,
+)
 from lateen.pilot.model.routes import (
     Resolve,
     Resolved,
@@ -32,6 +40,7 @@ from lateen.pilot.model.routes import (
     tls_routes,
 )
 from lateen.pilot.model.scope import Egress
+from lateen.pilot.model.stat_names import stat_name_of
 from lateen.pilot.model.values import (
     AutoMtls,
     Cluster,
@@ -41,7 +50,6 @@ from lateen.pilot.model.values import (
     DynamicTarget,
     EndpointInput,
     EndpointsInput,
-    HashPolicy,
     Hostname,
     HttpProxyListenerInput,
     MtlsMode,
@@ -143,7 +151,10 @@ class Outbound:
                         for_gateway=view.kind == "gateway",
                         connect_timeout=settings.connect_timeout,
                         connection_pool=policy.connection_pool,
-                        load_balancer=policy.load_balancer,
+                        tcp_keepalive=settings.tcp_keepalive,
+                        stat_name=stat_name_of(settings.outbound_stat_name, service, port, subset=subset),
+                        tls_defaults=settings.tls_defaults if _world_tls(policy) else None,
+                        load_balancer=balancer_of(policy, affinity=service.session_affinity),
                         outlier_detection=policy.outlier_detection,
                         locality_weighted=balancing.weighted,
                         zones=balancing.zones,
@@ -182,12 +193,13 @@ class Outbound:
     ) -> AutoMtls:
         if policy.tls is not None or not settings.auto_mtls or service.mesh_external:
             return AutoMtls.OFF
+        if read.get(self.mesh.port_mtls, (service.namespace, (), 0)) is MtlsMode.DISABLE:
+            return AutoMtls.OFF
         balancer = policy.load_balancer
         simple = str(getattr(getattr(balancer, "simple", None), "value", getattr(balancer, "simple", None)) or "")
         if service.resolution is Resolution.ORIGINAL_DST or simple == "PASSTHROUGH":
             return AutoMtls.ALL if places and all(place.in_mesh for place in places) else AutoMtls.OFF
-        mode = read.get(self.mesh.port_mtls, (service.namespace, (), 0))
-        return AutoMtls.OFF if mode is MtlsMode.DISABLE else AutoMtls.PER_ENDPOINT
+        return AutoMtls.PER_ENDPOINT
 
     @staticmethod
     def _sans(service: Service, settings: MeshSettings, places: tuple[Place, ...]) -> tuple[str, ...]:
@@ -295,30 +307,33 @@ class Outbound:
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
         if view.kind != "sidecar":
             return ()
+        found: list[VirtualOutboundInput | HttpProxyListenerInput] = []
         if view.capture:
             policy = outbound_policy(view, settings)
-            return (
+            found.append(
                 VirtualOutboundInput(
                     policy=policy.mode,
                     egress_proxy=policy.egress_proxy,
                     dynamic_dns=policy.dynamic_dns,
                     sniff_timeout=settings.sniff_timeout if policy.dynamic_dns is not None else timedelta(0),
                     telemetry=settings.telemetry,
-                ),
+                )
             )
-        if view.http_proxy_port:
-            return (
+        # Where nothing is captured, workloads share one loopback: only the agent knows a port that is free.
+        port = settings.http_proxy_port if view.capture else view.http_proxy_port
+        if port:
+            found.append(
                 HttpProxyListenerInput(
                     bind="127.0.0.1",
-                    port=view.http_proxy_port,
+                    port=port,
                     # Its requests may be for any port, so for any host that is looked up.
                     dynamic_dns=settings.dns_refresh
                     if self._knows_dynamic(read, view)
                     else outbound_policy(view, settings).dynamic_dns,
                     telemetry=settings.telemetry,
-                ),
+                )
             )
-        return ()
+        return tuple(found)
 
     def _port_listener(self, read: Read, key: tuple[View, int]) -> OutboundListenerInput | None:
         """The listener on a port's wildcard address: HTTP of all services, and TCP of those without an address."""
@@ -408,8 +423,8 @@ class Outbound:
         """The addresses by which a service's connections can be told from others': its own, or its workloads'."""
         own = self.mesh.addresses(read, service)
         if not own and service.headless:
-            return tuple(sorted({place.address for place in self._places(read, service) if place.has_address}))
-        return tuple(address for address in own if "/" not in address)
+            own = tuple(sorted({place.address for place in self._places(read, service) if place.has_address}))
+        return tuple(address for address in (*own, *service.external_ips) if "/" not in address)
 
     def _shares_wildcard(self, read: Read, view: View, service: Service) -> bool:
         """Tell whether connections to `service` come to a port's wildcard listener: no IP, or a subnet, is its own."""
@@ -417,8 +432,8 @@ class Outbound:
 
     def _sharers(self, read: Read, view: View, service: Service, address: str, number: int) -> list[Service]:
         """The services whose connections arrive at one address and port, oldest first: one, unless several write it."""
-        if address not in service.addresses:
-            return [service]
+        if address not in service.dialled:
+            return self._headless_sharers(read, view, service, address, number) if service.headless else [service]
         rows = {
             row.hostname
             for scope in dict.fromkeys(("*", view.namespace))
@@ -427,15 +442,23 @@ class Outbound:
         found = []
         for host in rows:
             other = self.mesh.sight.imported(read, view, host)
-            port = other.port(number) if other is not None else None
-            if (
-                other is not None
-                and port is not None
-                and address in other.addresses
-                and not port.protocol.is_http
-                and port.protocol is not Protocol.UDP
-            ):
+            if other is not None and address in other.dialled and _carries_bytes(other, number):
                 found.append(other)
+        return sorted(found, key=service_age)
+
+    def _headless_sharers(self, read: Read, view: View, service: Service, address: str, number: int) -> list[Service]:
+        """The headless services that one workload serves on one port, oldest first."""
+        found = [service]
+        for workload in self.mesh.members(read, service):
+            if workload.ip == address:
+                found.extend(
+                    other
+                    for other in self.mesh.services_of(read, workload)
+                    if other not in found
+                    and other.headless
+                    and _carries_bytes(other, number)
+                    and self.mesh.sight.imported(read, view, other.hostname) == other
+                )
         return sorted(found, key=service_age)
 
     def _dynamic_target(self, read: Read, service: Service, port: ServicePort) -> DynamicTarget | None:
@@ -499,10 +522,14 @@ class Outbound:
             subnets = () if by_address else tuple(entry for entry in service.addresses if "/" in entry)
             nameless = bool(sni) and is_partial_wildcard(service.hostname)  # Envoy takes whole labels as wildcards only
             if not (port.protocol.is_tls and spoken) and not nameless:
+                reached = self._reached(read, view, service, port.number, "")
                 chains.append(
                     TcpRoute(
                         destinations=(Destination(cluster=target),),
                         stat_prefix=str(target),
+                        limits=reached.limits,
+                        hash_source_ip=any(policy.kind == "source-ip" for policy in reached.hash_policies),
+                        tunnel=reached.tunnel,
                         sni=sni,
                         subnets=subnets,
                         service=ref,
@@ -601,9 +628,8 @@ class Outbound:
         if spoken is not None:
             routes = spoken[1]
         elif service is not None:
-            target = cluster_name(number, "", hostname)
-            policy = effective_policy(self._rule_for(read, view, service), port=number, subset="")
-            routes = (default_route(hostname, number, target, hash_policies(policy)),)
+            reached = self._reached(read, view, service, number, "")
+            routes = (default_route(hostname, number, reached),)
         else:
             return None
         proxied = config == HTTP_PROXY_ROUTE or (placed is not None and proxies(placed))
@@ -615,7 +641,7 @@ class Outbound:
             domains = service_domains(
                 hostname,
                 view.namespace,
-                self.mesh.addresses(read, service),
+                (*self.mesh.addresses(read, service), *service.external_ips),
                 headless=service.headless,
                 ports=(number,) if proxied else (),
             )
@@ -641,15 +667,36 @@ class Outbound:
                 single = service is not None and len(service.ports) == 1
                 number = service.ports[0].number if service is not None and single else listen_port
             subset = destination.subset or ""
-            hashes: tuple[HashPolicy, ...] = ()
-            if service is not None:
-                policy = effective_policy(self._rule_for(read, view, service), port=number, subset=subset)
-                hashes = hash_policies(policy)
-            return Resolved(
-                cluster_name(number, subset, host), hashes, _service_ref(service) if service is not None else None
-            )
+            if service is None:
+                return Resolved(cluster_name(number, subset, host))
+            return self._reached(read, view, service, number, subset)
 
         return resolve
+
+    def _reached(self, read: Read, view: View, service: Service, number: int, subset: str) -> Resolved:
+        """One port of a service or of its subset, with what its policy says about the way there."""
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        rule = self._rule_for(read, view, service)
+        policy = effective_policy(rule, port=number, subset=subset, mesh_default=settings.default_policy)
+        return Resolved(
+            cluster_name(number, subset, service.hostname),
+            hash_policies(policy, affinity=service.session_affinity),
+            _service_ref(service),
+            limits=tcp_limits(rule, policy),
+            retries=settings.retries,
+            tunnel=tunnel_of(policy),
+        )
+
+
+def _world_tls(policy: EffectivePolicy) -> bool:
+    """Tell whether a rule asks for TLS that is not the mesh's own."""
+    return policy.tls is not None and policy.tls.mode in ("SIMPLE", "MUTUAL")
+
+
+def _carries_bytes(service: Service, number: int) -> bool:
+    """Tell whether a port of a service is one whose connections only their destination tells apart."""
+    port = service.port(number)
+    return port is not None and not port.protocol.is_http and port.protocol is not Protocol.UDP
 
 
 def _service_ref(service: Service) -> ServiceRef:

@@ -9,19 +9,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from lateen.api.base import Object
-from lateen.pilot.model.values import ConfigRef, HashPolicy, UpstreamTls
+from lateen.api.destination_rule import ConsistentHashLB, LoadBalancerSettings
+from lateen.pilot.model.values import ConfigRef, HashPolicy, TcpLimits, Tunnel, UpstreamTls
 
 __all__ = [
     "EffectivePolicy",
     "Rule",
     "age_key",
+    "balancer_of",
     "clients_of",
     "config_ref",
     "effective_policy",
     "exported_to",
     "hash_policies",
     "select_rule",
+    "tcp_limits",
+    "tunnel_of",
     "upstream_tls",
 ]
 
@@ -165,6 +171,28 @@ def _at_port(policy: Any, port: int) -> Any:
     return next((entry for entry in entries if entry.port is not None and entry.port.number == port), None)
 
 
+def tcp_limits(rule: Rule | None, policy: EffectivePolicy) -> TcpLimits:
+    """Return how long TCP connections may last: as the policy in force says, else as the service's level does.
+
+    Istio reads the service's level alone, so a time there counts also where a port or a subset has a pool without one.
+    """
+    whole = rule.policy if rule is not None else None
+    pools = (policy.connection_pool, whole.connection_pool if whole is not None else None)
+    settings = [pool.tcp for pool in pools if pool is not None and pool.tcp is not None]
+    return TcpLimits(
+        idle_timeout=next((tcp.idle_timeout for tcp in settings if tcp.idle_timeout is not None), None),
+        max_duration=next((tcp.max_connection_duration for tcp in settings if tcp.max_connection_duration), None),
+    )
+
+
+def tunnel_of(policy: EffectivePolicy) -> Tunnel | None:
+    """Return the forward proxy's errand, None when connections go to the service itself."""
+    tunnel = policy.tunnel
+    if tunnel is None:
+        return None
+    return Tunnel(host=tunnel.target_host, port=tunnel.target_port, post=tunnel.protocol == "POST")
+
+
 def upstream_tls(policy: EffectivePolicy) -> UpstreamTls | None:
     """Return what a DestinationRule says about TLS to the service, None when it says nothing."""
     return None if policy.tls is None else client_tls(policy.tls)
@@ -185,9 +213,22 @@ def client_tls(tls: Any) -> UpstreamTls:
     )
 
 
-def hash_policies(policy: EffectivePolicy) -> tuple[HashPolicy, ...]:
+def balancer_of(policy: EffectivePolicy, *, affinity: bool) -> Any:
+    """Return what picks endpoints, as an api LoadBalancerSettings.
+
+    `affinity`: the Service wants its clients to stay with one endpoint (`sessionAffinity: ClientIP`); that acts where
+    no rule says how endpoints are picked.
+    """
+    balancer = policy.load_balancer or LoadBalancerSettings()
+    decided = balancer.consistent_hash is not None or (balancer.simple or "UNSPECIFIED") != "UNSPECIFIED"
+    if not affinity or decided:
+        return policy.load_balancer
+    return msgspec.structs.replace(balancer, simple=None, consistent_hash=ConsistentHashLB(use_source_ip=True))
+
+
+def hash_policies(policy: EffectivePolicy, *, affinity: bool = False) -> tuple[HashPolicy, ...]:
     """Return the consistent-hash keys that routes to this destination carry."""
-    balancer = policy.load_balancer
+    balancer = balancer_of(policy, affinity=affinity)
     hashing = balancer.consistent_hash if balancer is not None else None
     if hashing is None:
         return ()

@@ -15,6 +15,7 @@ from lateen.api.base import Object
 from lateen.pilot.model.chains import first_of_each_match
 from lateen.pilot.model.policy import config_ref
 from lateen.pilot.model.values import (
+    NO_TCP_LIMITS,
     Cluster,
     Destination,
     HashPolicy,
@@ -22,7 +23,9 @@ from lateen.pilot.model.values import (
     MirrorInput,
     RouteInput,
     ServiceRef,
+    TcpLimits,
     TcpRoute,
+    Tunnel,
 )
 
 __all__ = [
@@ -47,6 +50,9 @@ class Resolved:
     cluster: Cluster
     hash_policies: tuple[HashPolicy, ...] = ()
     service: ServiceRef | None = None
+    limits: TcpLimits = NO_TCP_LIMITS
+    tunnel: Tunnel | None = None
+    retries: Any = None  # api HTTPRetry | None: of routes to it that say nothing about retries
 
 
 # (destination, namespace of the rule, port of the listener) -> where it leads
@@ -87,12 +93,13 @@ def http_routes(vs: Object, *, port: int, viewer: Viewer, resolve: Resolve) -> t
     return tuple(routes)
 
 
-def default_route(hostname: Hostname, port: int, cluster: Cluster, hashes: tuple[HashPolicy, ...]) -> RouteInput:
+def default_route(hostname: Hostname, port: int, place: Resolved) -> RouteInput:
     """Return the one route of a service that no VirtualService speaks of."""
     return RouteInput(
         name="default",
-        destinations=(Destination(cluster=cluster),),
-        hash_policies=hashes,
+        destinations=(Destination(cluster=place.cluster),),
+        retries=place.retries,
+        hash_policies=place.hash_policies,
         operation=f"{hostname}:{port}/*",
         listen_port=port,
     )
@@ -212,7 +219,7 @@ def _http_route(vs: Object, rule: Any, match: Any, *, port: int, viewer: Viewer,
         direct_response=rule.direct_response,
         rewrite=rule.rewrite,
         timeout=rule.timeout,
-        retries=rule.retries,
+        retries=rule.retries or next((place.retries for _, place in resolved), None),
         fault=rule.fault,
         cors=rule.cors_policy,
         mirrors=tuple(_mirrors(rule, namespace, port, resolve)),
@@ -275,7 +282,15 @@ def _tcp_route(
         sni=sni,
         subnets=subnets,
         sources=sources,
+        limits=places[0][1].limits if places else NO_TCP_LIMITS,  # of several destinations the first one's
         hash_source_ip=any(policy.kind == "source-ip" for _, place in places for policy in place.hash_policies),
+        tunnel=_one_tunnel(place.tunnel for _, place in places),
         service=places[0][1].service if places else None,
         rule=config_ref(vs),
     )
+
+
+def _one_tunnel(tunnels: Iterable[Tunnel | None]) -> Tunnel | None:
+    # The tunnel is the whole connection's, before a destination is drawn: several must agree on it.
+    found = set(tunnels)
+    return found.pop() if len(found) == 1 else None

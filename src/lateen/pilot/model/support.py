@@ -31,15 +31,11 @@ STORED_ONLY: Mapping[str, str] = {
 # Below each traffic policy: the field, and what happens in its place; "": nothing does.
 _POLICY: Mapping[str, str] = {
     "loadBalancer.zoneAwareLbSetting": "zones count only for proxies that know their own service's endpoints",
-    "connectionPool.tcp.idleTimeout": "it ends idle HTTP connections; connections of TCP ports have no limit",
-    "connectionPool.tcp.maxConnectionDuration": "it limits HTTP connections; connections of TCP ports have no limit",
     "tls.caCrl": "revoked certificates are accepted",
     "tls.credentialName": "no secret is served under that name, so that connections fail; use paths of files",
-    "tunnel": "connections go straight to the service",
-    "retryBudget.budgetInterval": "the budget counts the requests under way",
 }
-# A port's settings have no such blocks.
-_NOT_OF_PORTS = ("tunnel", "retryBudget.")
+
+_SETTLED = "capture is set up before a proxy hears of the mesh"
 
 # Fields, by kind, whose setting has no effect yet, and what happens in their place. `[]` stands for each element of a
 # list, `*` for each field that is set.
@@ -53,7 +49,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
             "subsets[].trafficPolicy.portLevelSettings[]",
         )
         for path, consequence in _POLICY.items()
-        if not (level.endswith("[]") and path.startswith(_NOT_OF_PORTS))
     },
     "Gateway": {
         "servers[].bind": "the gateway listens on all of its addresses",
@@ -90,12 +85,10 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
     "WorkloadEntry": {"network": "the mesh is one network"},
     "Service": {
         "type": "no port of the machine is opened for it",
-        "clusterIPs": "the service has the one address of clusterIP",
-        "externalIPs": "traffic to these addresses is none of this service's",
-        "ipFamilies": "services have IPv4 addresses",
-        "ipFamilyPolicy": "services have IPv4 addresses",
-        "sessionAffinity": "use consistentHash of a DestinationRule",
-        "sessionAffinityConfig": "use consistentHash of a DestinationRule",
+        "clusterIPs": "workloads reach each other by IPv4 alone: the first IPv4 address is the service's",
+        "ipFamilies": "workloads reach each other by IPv4 alone",
+        "ipFamilyPolicy": "workloads reach each other by IPv4 alone",
+        "sessionAffinityConfig": "a client's address decides, so it stays with its endpoint for ever",
         "externalTrafficPolicy": "all endpoints are used",
         "topologyKeys": "all endpoints are used alike",
         "loadBalancerClass": "there is no load balancer",
@@ -108,15 +101,7 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
     "MeshConfig": {
         **dict.fromkeys(
             (
-                "proxyListenPort",
-                "proxyInboundListenPort",
-                "proxyHttpPort",
                 "hboneIdleTimeout",
-                "tcpKeepalive",
-                "defaultHttpRetryPolicy",
-                "defaultInboundHttpRetryPolicy",
-                "defaultTrafficPolicy.connectionPool.tcp.idleTimeout",
-                "defaultTrafficPolicy.connectionPool.tcp.maxConnectionDuration",
                 "zoneAwareLbSetting",
                 "serviceEntryVisibility",
                 "serviceSettings",
@@ -131,14 +116,11 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
                 "caCertificates",
                 "ca",
                 "meshMTLS",
-                "tlsDefaults",
                 "verifyCertificateAtClient",
                 "certificates",
                 "enableTracing",
                 "enableEnvoyAccessLogService",
                 "disableEnvoyListenerLog",
-                "inboundClusterStatName",
-                "outboundClusterStatName",
                 "enablePrometheusMerge",
                 "extensionProviders",
                 "defaultProviders",
@@ -146,6 +128,8 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
             ),
             "",
         ),
+        "proxyListenPort": f"captured connections arrive at 15001: {_SETTLED}",
+        "proxyInboundListenPort": f"captured connections arrive at 15006: {_SETTLED}",
         "trustDomain": "identities have the trust domain that the control plane was started with",
     },
 }
@@ -159,7 +143,6 @@ _HARMLESS: Mapping[tuple[str, str], tuple[Any, ...]] = {
     ("Service", "allocateLoadBalancerNodePorts"): (False,),
     ("MeshConfig", "proxyListenPort"): (15001,),
     ("MeshConfig", "proxyInboundListenPort"): (15006,),
-    ("MeshConfig", "proxyHttpPort"): (0,),
     ("MeshConfig", "enableTracing"): (False,),
     ("MeshConfig", "enableEnvoyAccessLogService"): (False,),
     ("MeshConfig", "disableEnvoyListenerLog"): (False,),
@@ -189,7 +172,7 @@ def _untaken(obj: Object) -> Iterator[tuple[str, str]]:
         for place, value in _places(obj.spec, path.split("."), "spec"):
             if value in _HARMLESS.get((kind, path), ()):
                 continue
-            if (kind, path) == ("Service", "clusterIPs") and value == (obj.spec.cluster_ip,):
+            if (kind, path) == ("Service", "clusterIPs") and not any(":" in address for address in value):
                 continue
             yield place, consequence
     match kind:

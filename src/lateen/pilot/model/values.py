@@ -20,6 +20,7 @@ from lateen.api.protocol import Protocol
 __all__ = [
     "ALLOW_ANY",
     "ALLOW_ANY_DYNAMIC_DNS",
+    "NO_TCP_LIMITS",
     "REGISTRY_ONLY",
     "AccessLog",
     "AutoMtls",
@@ -46,8 +47,10 @@ __all__ = [
     "RouteConfigInput",
     "RouteInput",
     "ServiceRef",
+    "TcpLimits",
     "TcpRoute",
     "Telemetry",
+    "Tunnel",
     "UpstreamTls",
     "VirtualHostInput",
     "VirtualOutboundInput",
@@ -182,6 +185,7 @@ class ClusterInput:
     for_gateway: bool = False  # a port of unknown protocol is HTTP/1.1 from a gateway, and as the client speaks else
     connect_timeout: timedelta  # the mesh's; the policy's own wins
     connection_pool: Any = None  # api ConnectionPoolSettings | None, effective
+    tcp_keepalive: Any = None  # api TcpKeepalive | None: the mesh's, below the pool's own
     load_balancer: Any = None  # api LoadBalancerSettings | None, effective
     outlier_detection: Any = None  # api OutlierDetection | None, effective
     locality_weighted: bool = False  # localities share traffic by `EndpointInput.locality_weight`
@@ -189,6 +193,8 @@ class ClusterInput:
     proxy_protocol: str = ""  # "" | "V1" | "V2"
     retry_budget: Any = None  # api RetryBudget | None
     h2_upgrade: bool = False  # the mesh's h2UpgradePolicy
+    stat_name: str = ""  # of its statistics; "": its name
+    tls_defaults: Any = None  # api TLSConfig | None: the mesh's, for TLS that is not the mesh's own
     tls: UpstreamTls | None = None  # a DestinationRule's word; None: auto mutual TLS below
     auto_mtls: AutoMtls = AutoMtls.OFF
     sans: tuple[str, ...] = ()  # SPIFFE IDs that the servers may have, sorted; () means any of the trust bundle
@@ -318,6 +324,26 @@ class DynamicTarget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tunnel:
+    """A connection is carried through a forward proxy, which is asked, by HTTP, to connect to `host:port`."""
+
+    host: str
+    port: int
+    post: bool = False  # POST in place of CONNECT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpLimits:
+    """How long connections of TCP ports may last; None: no limit of ours."""
+
+    idle_timeout: timedelta | None = None  # 0: for ever; None: Envoy's hour
+    max_duration: timedelta | None = None
+
+
+NO_TCP_LIMITS = TcpLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TcpRoute:
     """One TCP filter chain: what it matches and where it goes."""
 
@@ -326,9 +352,9 @@ class TcpRoute:
     sni: tuple[str, ...] = ()  # server names; () any
     subnets: tuple[str, ...] = ()  # destination CIDRs; () any
     sources: tuple[str, ...] = ()  # the client's CIDRs; () any
-    idle_timeout: timedelta | None = None
-    max_duration: timedelta | None = None
+    limits: TcpLimits = NO_TCP_LIMITS
     hash_source_ip: bool = False
+    tunnel: Tunnel | None = None
     service: ServiceRef | None = None
     protocol: Protocol = Protocol.TCP  # MONGO adds its filter
     dynamic: DynamicTarget | None = None  # of a cluster whose endpoints are looked up one by one
@@ -394,6 +420,8 @@ class InboundPort:
     mtls: MtlsMode
     service: ServiceRef | None  # whose traffic it is, for telemetry and the route's name
     connection_pool: Any = None  # api ConnectionPoolSettings | None
+    limits: TcpLimits = NO_TCP_LIMITS
+    stat_name: str = ""  # of its cluster's statistics; "": the cluster's name
     bind: str = ""  # explicit mode: the listener binds here, at `port`, and sends to `forward`
     forward: str = ""  # "127.0.0.1:8080"; "": the address the client dialled
 
@@ -408,6 +436,7 @@ class InboundListenerInput:
     trust_domains: tuple[str, ...]  # accepted in clients' SPIFFE IDs: the own one and its aliases
     connect_timeout: timedelta = timedelta(seconds=10)  # towards the application: the mesh's
     sniff_timeout: timedelta = timedelta(0)
+    retries: Any = None  # api HTTPRetry | None: the mesh's, towards the application
     localhost: bool = False  # inboundTrafficPolicy LOCALHOST
     capture: bool = True
     ips: tuple[str, ...] = ()

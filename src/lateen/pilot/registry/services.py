@@ -34,6 +34,7 @@ __all__ = [
     "traffic_distribution",
 ]
 
+HEADLESS = "None"  # a clusterIP
 CLUSTER_DOMAIN = "cluster.local"
 SERVICE_KINDS = frozenset({"Service", "ServiceEntry"})
 EXPORT_ANNOTATION = "networking.istio.io/exportTo"
@@ -103,8 +104,9 @@ def merge_implied(services: Iterable[Service]) -> Service:
 def _from_service(obj: Object, default: tuple[str, ...]) -> Service:
     spec = obj.spec
     external = spec.type == "ExternalName"
-    headless = spec.cluster_ip == "None"
-    written = "" if headless or external else spec.cluster_ip or ""
+    given = (spec.cluster_ip, *spec.cluster_ips) if not external else ()
+    headless = HEADLESS in given
+    written = "" if headless else next((address for address in given if "." in address), "")
     return Service(
         hostname=service_hostname(obj.key.name, obj.key.namespace),
         name=obj.key.name,
@@ -120,12 +122,14 @@ def _from_service(obj: Object, default: tuple[str, ...]) -> Service:
             for port in spec.ports
         ),
         addresses=(written,) if written else (),
+        external_ips=tuple(address for address in spec.external_ips if "." in address),
         wants_vip=not headless and not external and not written,
         resolution=Resolution.ORIGINAL_DST if headless else Resolution.EDS,
         export_to=export_scopes(obj.annotations.get(EXPORT_ANNOTATION, "").split(","), obj.key.namespace, default),
         selector=tuple(sorted((spec.selector or {}).items())),
         alias_of=Hostname(spec.external_name.rstrip(".").lower()) if external and spec.external_name else None,
         publish_not_ready=bool(spec.publish_not_ready_addresses),
+        session_affinity=spec.session_affinity == "ClientIP",
         distribution=traffic_distribution(obj),
         node_local=spec.internal_traffic_policy == "Local",
         redis_proxy=asks_for_redis_proxy(obj.annotations),

@@ -84,6 +84,7 @@ class Service:
     registry: Registry
     ports: tuple[ServicePort, ...]
     addresses: tuple[str, ...] = ()  # virtual IPs and subnets as written; () none was
+    external_ips: tuple[str, ...] = ()  # more addresses that clients may dial; no name leads to them
     wants_vip: bool = False  # one is handed out when none was written
     resolution: Resolution = Resolution.EDS
     mesh_external: bool = False
@@ -107,6 +108,11 @@ class Service:
     def proxies_redis(self, port: ServicePort) -> bool:
         """True where commands to `port` are routed one by one. A client that dials workloads itself has chosen one."""
         return self.redis_proxy and port.protocol is Protocol.REDIS and self.resolution is not Resolution.ORIGINAL_DST
+
+    @property
+    def dialled(self) -> tuple[str, ...]:
+        """All addresses that were written for clients to dial."""
+        return (*self.addresses, *self.external_ips)
 
     @property
     def headless(self) -> bool:

@@ -14,6 +14,7 @@ import structlog
 from lateen.api.base import Object, Problem, ResourceKey
 from lateen.errors import Unavailable
 from lateen.flow import Graph
+from lateen.pilot.model.claims import Claims
 from lateen.pilot.model.envoy_filters import EnvoyFilters
 from lateen.pilot.model.gateway import Gateways, gateway_problems
 from lateen.pilot.model.inbound import Inbound
@@ -55,6 +56,7 @@ class Pilot:
         self.scopes = Scopes(self.mesh, self.outbound, self.render)
         self.source = MeshSource(self.mesh, self.scopes, trust_domain=trust_domain)
         self.vips = vips
+        self._claims = Claims()
         self._notes: dict[ResourceKey, tuple[Problem, ...]] = {}  # of resources that are not fully acted on
         self.graph.on_error(self._log_errors)
 
@@ -63,7 +65,7 @@ class Pilot:
         changes = list(changes)
         services = [service for change in changes if change.obj is not None for _, service in service_rows(change.obj)]
         # What is written down is reserved before anything is handed out, whatever the order of the files.
-        self.vips.reserve(address for service in services for address in service.addresses)
+        self.vips.reserve(address for service in services for address in service.dialled)
         for workload in (workloads or {}).values():
             if workload is not None:
                 services.extend(service for _, service in implied_rows(workload))
@@ -84,6 +86,7 @@ class Pilot:
         self.source.flush()
 
     def _note(self, change: Change) -> None:
+        self._claims.replace(change.key, change.obj)
         # Kept, not gathered when asked: `problems` is asked after each change, and must not go over all resources.
         found: list[Problem] = []
         if change.obj is not None:
@@ -110,6 +113,7 @@ class Pilot:
         """Return what is decoded but not acted on, what fails to translate, and what a proxy rejected."""
         found = [problem for notes in self._notes.values() for problem in notes]
         found.extend(self._idle_patches())
+        found.extend(self._claims.problems())
         for rejection in self.source.rejections.values():
             message = f"proxy {rejection.proxy} rejected {rejection.name}: {rejection.error}"
             culprits = [obj for key in rejection.culprits if (obj := self.mesh.objects.get(key)) is not None]

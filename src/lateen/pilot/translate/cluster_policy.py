@@ -7,6 +7,7 @@ Meaning and defaults: Istio `DestinationRule`, docs/api/translation.md "Clusters
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Final
 
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
@@ -19,9 +20,10 @@ from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions as CommonHttpO
 from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from envoy.type.v3.percent_pb2 import Percent
-from google.protobuf.wrappers_pb2 import UInt64Value
+from google.protobuf.wrappers_pb2 import UInt32Value, UInt64Value
 
 from lateen.pilot.model.values import ZoneAware
+from lateen.pilot.translate.pack import length_delimited
 from lateen.pilot.translate.parts import duration, uint32
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
 
 UNLIMITED: Final = 2**32 - 1  # Istio's default of every threshold; left out, Envoy would stop at 1024 (retries: 3)
 DEFAULT_RING_SIZE: Final = 1024
+BUDGET_INTERVAL: Final = 3  # number of the field in envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget
 DEFAULT_AGGRESSION: Final = 1.0
 DEFAULT_MIN_WEIGHT_PERCENT: Final = 10.0
 
@@ -90,10 +93,14 @@ def circuit_breakers(pool: Any, retry_budget: Any) -> CircuitBreakers:
 def _retry_budget(budget: Any) -> CircuitBreakers.Thresholds.RetryBudget | None:
     if budget is None:
         return None
-    return CircuitBreakers.Thresholds.RetryBudget(
+    made = CircuitBreakers.Thresholds.RetryBudget(
         budget_percent=Percent(value=20 if budget.percent is None else budget.percent),
         min_retry_concurrency=uint32(budget.min_retry_concurrency or 3),
     )
+    if budget.budget_interval:
+        # Envoy 1.40 knows the field, the descriptors that come with `xds-protos` do not: it travels as an unknown one.
+        made.MergeFromString(length_delimited(BUDGET_INTERVAL, duration(budget.budget_interval).SerializeToString()))
+    return made
 
 
 def is_passthrough(balancer: Any) -> bool:
@@ -223,18 +230,28 @@ def error_matcher(outlier: Any) -> MatchPredicate | None:
     return rules[0] if len(rules) == 1 else MatchPredicate(or_match=MatchPredicate.MatchSet(rules=rules))
 
 
-def connection_options(pool: Any) -> UpstreamConnectionOptions | None:
-    """Return TCP keep-alive towards the endpoints."""
-    keepalive = pool.tcp.tcp_keepalive if pool is not None and pool.tcp is not None else None
-    if keepalive is None:
+def connection_options(pool: Any, mesh: Any = None) -> UpstreamConnectionOptions | None:
+    """Return TCP keep-alive towards the endpoints: each of its fields as the pool says it, else as the mesh does."""
+    own = pool.tcp.tcp_keepalive if pool is not None and pool.tcp is not None else None
+    said = [keepalive for keepalive in (own, mesh) if keepalive is not None]
+    if not said:
         return None
+    probes, time, interval = (
+        next((value for keepalive in said if (value := getattr(keepalive, name))), None)
+        for name in ("probes", "time", "interval")
+    )
     return UpstreamConnectionOptions(
         tcp_keepalive=TcpKeepalive(
-            keepalive_probes=uint32(keepalive.probes) if keepalive.probes else None,
-            keepalive_time=uint32(int(keepalive.time.total_seconds())) if keepalive.time else None,
-            keepalive_interval=uint32(int(keepalive.interval.total_seconds())) if keepalive.interval else None,
+            keepalive_probes=uint32(probes) if probes else None,
+            keepalive_time=_whole_seconds(time),
+            keepalive_interval=_whole_seconds(interval),
         )
     )
+
+
+def _whole_seconds(value: timedelta | None) -> UInt32Value | None:
+    # The kernel counts in seconds and refuses 0: what is less than one is one.
+    return uint32(max(1, int(value.total_seconds()))) if value else None
 
 
 def common_http_options(pool: Any) -> CommonHttpOptions | None:

@@ -126,12 +126,12 @@ def build_outbound_cluster(inp: ClusterInput) -> Cluster:
     dialled = not dynamic and (inp.resolution is Resolution.ORIGINAL_DST or is_passthrough(inp.load_balancer))
     return Cluster(
         name=name,
-        alt_stat_name=stat_name(name),
+        alt_stat_name=stat_name(inp.stat_name or name),
         connect_timeout=duration((pool and pool.tcp and pool.tcp.connect_timeout) or inp.connect_timeout),
         circuit_breakers=circuit_breakers(pool, inp.retry_budget),
         outlier_detection=outlier_detection(inp.outlier_detection),
         common_lb_config=common_lb(inp.outlier_detection, weighted=inp.locality_weighted, zones=inp.zones),
-        upstream_connection_options=connection_options(pool),
+        upstream_connection_options=connection_options(pool, inp.tcp_keepalive),
         typed_extension_protocol_options={OPTIONS_KEY: options}
         if (options := protocol_options(inp, upstream)) is not None
         else None,
@@ -238,7 +238,11 @@ def _transport(inp: ClusterInput, upstream: Upstream) -> dict[str, Any]:
     alpn = _mesh_alpn(upstream) if mutual else (("h2",) if upstream.h2 else ())
     return _proxied(
         inp,
-        {"transport_socket": build_upstream(inp.tls, default_sni=_sni(inp), sans=inp.sans, alpn=alpn)},
+        {
+            "transport_socket": build_upstream(
+                inp.tls, default_sni=_sni(inp), sans=inp.sans, alpn=alpn, defaults=inp.tls_defaults
+            )
+        },
     )
 
 
@@ -292,7 +296,7 @@ def build_inbound_cluster(port: InboundPort, *, connect_timeout: timedelta, loca
     upstream = inbound_upstream(port.protocol)
     return Cluster(
         name=name,
-        alt_stat_name=stat_name(name),
+        alt_stat_name=stat_name(port.stat_name or name),
         connect_timeout=duration((pool and pool.tcp and pool.tcp.connect_timeout) or connect_timeout),
         circuit_breakers=circuit_breakers(pool, None),
         upstream_connection_options=connection_options(pool),

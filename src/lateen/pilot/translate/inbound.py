@@ -22,7 +22,14 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from lateen.api.protocol import Protocol
-from lateen.pilot.model.values import InboundListenerInput, InboundPort, MtlsMode, ServiceRef
+from lateen.pilot.model.values import (
+    NO_TCP_LIMITS,
+    InboundListenerInput,
+    InboundPort,
+    MtlsMode,
+    ServiceRef,
+    TcpLimits,
+)
 from lateen.pilot.translate.access_logs import listener_loggers
 from lateen.pilot.translate.actions import NO_TIMEOUT
 from lateen.pilot.translate.chains import (
@@ -45,7 +52,7 @@ from lateen.pilot.translate.names import (
     listener_name,
 )
 from lateen.pilot.translate.parts import address, duration, uint32
-from lateen.pilot.translate.retries import INBOUND_RETRY
+from lateen.pilot.translate.retries import build_inbound_retry_policy
 from lateen.pilot.translate.tcp import black_hole, inbound_tcp
 from lateen.pilot.translate.tls import ALL_ISTIO_ALPN, HTTP_ALPN, MESH_HTTP_ALPN, TCP_ALPN, build_mesh_downstream
 
@@ -122,6 +129,7 @@ class _Target:
     mode: MtlsMode
     protocol: Protocol
     service: ServiceRef | None
+    limits: TcpLimits = NO_TCP_LIMITS
 
     @property
     def kind(self) -> Kind:
@@ -231,6 +239,7 @@ def _target(port: InboundPort, name: str, match_port: int) -> _Target:
         mode=port.mtls,
         protocol=port.protocol,
         service=port.service,
+        limits=port.limits,
     )
 
 
@@ -260,7 +269,11 @@ def _chains(target: _Target, inp: InboundListenerInput, socket: TransportSocket)
                 transport_protocol=row.transport,
                 application_protocols=row.alpn,
             ),
-            filters=[_http(target, inp, row) if http else inbound_tcp(target.cluster, inp.telemetry, mtls=row.mtls)],
+            filters=[
+                _http(target, inp, row)
+                if http
+                else inbound_tcp(target.cluster, inp.telemetry, mtls=row.mtls, limits=target.limits)
+            ],
             transport_socket=socket if row.mtls else None,
             service=target.service,
             label=INBOUND_PASSTHROUGH if passthrough else "",
@@ -270,7 +283,7 @@ def _chains(target: _Target, inp: InboundListenerInput, socket: TransportSocket)
 def _http(target: _Target, inp: InboundListenerInput, row: _Row) -> Any:
     return inbound_manager(
         name=target.http_name,
-        route=_route(target),
+        route=_route(target, inp.retries),
         telemetry=inp.telemetry,
         tracing_percent=inp.tracing_percent,
         mtls=row.mtls,
@@ -279,7 +292,7 @@ def _http(target: _Target, inp: InboundListenerInput, row: _Row) -> Any:
     )
 
 
-def _route(target: _Target) -> RouteConfiguration:
+def _route(target: _Target, retries: Any) -> RouteConfiguration:
     grpc = target.protocol in (Protocol.GRPC, Protocol.GRPC_WEB)
     route = Route(
         name="default",
@@ -288,7 +301,7 @@ def _route(target: _Target) -> RouteConfiguration:
         route=RouteAction(
             cluster=target.cluster,
             # gRPC retries by its own status; to repeat a call here could run it twice.
-            retry_policy=None if grpc else INBOUND_RETRY,
+            retry_policy=None if grpc else build_inbound_retry_policy(retries),
             **NO_TIMEOUT,
         ),
     )

@@ -19,7 +19,7 @@ from envoy.extensions.retry.priority.previous_priorities.v3.previous_priorities_
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import duration, uint32
 
-__all__ = ["INBOUND_RETRY", "build_retry_policy"]
+__all__ = ["build_inbound_retry_policy", "build_retry_policy"]
 
 DEFAULT_RETRY_ON: Final = "connect-failure,refused-stream,unavailable,cancelled"
 STATUS_CODES: Final = "retriable-status-codes"
@@ -50,7 +50,7 @@ _DEFAULT: Final = _default(other_hosts=True)
 _DEFAULT_SAME_HOST: Final = _default(other_hosts=False)
 
 # From a proxy to its own application: only what the application cannot have seen.
-INBOUND_RETRY: Final = RetryPolicy(retry_on="reset-before-request", num_retries=uint32(DEFAULT_ATTEMPTS))
+_INBOUND: Final = RetryPolicy(retry_on="reset-before-request", num_retries=uint32(DEFAULT_ATTEMPTS))
 
 
 def build_retry_policy(retries: Any, *, consistent_hash: bool) -> RetryPolicy | None:
@@ -73,6 +73,21 @@ def build_retry_policy(retries: Any, *, consistent_hash: bool) -> RetryPolicy | 
         retry_host_predicate=[_OTHER_HOSTS] if avoid or (avoid is None and not consistent_hash) else (),
         host_selection_retry_max_attempts=HOST_ATTEMPTS,
         retry_priority=_OTHER_PRIORITIES if retries.retry_remote_localities else None,
+        retry_back_off=RetryPolicy.RetryBackOff(base_interval=duration(retries.backoff)) if retries.backoff else None,
+    )
+
+
+def build_inbound_retry_policy(retries: Any) -> RetryPolicy | None:
+    """Return the policy from a proxy to its own application: how often, on what, how soon. There is one place to go."""
+    if retries is None:
+        return _INBOUND
+    if not retries.attempts or retries.attempts < 0:
+        return None
+    retry_on, codes = _parse_retry_on(retries.retry_on or _INBOUND.retry_on)
+    return RetryPolicy(
+        retry_on=retry_on,
+        num_retries=uint32(retries.attempts),
+        retriable_status_codes=codes,
         retry_back_off=RetryPolicy.RetryBackOff(base_interval=duration(retries.backoff)) if retries.backoff else None,
     )
 

@@ -16,7 +16,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import ON_DOWNS
 from envoy.type.v3.hash_policy_pb2 import HashPolicy
 
 from lateen.api.protocol import Protocol
-from lateen.pilot.model.values import Destination, TcpRoute, Telemetry
+from lateen.pilot.model.values import NO_TCP_LIMITS, Destination, TcpLimits, TcpRoute, Telemetry, Tunnel
 from lateen.pilot.translate.access_logs import file_loggers
 from lateen.pilot.translate.chains import build_chain, cidr
 from lateen.pilot.translate.dynamic_forward import forward_tls
@@ -58,10 +58,10 @@ def _route_filters(route: TcpRoute, telemetry: Telemetry) -> list[Filter]:
         return [redis_filter(route.destinations[0].cluster, route.stat_prefix)]
     proxy = _proxy(
         stat_prefix=route.stat_prefix,
-        idle_timeout=None if route.idle_timeout is None else duration(route.idle_timeout),
-        max_downstream_connection_duration=duration(route.max_duration) if route.max_duration else None,
+        tunneling_config=_tunneling(route.tunnel) if route.tunnel is not None else None,
         hash_policy=[_SOURCE_IP] if route.hash_source_ip else (),
         access_log=[*OUTBOUND_TCP, *file_loggers(telemetry.access_log)],
+        **_limits(route.limits),
         **_target(route.destinations),
     )
     if route.dynamic is not None:
@@ -80,7 +80,7 @@ def black_hole(telemetry: Telemetry) -> Filter:
     return _proxy(stat_prefix=BLACK_HOLE, cluster=BLACK_HOLE, access_log=file_loggers(telemetry.access_log))
 
 
-def inbound_tcp(cluster: str, telemetry: Telemetry, *, mtls: bool) -> Filter:
+def inbound_tcp(cluster: str, telemetry: Telemetry, *, mtls: bool, limits: TcpLimits = NO_TCP_LIMITS) -> Filter:
     """Return the filter for connections to the application.
 
     `mtls`: the chain ends mutual TLS. The application is then connected to only once the client is known; before that,
@@ -92,7 +92,7 @@ def inbound_tcp(cluster: str, telemetry: Telemetry, *, mtls: bool) -> Filter:
         else {}
     )
     loggers = [*inbound_tcp_loggers(mtls=mtls), *file_loggers(telemetry.access_log)]
-    return _proxy(stat_prefix=cluster, cluster=cluster, access_log=loggers, **waiting)
+    return _proxy(stat_prefix=cluster, cluster=cluster, access_log=loggers, **waiting, **_limits(limits))
 
 
 def _proxy(*, access_log: Sequence[AccessLog], **fields: Any) -> Filter:
@@ -100,6 +100,18 @@ def _proxy(*, access_log: Sequence[AccessLog], **fields: Any) -> Filter:
         name="envoy.filters.network.tcp_proxy",
         typed_config=pack(TcpProxy(access_log=access_log, access_log_options=_ON_CONNECTED, **fields)),
     )
+
+
+def _limits(limits: TcpLimits) -> dict[str, Any]:
+    return {
+        "idle_timeout": None if limits.idle_timeout is None else duration(limits.idle_timeout),
+        "max_downstream_connection_duration": duration(limits.max_duration) if limits.max_duration else None,
+    }
+
+
+def _tunneling(tunnel: Tunnel) -> TcpProxy.TunnelingConfig:
+    host = f"[{tunnel.host}]" if ":" in tunnel.host else tunnel.host
+    return TcpProxy.TunnelingConfig(hostname=f"{host}:{tunnel.port}", use_post=tunnel.post)
 
 
 def _target(destinations: Sequence[Destination]) -> dict[str, Any]:

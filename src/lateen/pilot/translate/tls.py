@@ -9,7 +9,7 @@ Rules: Istio's secret names and validation, docs/api/translation.md "TLS".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from envoy.config.core.v3.base_pb2 import TransportSocket
 from envoy.config.core.v3.config_source_pb2 import ApiConfigSource, ApiVersion, ConfigSource
@@ -130,11 +130,13 @@ def build_mesh_upstream(*, sni: str, sans: Sequence[str], alpn: Sequence[str]) -
     )
 
 
-def build_upstream(tls: UpstreamTls, *, default_sni: str, sans: Sequence[str], alpn: Sequence[str]) -> TransportSocket:
+def build_upstream(
+    tls: UpstreamTls, *, default_sni: str, sans: Sequence[str], alpn: Sequence[str], defaults: Any = None
+) -> TransportSocket:
     """Return TLS as a DestinationRule asks for it (`tls.mode` SIMPLE, MUTUAL or ISTIO_MUTUAL).
 
     `alpn` is for ISTIO_MUTUAL; towards others only HTTP/2 is announced, by the caller giving `("h2",)`.
-    `sans` applies where the rule names none.
+    `sans` applies where the rule names none. `defaults` are the mesh's (api TLSConfig), for SIMPLE and MUTUAL.
     """
     wanted = tls.subject_alt_names or tuple(sans)
     if tls.mode == "ISTIO_MUTUAL":
@@ -143,12 +145,24 @@ def build_upstream(tls: UpstreamTls, *, default_sni: str, sans: Sequence[str], a
         UpstreamTlsContext(
             sni=tls.sni,
             common_tls_context=CommonTlsContext(
-                tls_params=_UPSTREAM_PARAMS,
+                tls_params=_params(defaults),
                 alpn_protocols=alpn,
                 tls_certificate_sds_secret_configs=_client_certificates(tls),
                 combined_validation_context=None if tls.insecure_skip_verify else _validation(_roots_of(tls), wanted),
             ),
         )
+    )
+
+
+def _params(defaults: Any) -> TlsParameters:
+    if defaults is None:
+        return _UPSTREAM_PARAMS
+    only_newest = defaults.min_protocol_version == "TLSV1_3"
+    return TlsParameters(
+        tls_minimum_protocol_version=TlsParameters.TLSv1_3 if only_newest else TlsParameters.TLSv1_2,
+        tls_maximum_protocol_version=TlsParameters.TLSv1_3,
+        cipher_suites=defaults.cipher_suites,
+        ecdh_curves=defaults.ecdh_curves,
     )
 
 
