@@ -155,15 +155,16 @@ spec:
 def test_retries_at_once_are_limited(yard: Yard, name: str, policy: str, retries: int) -> None:
     use(yard, name, policy, more=RETRIED)
     app = yard.apps["a"]
-    app.statuses += [503] * 8
+    app.statuses += [503] * 99
     try:
-        found = together(yard, name, 8)
+        together(yard, name, 8)
     finally:
         app.statuses.clear()
     asked = yard.stat(f"cluster.outbound|80||{name}.test;.upstream_rq_retry")
     refused = yard.stat(f"cluster.outbound|80||{name}.test;.upstream_rq_retry_overflow")
     assert asked + refused == 8
-    assert abs(asked - retries) <= 1, found  # of a share: requests that end make it smaller
+    # Of a share: requests that end make it smaller. Of any: on a busy machine one retry may be over before the next.
+    assert retries - 1 <= asked < 8
 
 
 def test_a_budget_may_count_requests_that_are_over(yard: Yard) -> None:
