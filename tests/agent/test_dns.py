@@ -383,3 +383,29 @@ def test_what_the_application_sees() -> None:
     assert resolv_conf_text("shop", "cluster.local", server="127.0.0.1") == (
         "nameserver 127.0.0.1\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
     )
+
+
+async def test_the_proxy_is_not_told_where_applications_find_it(log: Any) -> None:
+    names = build_names(
+        {
+            "api.outside.test": Entry(("240.240.0.1",)),
+            "*.wild.test": Entry(("240.240.0.2",)),
+            "ratings.default.svc.cluster.local": Entry(("10.96.0.7",), "ratings", "default"),
+        },
+        namespace="default",
+        domain="cluster.local",
+    )
+    async with Upstream() as upstream:
+        resolvers = HostResolvers(Path("/nowhere"), servers=[upstream.server])
+        resolve = Resolve(resolvers, wait_for_table=True, log=log, for_proxy=True)
+        resolve.names = names
+
+        async def ask_for(name: str) -> Any:
+            return dnslib.DNSRecord.parse(await resolve(dnslib.DNSRecord.question(name).pack()))
+
+        for name in ("api.outside.test", "x.wild.test"):
+            assert addresses(await ask_for(name)) == ["9.9.9.9"]
+        assert addresses(await ask_for("ratings")) == ["10.96.0.7"]
+        # As the search domains of a resolv.conf would have it asked first.
+        assert (await ask_for("api.outside.test.default.svc.cluster.local")).header.rcode == 3
+        assert upstream.questions == ["api.outside.test.", "x.wild.test."]

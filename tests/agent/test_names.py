@@ -30,20 +30,20 @@ NAMES = build_names(TABLE, namespace="default", domain="cluster.local")
         pytest.param("db", None, id="short, other namespace"),
         pytest.param("db.prod", Answer(("10.96.0.8",), ("2001:2::8",)), id="other namespace"),
         pytest.param("six", Answer((), ("2001:2::9",)), id="IPv6 only"),
-        pytest.param("api.github.com", Answer(("240.240.0.1",)), id="external"),
+        pytest.param("api.github.com", Answer(("240.240.0.1",), entry=True), id="external"),
         pytest.param("api", None, id="external hosts have no short names"),
-        pytest.param("a.example.org", Answer(("240.240.0.2",)), id="wildcard"),
-        pytest.param("a.b.example.org", Answer(("240.240.0.2",)), id="wildcard over several labels"),
-        pytest.param("x.deep.example.org", Answer(("240.240.0.3",)), id="longest wildcard"),
+        pytest.param("a.example.org", Answer(("240.240.0.2",), entry=True), id="wildcard"),
+        pytest.param("a.b.example.org", Answer(("240.240.0.2",), entry=True), id="wildcard over several labels"),
+        pytest.param("x.deep.example.org", Answer(("240.240.0.3",), entry=True), id="longest wildcard"),
         pytest.param("example.org", None, id="a wildcard is not its own domain"),
-        pytest.param("odd.example.net", Answer(("10.1.1.1",)), id="only addresses, once"),
+        pytest.param("odd.example.net", Answer(("10.1.1.1",), entry=True), id="only addresses, once"),
         pytest.param("remote", None, id="of another domain"),
         pytest.param("unknown.test", None, id="unknown"),
         pytest.param("", None, id="empty"),
         pytest.param("a" * 300, None, id="too long"),
         pytest.param(
             "api.github.com.default.svc.cluster.local",
-            Answer(("240.240.0.1",), alias="api.github.com"),
+            Answer(("240.240.0.1",), alias="api.github.com", entry=True),
             id="first search domain",
         ),
         pytest.param(
@@ -53,7 +53,7 @@ NAMES = build_names(TABLE, namespace="default", domain="cluster.local")
         ),
         pytest.param(
             "w.example.org.default.svc.cluster.local",
-            Answer(("240.240.0.2",), alias="w.example.org"),
+            Answer(("240.240.0.2",), alias="w.example.org", entry=True),
             id="search domain after a wildcard's name",
         ),
         pytest.param("api.github.com.svc.cluster.local", None, id="other search domains are not expanded"),
@@ -65,7 +65,8 @@ def test_lookup(name: str, answer: Answer | None) -> None:
 
 def test_a_host_comes_before_another_ones_short_name() -> None:
     table = {**TABLE, "ratings": Entry(("1.1.1.1",))}
-    assert build_names(table, namespace="default", domain="cluster.local").lookup("ratings") == Answer(("1.1.1.1",))
+    found = build_names(table, namespace="default", domain="cluster.local").lookup("ratings")
+    assert found == Answer(("1.1.1.1",), entry=True)
 
 
 def test_search_domains() -> None:

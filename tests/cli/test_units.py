@@ -8,7 +8,12 @@ from datetime import timedelta
 import pytest
 
 from lateen.cli.run import parse_labels
-from lateen.cli.units import parse_address_argument, parse_duration_argument, parse_port_argument
+from lateen.cli.units import (
+    parse_address_argument,
+    parse_duration_argument,
+    parse_port_argument,
+    parse_resolver_argument,
+)
 from lateen.errors import BadInput
 from lateen.wire.local import WorkloadPort
 
@@ -68,3 +73,23 @@ def test_labels() -> None:
 def test_what_is_no_label(text: str) -> None:
     with pytest.raises(BadInput, match="KEY=VALUE"):
         parse_labels([text])
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("192.0.2.53", ("192.0.2.53", 53)),
+        ("127.0.0.1:5353", ("127.0.0.1", 5353)),
+        ("2001:db8::53", ("2001:db8::53", 53)),
+        ("[2001:db8::53]:5353", ("2001:db8::53", 5353)),
+        ("[::1]", ("::1", 53)),
+    ],
+)
+def test_resolvers(text: str, wanted: tuple[str, int]) -> None:
+    assert parse_resolver_argument(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "localhost", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "[::1", "1.2.3:53"])
+def test_what_is_no_resolver(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        parse_resolver_argument(text)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tests.e2e.case_files import FOLDER, Case, Request, faults_of, files, load, question, seen_faults
 from tests.e2e.harness import MeshRun, eventually
+from tests.e2e.outside_dns import OutsideDns
 
 from lateen.settings import Settings
 from lateen.wire.control import call_control
@@ -79,7 +80,7 @@ class Asker:
 class CaseMesh:
     """The mesh that all cases share."""
 
-    def __init__(self, mesh: MeshRun, stack: ExitStack) -> None:
+    def __init__(self, mesh: MeshRun, dns: OutsideDns, stack: ExitStack) -> None:
         self.mesh = mesh
         self._stack = stack
         self._numbers = itertools.count(1)
@@ -88,7 +89,8 @@ class CaseMesh:
         self.askers["outside"] = self._asker(mesh.enter("ingressgateway"), client)
         self.askers["ingress"] = self._asker([], client)
         self.addresses = {info["name"]: info["ip"] for info in mesh.status()["workloads"]}
-        self.variables = {"OUTSIDE": self.addresses["ingressgateway"]}
+        self.variables = {name.upper().replace("-", "_"): address for name, address in self.addresses.items()}
+        self.variables["OUTSIDE"] = dns.address = self.addresses["ingressgateway"]
         outsider = mesh.start_inside("ingressgateway", [sys.executable, APP, "outside", "v0"])
         stack.callback(outsider.communicate, timeout=10)
         stack.callback(outsider.terminate)
@@ -190,6 +192,7 @@ def case_mesh() -> Iterator[CaseMesh]:
     mesh = MeshRun()
     with ExitStack() as stack:
         stack.callback(mesh.close)
+        dns = stack.enter_context(OutsideDns())
         services = dict.fromkeys((name, namespace) for name, _, namespace in (*SERVERS, *OTHERS))
         mesh.write("services.yaml", "".join(SERVICE.format(name=n, namespace=ns) for n, ns in services))
         mesh.up()
@@ -206,11 +209,12 @@ def case_mesh() -> Iterator[CaseMesh]:
             )
         for workload, namespace in CLIENTS.values():
             service, _, version = workload.partition("-")
-            mesh.workload(service, version, ["sleep", "1000"], port="", words=["--namespace", namespace])
+            words = ["--namespace", namespace, "--resolver", f"127.0.0.1:{dns.port}"]
+            mesh.workload(service, version, ["sleep", "1000"], port="", words=words)
         mesh.gateway()
         names = [f"{name}-{version}" for name, version, _ in (*SERVERS, *OTHERS)]
         mesh.wait_ready(*names, *(workload for workload, _ in CLIENTS.values()), "ingressgateway")
-        yield CaseMesh(mesh, stack)
+        yield CaseMesh(mesh, dns, stack)
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(FOLDER).with_suffix("")))

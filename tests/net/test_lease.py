@@ -67,6 +67,8 @@ def test_what_an_attachment_holds(lease: Lease) -> None:
     assert {name: sock.getsockname() for name, sock in attachment.sockets.items()} == {
         "dns-udp": ("127.0.0.1", 15053),
         "dns-tcp": ("127.0.0.1", 15053),
+        "proxy-dns-udp": ("127.0.0.1", 15054),
+        "proxy-dns-tcp": ("127.0.0.1", 15054),
         "health": ("0.0.0.0", 15021),
         "metrics": ("0.0.0.0", 15020),
     }

@@ -88,6 +88,8 @@ PROXY = 1337
         pytest.param(DEFAULT, Packet(to="8.8.8.8", port=53, protocol="udp"), 15053, id="lookup"),
         pytest.param(DEFAULT, Packet(to="8.8.8.8", port=53), 15053, id="lookup-by-tcp"),
         pytest.param(DEFAULT, Packet(to="127.0.0.53", port=53, protocol="udp"), 15053, id="lookup-at-stub-resolver"),
+        pytest.param(DEFAULT, Packet(to="127.0.0.2", port=53, protocol="udp"), 15054, id="proxys-lookup"),
+        pytest.param(DEFAULT, Packet(to="127.0.0.2", port=53), 15054, id="proxys-lookup-by-tcp"),
         pytest.param(DEFAULT, Packet(to=OTHER, mark=PROXY), None, id="proxy-to-workload"),
         pytest.param(DEFAULT, Packet(to="8.8.8.8", port=53, mark=PROXY), None, id="proxy-to-port-53"),
         pytest.param(DEFAULT, Packet(to=OWN, mark=PROXY), 15006, id="proxy-to-own-workload-is-a-self-call"),
@@ -153,6 +155,7 @@ def test_a_gateway_has_only_its_lookups_captured() -> None:
     assert judge(chains, "output", Packet(to=OTHER)) is None
     assert judge(chains, "prerouting", Packet(to=OWN, port=80)) is None
     assert judge(chains, "output", Packet(to="8.8.8.8", port=53, protocol="udp")) == 15053
+    assert judge(chains, "output", Packet(to="127.0.0.2", port=53, protocol="udp")) == 15054
 
 
 def test_what_goes_outside_takes_the_links_address() -> None:

@@ -61,13 +61,19 @@ class Resolve:
         *,
         wait_for_table: bool,
         log: Log,
+        for_proxy: bool = False,
         shuffle: Callable[[list[str]], None] = random.shuffle,
     ) -> None:
-        """`wait_for_table`: until there is one, answer SERVFAIL rather than ask others for what may be the mesh's."""
+        """`wait_for_table`: until there is one, answer SERVFAIL rather than ask others for what may be the mesh's.
+
+        `for_proxy`: the addresses of ServiceEntries are not told. Those are where applications find the proxy, which
+        itself asks for the same names to learn where the outside is.
+        """
         self.stats = DnsStats()
         self.names: Names | None = None
         self._resolvers = resolvers
         self._wait_for_table = wait_for_table
+        self._for_proxy = for_proxy
         self._log = log
         self._shuffle = shuffle
         self._busy = 0
@@ -92,7 +98,7 @@ class Resolve:
             return None
         name = str(question.qname)
         found = self.names.lookup(name)
-        if found is not None:
+        if found is not None and not (found.entry and self._for_proxy):
             return self._answer(query, found)
         if self.names.is_in_domain(name) and self.names.domain not in self._resolvers.conf().search:
             # The host's resolvers cannot know it, and each search attempt would wait for them to say so.

@@ -32,6 +32,7 @@ class Answer:
     ipv4: tuple[str, ...] = ()
     ipv6: tuple[str, ...] = ()
     alias: str = ""
+    entry: bool = False  # of a ServiceEntry: what else its name may mean, the outside's own DNS knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Names:
         if base != name:
             found = self._exact.get(base) or self._by_wildcard(base)
             if found is not None:
-                return Answer(found.ipv4, found.ipv6, alias=base)
+                return Answer(found.ipv4, found.ipv6, alias=base, entry=found.entry)
         return self._by_wildcard(name)
 
     def is_in_domain(self, name: str) -> bool:
@@ -85,7 +86,7 @@ def build_names(table: Mapping[str, Entry], *, namespace: str, domain: str) -> N
     aliases: dict[str, Answer] = {}
     for host in sorted(table):
         entry = table[host]
-        answer = _answer(entry.ips)
+        answer = _answer(entry)
         name = host.lower().removesuffix(".")
         if name.startswith("*."):
             wildcard[name[2:]] = answer
@@ -112,13 +113,13 @@ def _aliases(name: str, entry: Entry, *, namespace: str, domain: str) -> Iterabl
         yield short
 
 
-def _answer(ips: Iterable[str]) -> Answer:
+def _answer(entry: Entry) -> Answer:
     ipv4: list[str] = []
     ipv6: list[str] = []
-    for text in dict.fromkeys(ips):
+    for text in dict.fromkeys(entry.ips):
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
             continue
         (ipv4 if address.version == 4 else ipv6).append(str(address))
-    return Answer(tuple(ipv4), tuple(ipv6))
+    return Answer(tuple(ipv4), tuple(ipv6), entry=not entry.shortname)

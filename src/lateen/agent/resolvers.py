@@ -53,8 +53,16 @@ def parse_resolv_conf(text: str) -> ResolvConf:
 class HostResolvers:
     """The host's resolvers, as its resolv.conf says now: it is read again whenever it changed."""
 
-    def __init__(self, path: Path = HOST_RESOLV_CONF, *, shuffle: Callable[[list[Server]], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path = HOST_RESOLV_CONF,
+        *,
+        servers: Sequence[Server] = (),
+        shuffle: Callable[[list[Server]], None] | None = None,
+    ) -> None:
+        """`servers`: asked instead of those in the file, whose search domains still count."""
         self._path = path
+        self._servers = tuple(servers)
         self._shuffle = shuffle or random.SystemRandom().shuffle
         self._state: tuple[int, int] | None = None
         self._conf = ResolvConf()
@@ -73,7 +81,7 @@ class HostResolvers:
 
     async def resolve(self, query: bytes) -> bytes:
         """Return the answer to a packet, with the packet's own id. Raises `Unavailable` when no server has one."""
-        servers = list(self.conf().servers)
+        servers = list(self._servers or self.conf().servers)
         self._shuffle(servers)
         return await ask(query, servers)
 

@@ -22,7 +22,8 @@ __all__ = ["HostListener", "Mode", "Node", "Place", "WorkloadSpec", "build_node"
 Mode = Literal["capture", "explicit"]
 
 MAX_NAME = 40  # the paths of a workload's sockets hold its name: settings.SUN_PATH_BYTES
-RESERVED_PORTS = frozenset({15000, 15001, 15006, 15008, 15020, 15021, 15053, 15090})  # Istio's, docs: "ports"
+# Istio's, docs: "ports"; 15054 is Lateen's own.
+RESERVED_PORTS = frozenset({15000, 15001, 15006, 15008, 15020, 15021, 15053, 15054, 15090})
 CANONICAL_NAME = "service.istio.io/canonical-name"
 CANONICAL_REVISION = "service.istio.io/canonical-revision"
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -62,6 +63,7 @@ class WorkloadSpec:
 
     mode: Literal["auto", "capture", "explicit"] = "auto"
     listeners: tuple[HostListener, ...] = ()  # gateways only
+    resolvers: tuple[tuple[str, int], ...] = ()  # asked for names outside of the mesh; (): the host's
     certificate_lifetime: timedelta | None = None  # None: Citadel's default
     concurrency: int = 1  # worker threads of Envoy: on a laptop, one a workload
     envoy_log_level: str = "warning"

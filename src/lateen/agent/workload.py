@@ -39,7 +39,7 @@ from lateen.agent.spec import build_node, effective_labels
 from lateen.agent.status import Facts, StatusHandler
 from lateen.agent.stop import Stop
 from lateen.errors import Unavailable
-from lateen.net.capture import MARK
+from lateen.net.capture import MARK, PROXY_DNS_ADDRESS
 from lateen.net.spawn import spawn
 from lateen.settings import Settings
 from lateen.wire.files import write_atomically
@@ -49,6 +49,7 @@ from lateen.wire.svid import read_certificate
 
 __all__ = ["Events", "Stdio", "Workload"]
 
+PROXY_RESOLV_CONF: Final = "proxy-resolv.conf"
 DNS_ADDRESS: Final = "127.0.0.1"  # of the application's resolver; port 53 is redirected to the agent's
 HOUSEKEEPING_SECONDS: Final = 60.0
 PATIENCE_SECONDS: Final = 5.0  # how often is told what a workload that does not get ready waits for
@@ -127,8 +128,12 @@ class Workload:
             log=log,
             draw=random.random,
         )
-        self._resolve = Resolve(HostResolvers(), wait_for_table=spec.kind == "sidecar", log=log)
+        resolvers = HostResolvers(servers=spec.resolvers)
+        waits = spec.kind == "sidecar"
+        self._resolve = Resolve(resolvers, wait_for_table=waits, log=log)
+        self._proxy_resolve = Resolve(resolvers, wait_for_table=waits, log=log, for_proxy=True)
         self._dns = DnsServer(self._resolve) if self._captured else None
+        self._proxy_dns = DnsServer(self._proxy_resolve) if self._captured else None
         self._names = NameTableClient(
             socket=settings.xds_socket,
             node=self._node,
@@ -192,8 +197,9 @@ class Workload:
             mark=MARK if self._captured and spec.kind == "sidecar" else None,
         )
         write_atomically(self._folder / "bootstrap.json", encode_bootstrap(bootstrap))
-        text = resolv_conf_text(spec.namespace, self._mesh.cluster_domain, server=DNS_ADDRESS)
-        write_atomically(self._folder / "resolv.conf", text.encode(), mode=0o644)
+        for name, server in (("resolv.conf", DNS_ADDRESS), (PROXY_RESOLV_CONF, PROXY_DNS_ADDRESS)):
+            text = resolv_conf_text(spec.namespace, self._mesh.cluster_domain, server=server)
+            write_atomically(self._folder / name, text.encode(), mode=0o644)
 
     async def _serve_sockets(self) -> None:
         await self._sds.start()
@@ -203,6 +209,8 @@ class Workload:
         if self._dns is not None and self._grounds.attachment is not None:
             sockets = self._grounds.attachment.sockets
             await self._dns.start(sockets["dns-udp"], sockets["dns-tcp"])
+            assert self._proxy_dns is not None
+            await self._proxy_dns.start(sockets["proxy-dns-udp"], sockets["proxy-dns-tcp"])
 
     async def _start_envoy(self) -> Child:
         spec = self._spec
@@ -225,7 +233,7 @@ class Workload:
                 env={"PATH": spec.env.get("PATH", os.defpath), **peer},  # nothing of the user's
                 cwd=self._folder,
                 role="proxy",
-                resolv_conf=self._folder / "resolv.conf",
+                resolv_conf=self._folder / PROXY_RESOLV_CONF,
                 stdin=DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -252,7 +260,8 @@ class Workload:
         self._publish()
 
     def _table_received(self, entries: dict[str, Entry]) -> None:
-        self._resolve.names = build_names(entries, namespace=self._spec.namespace, domain=self._mesh.cluster_domain)
+        names = build_names(entries, namespace=self._spec.namespace, domain=self._mesh.cluster_domain)
+        self._resolve.names = self._proxy_resolve.names = names
         tell = self._log.debug if self._readiness.names else self._log.info  # it changes with every service
         tell("name table received", names=len(entries))
         self._changed(replace(self._readiness, names=True))
@@ -408,7 +417,7 @@ class Workload:
         raise Unavailable("the mesh network is gone: its holder ended")
 
     async def _close(self) -> None:
-        for part in (self._dns, self._health, self._metrics, self._sds):
+        for part in (self._dns, self._proxy_dns, self._health, self._metrics, self._sds):
             if part is not None:
                 await part.stop()
         await self._citadel.close()

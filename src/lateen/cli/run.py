@@ -8,7 +8,7 @@ import os
 import secrets
 import sys
 
-from lateen.cli.units import parse_duration_argument, parse_port_argument
+from lateen.cli.units import parse_duration_argument, parse_port_argument, parse_resolver_argument
 from lateen.errors import BadInput
 from lateen.settings import Settings
 from lateen.wire.local import WorkloadPort
@@ -56,6 +56,14 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mode", choices=("auto", "capture", "explicit"), default="auto", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--resolver",
+        metavar="IP[:PORT]",
+        action="append",
+        default=[],
+        type=parse_resolver_argument,
+        help="DNS server that is asked for names outside of the mesh, instead of the host's; may be repeated",
     )
     parser.add_argument("--cert-ttl", metavar="DURATION", type=parse_duration_argument, help="life of its certificates")
     parser.add_argument(
@@ -105,6 +113,7 @@ def run_spec(options: argparse.Namespace, **fields: object) -> int:
         network=options.network_name,
         env=dict(os.environ),
         mode=options.mode,
+        resolvers=tuple(options.resolver),
         certificate_lifetime=options.cert_ttl,
         **fields,  # type: ignore[arg-type]  # the commands name them
     )

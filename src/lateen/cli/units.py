@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import re
 from datetime import timedelta
 
 from lateen.wire.local import WorkloadPort
 
-__all__ = ["parse_address_argument", "parse_duration_argument", "parse_port_argument"]
+__all__ = [
+    "parse_address_argument",
+    "parse_duration_argument",
+    "parse_port_argument",
+    "parse_resolver_argument",
+]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -33,6 +39,20 @@ def parse_port_argument(text: str) -> WorkloadPort:
     if colon and not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
         raise argparse.ArgumentTypeError(f"{text!r}: the port's name must be a DNS label, as http or tcp-redis")
     return WorkloadPort(name=name, number=int(number), target=int(number))
+
+
+def parse_resolver_argument(text: str) -> tuple[str, int]:
+    """Return `IP` or `IP:PORT` (of IPv6: `[IP]:PORT`) as (IP, port); the port of DNS is 53."""
+    bracketed = re.fullmatch(r"\[([^]]*)\](?::(\d{1,5}))?", text)
+    plain = re.fullmatch(r"([\d.]+):(\d{1,5})", text)
+    address, port = (found[1], found[2]) if (found := bracketed or plain) else (text, None)
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        known = None
+    if known is None or not 1 <= int(port or 53) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not IP[:PORT], as 192.0.2.53 or [2001:db8::53]:5353")
+    return str(known), int(port or 53)
 
 
 def parse_address_argument(text: str) -> tuple[str, int, int]:

@@ -11,9 +11,22 @@ from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 
 from lateen.errors import BadInput
 
-__all__ = ["DNS_PORT", "HEALTH_PORT", "MARK", "METRICS_PORT", "Capture", "check_capture"]
+__all__ = [
+    "DNS_PORT",
+    "HEALTH_PORT",
+    "MARK",
+    "METRICS_PORT",
+    "PROXY_DNS_ADDRESS",
+    "PROXY_DNS_PORT",
+    "Capture",
+    "check_capture",
+]
 
 DNS_PORT = 15053  # where the agent answers the workload's lookups, on 127.0.0.1
+PROXY_DNS_PORT = 15054  # where it answers those of the workload's proxy, on 127.0.0.1
+PROXY_DNS_ADDRESS = (
+    "127.0.0.2"  # the proxy's name server: lookups sent there are the proxy's, all others the application's
+)
 METRICS_PORT = 15020  # the agent's merged metrics, on every address
 HEALTH_PORT = 15021  # readiness, on every address
 MARK = 1337  # SO_MARK of every socket that the proxy opens towards an upstream

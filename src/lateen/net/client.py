@@ -46,7 +46,8 @@ class Attachment:
     userns_fd: int | None  # None with root: no user namespace is entered
     sockets: Mapping[str, socket.socket] = field(repr=False)
     """Made inside the workload's network, bound, those of TCP listening, non-blocking; by name: "dns-udp", "dns-tcp"
-    (127.0.0.1:15053), "health" (0.0.0.0:15021), "metrics" (0.0.0.0:15020)."""
+    (127.0.0.1:15053), "proxy-dns-udp", "proxy-dns-tcp" (127.0.0.1:15054), "health" (0.0.0.0:15021), "metrics"
+    (0.0.0.0:15020)."""
 
     def close(self) -> None:
         """Close every descriptor. Sockets that were handed on (detached) are left alone."""

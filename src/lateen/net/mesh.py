@@ -18,7 +18,7 @@ from typing import Literal
 from lateen.errors import BadInput, Unsupported
 from lateen.net import kernel, links, nft
 from lateen.net.addresses import GATEWAY, NETWORK, VIRTUAL, AddressPool, mac_address
-from lateen.net.capture import DNS_PORT, HEALTH_PORT, METRICS_PORT, Capture, check_capture
+from lateen.net.capture import DNS_PORT, HEALTH_PORT, METRICS_PORT, PROXY_DNS_PORT, Capture, check_capture
 from lateen.net.netlink import NETLINK_ROUTE, Netlink
 from lateen.net.rules import capture_chains, gateway_chains, outside_chains
 
@@ -32,6 +32,8 @@ _EVERYWHERE = IPv4Network("0.0.0.0/0")
 _SOCKETS: tuple[tuple[str, socket.SocketKind, str, int], ...] = (
     ("dns-udp", socket.SOCK_DGRAM, "127.0.0.1", DNS_PORT),
     ("dns-tcp", socket.SOCK_STREAM, "127.0.0.1", DNS_PORT),
+    ("proxy-dns-udp", socket.SOCK_DGRAM, "127.0.0.1", PROXY_DNS_PORT),
+    ("proxy-dns-tcp", socket.SOCK_STREAM, "127.0.0.1", PROXY_DNS_PORT),
     ("health", socket.SOCK_STREAM, "0.0.0.0", HEALTH_PORT),  # noqa: S104  # of the workload's own network
     ("metrics", socket.SOCK_STREAM, "0.0.0.0", METRICS_PORT),  # noqa: S104
 )

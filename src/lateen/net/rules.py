@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Literal
 
-from lateen.net.capture import DNS_PORT, Capture
+from lateen.net.capture import DNS_PORT, PROXY_DNS_ADDRESS, PROXY_DNS_PORT, Capture
 
 __all__ = [
     "Chain",
@@ -112,6 +112,12 @@ _TCP = Protocol("tcp")
 _UDP = Protocol("udp")
 _RETURN = Return()
 
+# Sockets that Envoy looks names up with carry no mark, so their lookups are told by where they go.
+_PROXY_LOOKUPS = tuple(
+    Rule((protocol, DestinationIn(IPv4Network(PROXY_DNS_ADDRESS)), DestinationPort(53)), Redirect(PROXY_DNS_PORT))
+    for protocol in (_UDP, _TCP)
+)
+
 
 def capture_chains(capture: Capture) -> tuple[Chain, ...]:
     """Return the chains of a workload with a sidecar. `capture` has been checked."""
@@ -120,7 +126,7 @@ def capture_chains(capture: Capture) -> tuple[Chain, ...]:
 
 def gateway_chains() -> tuple[Chain, ...]:
     """Return the chains of a gateway: only its lookups go to the agent."""
-    return (Chain("output", _lookups(DNS_PORT)),)
+    return (Chain("output", (*_PROXY_LOOKUPS, *_lookups(DNS_PORT))),)
 
 
 def outside_chains(link: str) -> tuple[Chain, ...]:
@@ -141,6 +147,7 @@ def _outbound(capture: Capture) -> tuple[Rule, ...]:
     proxy = Mark(capture.mark)
     included = capture.include_outbound_cidrs
     return (
+        *_PROXY_LOOKUPS,
         *(
             Rule((protocol, DestinationPort(port)), _RETURN)
             for port in capture.exclude_outbound_ports
