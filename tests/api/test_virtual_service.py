@@ -220,6 +220,9 @@ H = "spec.http[0]"
         ),
         pytest.param(routed("fault: {abort: {httpStatus: 100}}"), f"{H}.fault.abort.httpStatus", "got 100", id="VS-38"),
         pytest.param(
+            routed("fault: {abort: {httpStatus: 600}}"), f"{H}.fault.abort.httpStatus", "got 600", id="VS-38-most"
+        ),
+        pytest.param(
             routed("fault: {abort: {grpcStatus: UNAVAILBLE}}"),
             f"{H}.fault.abort.grpcStatus",
             "did you mean UNAVAILABLE?",
@@ -287,6 +290,7 @@ H = "spec.http[0]"
         ),
         pytest.param(http("redirect: {scheme: ftp}"), f"{H}.redirect.scheme", 'got "ftp"', id="VS-58"),
         pytest.param(http("redirect: {port: 70000}"), f"{H}.redirect.port", "got 70000", id="VS-59"),
+        pytest.param(http("directResponse: {status: 600}"), f"{H}.directResponse.status", "got 600", id="VS-60-most"),
         pytest.param(http("directResponse: {status: 99}"), f"{H}.directResponse.status", "got 99", id="VS-60"),
         pytest.param(
             http(f"directResponse: {{status: 200, body: {{string: {'a' * 1048577}}}}}"),

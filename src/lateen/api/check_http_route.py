@@ -197,7 +197,7 @@ def _check_redirect(
 
 
 def _check_direct_response(obj: Object, response: HTTPDirectResponse, path: str) -> Iterator[Problem]:
-    if not 200 <= response.status <= 600:  # VS-60; Envoy itself stops below 600
+    if not 200 <= response.status <= 599:  # VS-60; Istio takes 600, which Envoy refuses
         yield obj.problem(f"{path}.status", f"must be an HTTP status from 200 to 599, got {response.status}")
     if response.body is None:
         return
@@ -270,7 +270,9 @@ def _check_fault(obj: Object, fault: HTTPFaultInjection, path: str) -> Iterator[
             yield obj.problem(f"{below}.http2Error", "is not implemented; use httpStatus or grpcStatus")
         elif abort.http_status is None and abort.grpc_status is None:  # VS-41
             yield obj.problem(below, "has neither httpStatus nor grpcStatus, so nothing is aborted", "warning")
-        if abort.http_status is not None and not 200 <= abort.http_status <= 600:  # VS-38
+        if (
+            abort.http_status is not None and not 200 <= abort.http_status <= 599
+        ):  # VS-38; Istio takes 600, Envoy does not
             yield obj.problem(f"{below}.httpStatus", f"must be from 200 to 599, got {abort.http_status}")
         if abort.grpc_status is not None and abort.grpc_status not in GRPC_STATUSES:  # VS-39
             near = nearest(abort.grpc_status, GRPC_STATUSES)
