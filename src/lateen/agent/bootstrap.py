@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lateen.agent.spec import Node
+from lateen.wire.envoy import RUNTIME, SDS_CLUSTER, XDS_CLUSTER
 
 __all__ = ["PROMETHEUS_PORT", "BootstrapInput", "build_bootstrap", "encode_bootstrap"]
 
 PROMETHEUS_PORT: Final = 15090
-XDS_CLUSTER: Final = "xds-grpc"
-SDS_CLUSTER: Final = "sds-grpc"  # translation names it in every TLS context
 ADMIN_CLUSTER: Final = "prometheus_stats"
 PILOT_NAME: Final = "pilot.lateen.local"  # of the control plane's certificate; a Unix socket's path cannot be in one
 
@@ -73,14 +72,6 @@ BUCKETS: Final = (
     0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000,
 )  # fmt: skip
 
-RUNTIME: Final[Mapping[str, Any]] = {
-    "re2.max_program_size.error_level": 32768,
-    # Handing connections over by their original destination is deprecated in name only; capture stands on it.
-    "envoy.deprecated_features:envoy.config.listener.v3.Listener.hidden_envoy_deprecated_use_original_dst": True,
-    "envoy.reloadable_features.http_reject_path_with_fragment": False,
-    "envoy.reloadable_features.fixed_heap_use_allocated": True,
-    "envoy.reloadable_features.coalesce_lb_rebuilds_on_batch_update": False,
-}
 # How soon a lost stream is opened again. Envoy's own limit of 30 s suits thousands of proxies behind one address; here
 # a control plane that comes back should steer again within seconds, and the jitter still spreads the proxies.
 RECONNECT: Final = {"base_interval": "0.2s", "max_interval": "2s"}

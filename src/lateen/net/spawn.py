@@ -20,7 +20,7 @@ from typing import IO, Any, Literal
 import lateen
 from lateen.errors import BadInput, Unavailable
 from lateen.net.client import Attachment
-from lateen.net.launch import Plan
+from lateen.net.launch import ALONE, Plan
 
 __all__ = ["Role", "spawn"]
 
@@ -45,6 +45,7 @@ async def spawn(
     stderr: int | IO[Any] | None = None,
     pdeathsig: int = signal.SIGKILL,
     own_session: bool = True,
+    alone: bool = False,
 ) -> Process:
     """Start `argv` and return once it runs: its pid is that of the program itself, not of a wrapper.
 
@@ -53,6 +54,7 @@ async def spawn(
     role         "proxy" keeps CAP_NET_ADMIN (for SO_MARK), CAP_NET_BIND_SERVICE and CAP_DAC_OVERRIDE only. "app" keeps
                  the user's own id, and cannot set marks or change the capture rules
     resolv_conf  file to show as /etc/resolv.conf; lookups by way of the host's resolver daemons are shut off as well
+    alone        True, with no attachment: in an empty network of its own, where the machine allows that
     own_session  True: setsid(2), so a terminal's Ctrl-C reaches the agent only, which then stops its children in order
 
     Raises `BadInput` when the program is not there or may not be run, `Unavailable` when the namespaces are gone.
@@ -62,7 +64,7 @@ async def spawn(
         raise BadInput("command: must not be empty")
     report, report_end = os.pipe()
     try:
-        plan = _plan(attachment, role, env, resolv_conf, pdeathsig, report_end)
+        plan = _plan(attachment, role, env, resolv_conf, pdeathsig, report_end, alone)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", "-c", _BOOT, _SOURCE, *plan.arguments(), *argv),
             stdin=stdin,
@@ -106,13 +108,14 @@ def _plan(
     resolv_conf: str | Path | None,
     pdeathsig: int,
     report: int,
+    alone: bool,
 ) -> Plan:
     userns = None if attachment is None else attachment.userns_fd
     return Plan(
         parent=os.getpid(),
         signal=pdeathsig,
         report=report,
-        netns=-1 if attachment is None else attachment.netns_fd,
+        netns=attachment.netns_fd if attachment is not None else ALONE if alone else -1,
         userns=-1 if userns is None else userns,
         app=int(role == "app"),
         uid=os.geteuid(),
