@@ -12,6 +12,7 @@ process one of the local user's own.
     run/ca.sock          gRPC, local trust: certificates, registration, introspection
     run/xds.sock         gRPC, mutual TLS: ADS for proxies
     run/xds-local.sock   gRPC, local trust: ADS for proxyless clients of the same user
+    run/taste/           the Envoy that tastes: its bootstrap, its socket, its last words
     run/net.sock         the network holder (namespaces, addresses)
     audit.jsonl          each certificate issued or refused, rotated
     lock, run/net.lock   who is the one control plane, the one network holder
@@ -94,6 +95,10 @@ class Settings:
     @property
     def net_socket(self) -> Path:
         return self.run / "net.sock"
+
+    @property
+    def taste_dir(self) -> Path:
+        return self.run / "taste"
 
     def workload_dir(self, name: str) -> Path:
         """Return the folder of one workload's sockets and files; short, because socket paths are."""

@@ -12,9 +12,11 @@ from lateen.cli import main
 from lateen.wire.local import (
     CertificateInfo,
     ControlPlaneInfo,
+    MetricsReport,
     ProblemInfo,
     ProxyInfo,
     ProxyReport,
+    QuarantineInfo,
     Query,
     StatusReport,
     TypeInfo,
@@ -89,6 +91,7 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr("lateen.cli.status.call_control", call)
     monkeypatch.setattr("lateen.cli.proxy_status.call_control", call)
+    monkeypatch.setattr("lateen.cli.metrics.call_control", call)
     return box
 
 
@@ -196,6 +199,34 @@ def test_a_refusal_is_shown_in_envoys_words_and_ends_with_1(
     assert main(["proxy-status", "reviews-v3"]) == 1
     assert "reviews-v3 refuses LDS l_80\n    unknown filter\n" in capsys.readouterr().out
     assert answer[1:] == [("ProxyStatus", "reviews-v3")]
+
+
+def test_what_is_held_back_is_named_with_its_origin(answer: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    held = QuarantineInfo(
+        type="RDS",
+        resource="9080",
+        proxies=("reviews-v3", "ratings-v1"),
+        error="missing ): a(b",
+        instead="the last good version stays",
+        shaped_by=("VirtualService default/reviews (mesh/reviews.yaml:4)",),
+    )
+    synced = make_proxy(RDS=TypeInfo(state="SYNCED", resources=3, version="v"))
+    answer.append(ProxyReport(proxies=(synced,), quarantined=(held,)))
+    assert main(["proxy-status"]) == 1
+    assert capsys.readouterr().out.endswith(
+        "\nheld back RDS 9080 (for reviews-v3, ratings-v1): the last good version stays\n"
+        "    missing ): a(b\n"
+        "    shaped by VirtualService default/reviews (mesh/reviews.yaml:4)\n"
+    )
+
+
+def test_metrics_without_a_workload_are_the_control_planes(
+    answer: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer.append(MetricsReport(text="pilot_xds 2\n"))
+    assert main(["metrics"]) == 0
+    assert capsys.readouterr().out == "pilot_xds 2\n"
+    assert answer[1:] == [("Metrics", "")]
 
 
 def test_no_proxies(answer: list[Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -182,6 +182,9 @@ class FakeSource:
         self.recoveries: list[tuple[str, str, tuple[str, ...]]] = []
         self._listeners: list[ChangeListener] = []
 
+    async def settled(self) -> None:
+        """Nothing has to be judged."""
+
     def connect(self, node: NodeInfo, identity: Identity) -> Proxy:
         if self.refusal is not None:
             raise self.refusal

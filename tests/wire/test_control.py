@@ -17,6 +17,7 @@ from lateen.wire.local import (
     Goodbye,
     GroupInfo,
     GroupQuery,
+    MetricsReport,
     Probe,
     ProxyReport,
     Query,
@@ -89,6 +90,9 @@ class FakeControl:
     async def group(self, message: GroupQuery) -> GroupInfo:
         probe = Probe(kind="tcp", port=8080)
         return GroupInfo(name=message.name, namespace=message.namespace, service_account="vm", probe=probe)
+
+    async def metrics(self, message: Query) -> MetricsReport:
+        return MetricsReport(text="up 1\n")
 
 
 class Mesh:

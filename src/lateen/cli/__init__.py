@@ -20,10 +20,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("up", "the same as up"),
     "run": ("run", "run a command as a workload of the mesh"),
     "gateway": ("gateway", "run an ingress gateway"),
+    "validate": ("validate", "check configuration without a mesh, as the control plane would"),
     "status": ("status", "control plane, workloads, configuration errors"),
     "proxy-status": ("proxy_status", "how far each proxy is with its configuration"),
     "proxy-config": ("proxy_config", "what a proxy really holds"),
-    "metrics": ("metrics", "a workload's metrics as Prometheus text"),
+    "metrics": ("metrics", "metrics of a workload, or of the control plane, as Prometheus text"),
     "doctor": ("doctor", "what this machine can do, and what to install for the rest"),
     "version": ("version", "versions of Lateen and of its Envoy"),
 }

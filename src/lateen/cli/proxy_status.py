@@ -22,19 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the report; exit code 1 when a proxy refuses something."""
+    """Print the report; exit code 1 when a proxy refuses something, or would."""
     settings = Settings.from_env(state=options.state)
     report: ProxyReport = call_control(settings, "ProxyStatus", Query(workload=options.workload))
     if options.output == "table":
         _print(report)
     else:
         print_data(report, options.output)
-    return 1 if any(info.error for proxy in report.proxies for info in proxy.types.values()) else 0
+    refused = any(info.error for proxy in report.proxies for info in proxy.types.values())
+    return 1 if refused or report.quarantined else 0
 
 
 def _print(report: ProxyReport) -> None:
     if not report.proxies:
         sys.stdout.write("no proxy is connected\n")
+        _print_quarantined(report)
         return
     rows = []
     for proxy in report.proxies:
@@ -43,6 +45,7 @@ def _print(report: ProxyReport) -> None:
     print_table(("name", "namespace", *TYPES, "envoy", "connected since"), rows)
     for proxy in report.proxies:
         _print_errors(proxy)
+    _print_quarantined(report)
 
 
 def _print_errors(proxy: ProxyInfo) -> None:
@@ -50,3 +53,14 @@ def _print_errors(proxy: ProxyInfo) -> None:
         if info.error:
             resources = ", ".join(info.rejected) or "?"
             sys.stdout.write(f"\n{styled(proxy.name, '31')} refuses {name} {resources}\n    {info.error}\n")
+
+
+def _print_quarantined(report: ProxyReport) -> None:
+    for held in report.quarantined:
+        concerned = ", ".join(held.proxies) or "none connected"
+        sys.stdout.write(
+            f"\n{styled('held back', '31')} {held.type} {held.resource} (for {concerned}): {held.instead}\n"
+        )
+        sys.stdout.write(f"    {held.error}\n")
+        for origin in held.shaped_by:
+            sys.stdout.write(f"    shaped by {origin}\n")

@@ -28,6 +28,7 @@ from lateen.wire.local import (
     Goodbye,
     GroupInfo,
     GroupQuery,
+    MetricsReport,
     ProxyReport,
     Query,
     Registered,
@@ -61,6 +62,7 @@ _METHODS: Final[Mapping[str, tuple[str, type[msgspec.Struct], type[msgspec.Struc
     "Status": ("status", Query, StatusReport),
     "ProxyStatus": ("proxy_status", Query, ProxyReport),
     "Group": ("group", GroupQuery, GroupInfo),
+    "Metrics": ("metrics", Query, MetricsReport),
 }
 
 
@@ -72,6 +74,7 @@ class Control(Protocol):
     async def status(self, message: Query, /) -> StatusReport: ...
     async def proxy_status(self, message: Query, /) -> ProxyReport: ...
     async def group(self, message: GroupQuery, /) -> GroupInfo: ...
+    async def metrics(self, message: Query, /) -> MetricsReport: ...
 
 
 def control_handlers(impl: Control) -> grpc.GenericRpcHandler:
@@ -110,6 +113,9 @@ class ControlClient:
     async def group(self, message: GroupQuery) -> GroupInfo:
         return cast(GroupInfo, await self._call("Group", message))
 
+    async def metrics(self, message: Query) -> MetricsReport:
+        return cast(MetricsReport, await self._call("Metrics", message))
+
     async def _call(self, method: str, message: msgspec.Struct) -> msgspec.Struct:
         try:
             data = await self._channel.unary_unary(f"/{SERVICE}/{method}")(
@@ -136,6 +142,10 @@ def call_control(
 def call_control(
     settings: Settings, method: Literal["ProxyStatus"], message: Query, timeout: float = ...
 ) -> ProxyReport: ...
+@overload
+def call_control(
+    settings: Settings, method: Literal["Metrics"], message: Query, timeout: float = ...
+) -> MetricsReport: ...
 def call_control(
     settings: Settings, method: str, message: msgspec.Struct, timeout: float = CALL_SECONDS
 ) -> msgspec.Struct:

@@ -21,10 +21,12 @@ __all__ = [
     "Goodbye",
     "GroupInfo",
     "GroupQuery",
+    "MetricsReport",
     "Probe",
     "ProblemInfo",
     "ProxyInfo",
     "ProxyReport",
+    "QuarantineInfo",
     "Query",
     "Registered",
     "Registration",
@@ -208,5 +210,21 @@ class ProxyInfo(_Message, frozen=True, kw_only=True):
     types: dict[str, TypeInfo]  # by short name: CDS EDS LDS RDS SDS NDS
 
 
+class QuarantineInfo(_Message, frozen=True, kw_only=True):
+    """One resource that Envoy would refuse, and that is therefore not served."""
+
+    type: str  # CDS EDS LDS RDS SDS ECDS
+    resource: str
+    proxies: tuple[str, ...]  # connected ones that it is meant for
+    error: str  # Envoy's words
+    instead: str  # what is served, for people
+    shaped_by: tuple[str, ...]  # "VirtualService default/reviews (mesh/reviews.yaml:12)"
+
+
 class ProxyReport(_Message, frozen=True, kw_only=True):
     proxies: tuple[ProxyInfo, ...]
+    quarantined: tuple[QuarantineInfo, ...] = ()
+
+
+class MetricsReport(_Message, frozen=True, kw_only=True):
+    text: str  # Prometheus' text format

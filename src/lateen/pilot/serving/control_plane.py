@@ -28,7 +28,7 @@ from lateen.citadel.authenticate import LocalTrust
 from lateen.citadel.authority import Authority
 from lateen.citadel.server_identity import ServerIdentity
 from lateen.citadel.service import SERVER_OPTIONS, CertificateService, Lifetimes
-from lateen.errors import BadInput, LateenError, Refused
+from lateen.errors import BadInput, LateenError, Refused, Unsupported
 from lateen.logs import configure_logging
 from lateen.net.client import Lease, ensure_holder
 from lateen.net.process import start_ticks
@@ -39,17 +39,31 @@ from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import load_vips, save_vips
 from lateen.pilot.serving.groups import group_info
 from lateen.pilot.serving.halves import PATIENCE_SECONDS, Halves
+from lateen.pilot.serving.metrics import metrics_text
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.reports import Reporter
+from lateen.pilot.serving.tasting import Tasting
 from lateen.pilot.sources.folder import Change, Folder
 from lateen.pilot.sources.watch import read_changes, scan, watch_folder
+from lateen.pilot.taste.taster import Taster
 from lateen.pilot.xds.batching import Batcher
 from lateen.pilot.xds.node import Trust
 from lateen.pilot.xds.server import GRPC_OPTIONS, AdsServer
 from lateen.settings import Settings
 from lateen.wire.control import control_handlers
+from lateen.wire.envoy import find_envoy
 from lateen.wire.files import write_atomically
-from lateen.wire.local import Goodbye, GroupInfo, GroupQuery, ProxyReport, Query, Registered, Registration, StatusReport
+from lateen.wire.local import (
+    Goodbye,
+    GroupInfo,
+    GroupQuery,
+    MetricsReport,
+    ProxyReport,
+    Query,
+    Registered,
+    Registration,
+    StatusReport,
+)
 
 __all__ = ["ControlPlane", "ControlPlaneOptions", "run_control_plane"]
 
@@ -107,6 +121,8 @@ class ControlPlane:
         self._held: dict[ResourceKey, Change] = {}  # changes that wait for their other half
         self._held_until: dict[ResourceKey, float] = {}  # the loop's time at which each waits no more
         self._shown: frozenset[Problem] = frozenset()
+        self.taster: Taster | None = None
+        self.tasting: Tasting | None = None
 
     async def __aenter__(self) -> ControlPlane:
         try:
@@ -138,6 +154,7 @@ class ControlPlane:
         self._stack.callback(self.registrations.close)
         standing = {registration.name: to_workload(registration) for registration in self.registrations}
         self._apply({**{change.key: change for change in changes}, **cast("dict[Any, Any]", standing)})
+        await self._start_tasting()
         self.pilot.source.ready = True
         self.pilot.source.on_rejections = self._show_problems
         self.ads = AdsServer(self.pilot.source)
@@ -165,6 +182,29 @@ class ControlPlane:
         # What stands now stays: the collector need not look through it at every change.
         gc.collect()
         gc.freeze()
+
+    async def _start_tasting(self) -> None:
+        """Have what proxies are served judged by an Envoy first, where there is one."""
+        try:
+            find_envoy()
+        except Unsupported as error:
+            log.error("resources are served untasted", reason=str(error))
+            return
+        self.taster = await self._stack.enter_async_context(Taster(self.settings.taste_dir))
+        self.tasting = Tasting(
+            self.pilot.source, self.pilot.scopes, self.pilot.gate, self.taster, on_verdicts=self._show_problems
+        )
+        self._stack.push_async_callback(self.tasting.close)
+        # It comes up while the rest does; whoever needs its word waits for it.
+        warming = asyncio.create_task(self._warm_taster(self.taster), name="tasting envoy starts")
+        self._stack.push_async_callback(_ended, warming)
+
+    @staticmethod
+    async def _warm_taster(taster: Taster) -> None:
+        try:
+            await taster.start()
+        except LateenError as error:
+            log.error("tasting envoy not started", reason=str(error))  # tried again when something is to be tasted
 
     def _join_network(self) -> str:
         if self.options.network == "explicit":
@@ -318,6 +358,8 @@ class ControlPlane:
         found = [*self.folder.problems(), *self.pilot.problems()]
         if self._missing is not None:
             found.append(self._missing)
+        if self.tasting is not None and self.tasting.fault:
+            found.append(Problem("", 0, "", f"resources are served untasted: {self.tasting.fault}", "warning"))
         return sorted(set(found), key=lambda p: (p.file, p.line, p.field, p.message))
 
     def _show_problems(self) -> None:
@@ -349,6 +391,9 @@ class ControlPlane:
     async def group(self, message: GroupQuery) -> GroupInfo:
         return group_info(self.pilot.mesh, message)
 
+    async def metrics(self, message: Query) -> MetricsReport:
+        return MetricsReport(text=metrics_text(self))
+
     def _registered(self) -> Registered:
         return Registered(
             trust_domain=self.options.trust_domain,
@@ -356,6 +401,11 @@ class ControlPlane:
             mesh_id=MESH_ID,
             cluster_id=CLUSTER_ID,
         )
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _raise_descriptor_limit() -> None:

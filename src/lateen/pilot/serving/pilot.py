@@ -25,6 +25,9 @@ from lateen.pilot.model.support import unsupported
 from lateen.pilot.registry.services import implied_rows, service_rows
 from lateen.pilot.registry.values import Registry, Service, Workload
 from lateen.pilot.registry.vips import VipTable
+from lateen.pilot.serving.gate import Gate
+from lateen.pilot.serving.origins import to_blame
+from lateen.pilot.serving.quarantine import Quarantine
 from lateen.pilot.serving.render import Render
 from lateen.pilot.serving.scopes import Scopes
 from lateen.pilot.serving.source import MeshSource
@@ -53,8 +56,10 @@ class Pilot:
             names=Names(self.mesh),
             filters=EnvoyFilters(self.mesh),
         )
-        self.scopes = Scopes(self.mesh, self.outbound, self.render)
+        self.gate = Gate()
+        self.scopes = Scopes(self.mesh, self.outbound, self.render, self.gate)
         self.source = MeshSource(self.mesh, self.scopes, trust_domain=trust_domain)
+        self.quarantine = Quarantine(self.mesh, self.scopes, self.gate)
         self.vips = vips
         self._claims = Claims()
         self._notes: dict[ResourceKey, tuple[Problem, ...]] = {}  # of resources that are not fully acted on
@@ -117,10 +122,11 @@ class Pilot:
         for rejection in self.source.rejections.values():
             message = f"proxy {rejection.proxy} rejected {rejection.name}: {rejection.error}"
             culprits = [obj for key in rejection.culprits if (obj := self.mesh.objects.get(key)) is not None]
-            rules = [obj for obj in culprits if obj.key.kind not in ("Service", "Namespace")] or culprits
+            rules = to_blame(culprits)
             found.extend(obj.problem("", message) for obj in rules)
             if not rules:
                 found.append(Problem("", 0, "", message))
+        found.extend(self.quarantine.problems())
         for (collection, key), error in self.graph.errors.items():
             culprit: Object | None = self.mesh.objects.get(key) if collection is self.mesh.services else None
             message = f"cannot be translated ({collection.name} of {key}): {error}; what was served before stays"

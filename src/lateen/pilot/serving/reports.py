@@ -39,7 +39,6 @@ class Reporter:
         plane = self._plane
         connected = {proxy.name for proxy in self.proxies(Query()).proxies if proxy.version}
         problems = plane.problems()
-        mesh = plane.pilot.mesh
         return StatusReport(
             control_plane=ControlPlaneInfo(
                 pid=os.getpid(),
@@ -50,7 +49,7 @@ class Reporter:
                 root_expires=rfc3339(plane.authority.root_not_after),
                 network=plane.network,
                 resources=len(list(plane.pilot.mesh.objects.items())),
-                services=len({key.hostname for key, _ in (*mesh.services.items(), *mesh.implied.items())}),
+                services=self.services(),
                 proxies=len(connected),
             ),
             workloads=tuple(
@@ -62,12 +61,22 @@ class Reporter:
             warnings=tuple(_problem(problem) for problem in problems if problem.level != "error"),
         )
 
+    def services(self) -> int:
+        """Return how many hostnames are known."""
+        mesh = self._plane.pilot.mesh
+        return len({key.hostname for key, _ in (*mesh.services.items(), *mesh.implied.items())})
+
     def proxies(self, query: Query) -> ProxyReport:
         streams: dict[str, list[ProxyInfo]] = {}
         for stream in self._plane.ads.status():
             if query.workload in ("", stream.name):
                 streams.setdefault(stream.name, []).append(stream)
-        return ProxyReport(proxies=tuple(_one_proxy(streams[name]) for name in sorted(streams)))
+        pilot = self._plane.pilot
+        held = pilot.quarantine.report(pilot.source.users_of)
+        return ProxyReport(
+            proxies=tuple(_one_proxy(streams[name]) for name in sorted(streams)),
+            quarantined=tuple(one for one in held if query.workload in ("", *one.proxies)),
+        )
 
     def _workload(self, registration: Registration, connected: bool) -> WorkloadInfo:
         identity = str(SpiffeId(self._plane.options.trust_domain, registration.namespace, registration.service_account))

@@ -7,7 +7,7 @@ a service that comes or goes costs that service, not the list it is in.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,14 +16,16 @@ from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.model.names import NameEntry
 from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.visibility import Membership
+from lateen.pilot.serving.gate import Gate, Place
 from lateen.pilot.serving.marks import Keeper, Ledger
 from lateen.pilot.serving.render import Render
-from lateen.pilot.serving.slices import NamedSlice, UnionSlice
+from lateen.pilot.serving.slices import Choose, NamedSlice, UnionSlice, as_wanted
 from lateen.pilot.translate.pack import resource_of
+from lateen.pilot.xds.references import references
 from lateen.pilot.xds.source import Delta, Resource, Slice
 from lateen.wire.nds import NAME_TABLE_TYPE_URL, NameInfo, build_name_table
 
-__all__ = ["CDS", "ECDS", "EDS", "LDS", "NDS", "RDS", "Scopes", "ViewScope", "WorkloadScope", "name_table"]
+__all__ = ["CDS", "ECDS", "EDS", "LDS", "NDS", "RDS", "Scope", "Scopes", "ViewScope", "WorkloadScope", "name_table"]
 
 CDS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 EDS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -40,11 +42,14 @@ class ViewScope:
 
     def __init__(self, view: View, scopes: Scopes) -> None:
         self.view = view
+        self.name = str(view)
         self.users = 0
         self._scopes = scopes
         render = scopes.render
         proxyless = view.kind == "proxyless"
         self.keeper = Keeper(scopes.ledger)
+        self.judged = not proxyless  # by an Envoy, which has no word in what gRPC clients are served
+        self._routes_of: dict[str, tuple[str, ...]] = {}  # listener -> its route configurations, which are held
         self.clusters: UnionSlice | NamedSlice
         self.listeners: UnionSlice | NamedSlice
         if proxyless:
@@ -93,8 +98,6 @@ class ViewScope:
             self._count_host(host, 1)
         for member in self._memberships:
             self._scopes.subscribe(member, self)
-        # The first content is no change: a stream that opens asks for all of it.
-        self.take_deltas()
 
     def close(self) -> None:
         """Let everything go; nothing holds the slices any more."""
@@ -120,6 +123,7 @@ class ViewScope:
             if isinstance(named, NamedSlice):
                 named.drain()
         self.keeper.close()
+        self._scopes.gate.leave(self.name)
 
     # ---- membership
 
@@ -217,20 +221,29 @@ class ViewScope:
         """Return the rows of the view's name table."""
         return self._entries.values()
 
-    def take_deltas(self) -> list[Delta]:
-        """Return what changed in the view's slices since the last call."""
+    def settle(self) -> None:
+        """Work out what follows from changed parts: the name table, and the routes that listeners name."""
         if self._names_touched:
             self._names_touched = False
             self.names.set_part((0, ""), (name_table(self._entries.values()),))
-        slices: list[UnionSlice | NamedSlice] = [
-            self.clusters,
-            self.endpoints,
-            self.listeners,
-            self.routes,
-            self.extensions,
-            self.names,
-        ]
-        return [delta for one in slices if (delta := one.take_delta()) is not None]
+        if not self.judged:
+            return
+        # Held before a proxy asks, so that routes are judged with the listeners that name them and served with them.
+        for name, listener in list(self.listeners.staged()):
+            before = self._routes_of.pop(name, ())
+            if listener is not None and (named := references(LDS, listener.body)):
+                self._routes_of[name] = named
+                for route in named:
+                    self.routes.get(route)
+            for route in before:
+                self.routes.release(route)
+
+    @property
+    def render(self) -> Render:
+        return self._scopes.render
+
+    def parts(self) -> tuple[UnionSlice | NamedSlice, ...]:
+        return (self.clusters, self.endpoints, self.listeners, self.routes, self.extensions, self.names)
 
     def _named(self, type_url: str, derived: Derived[Any, Any]) -> NamedSlice:
         return NamedSlice(
@@ -238,37 +251,54 @@ class ViewScope:
             lambda name: derived.live((self.view, name), None),
             lambda name: derived.release((self.view, name)),
             self.keeper,
+            lambda name, wanted: self._scopes.enter(self, type_url, name, wanted),
         )
 
 
 class WorkloadScope:
     """The slices that only one workload's proxy has: what arrives at it."""
 
-    def __init__(self, name: str, scopes: Scopes) -> None:
-        self.name = name
+    judged = True
+
+    def __init__(self, workload: str, scopes: Scopes) -> None:
+        self.workload = workload
+        self.name = f"workload {workload}"
         self.users = 0
         self._scopes = scopes
         self.keeper = Keeper(scopes.ledger)
         self.clusters = UnionSlice(CDS, self.keeper)
         self.listeners = UnionSlice(LDS, self.keeper)
-        self.clusters.set_part((0, ""), scopes.render.inbound_clusters.live(name, ()))
-        self.listeners.set_part((0, ""), scopes.render.inbound_listeners.live(name, ()))
-        self.take_deltas()
+        self.clusters.set_part((0, ""), scopes.render.inbound_clusters.live(workload, ()))
+        self.listeners.set_part((0, ""), scopes.render.inbound_listeners.live(workload, ()))
 
     def close(self) -> None:
-        self._scopes.render.inbound_clusters.release(self.name)
-        self._scopes.render.inbound_listeners.release(self.name)
+        self._scopes.render.inbound_clusters.release(self.workload)
+        self._scopes.render.inbound_listeners.release(self.workload)
         self.keeper.close()
+        self._scopes.gate.leave(self.name)
 
-    def take_deltas(self) -> list[Delta]:
-        return [delta for one in (self.clusters, self.listeners) if (delta := one.take_delta()) is not None]
+    def settle(self) -> None:
+        """Nothing follows from its parts."""
+
+    @property
+    def render(self) -> Render:
+        return self._scopes.render
+
+    def parts(self) -> tuple[UnionSlice | NamedSlice, ...]:
+        return (self.clusters, self.listeners)
+
+
+Scope = ViewScope | WorkloadScope
 
 
 class Scopes:
     """All scopes in use, and the way of a changed output to the slices that hold it."""
 
-    def __init__(self, mesh: Mesh, outbound: Outbound, render: Render) -> None:
+    def __init__(self, mesh: Mesh, outbound: Outbound, render: Render, gate: Gate) -> None:
+        """`on_staged` is called when a scope has something new that was not there when the last batch was staged."""
         self.mesh = mesh
+        self.gate = gate
+        self.on_staged: Callable[[], None] | None = None
         self.outbound = outbound
         self.render = render
         self.ledger = Ledger()
@@ -276,7 +306,8 @@ class Scopes:
         self.workloads: dict[str, WorkloadScope] = {}
         self._members: dict[tuple[Index[Any, Any], Any], dict[ViewScope, Membership]] = {}
         self._senders: dict[Any, set[ViewScope]] = {}  # key of destinations -> scopes that follow them
-        self._touched: dict[ViewScope | WorkloadScope, None] = {}  # with deltas that nobody has taken yet
+        self._touched: dict[Scope, None] = {}  # with something staged
+        self._fresh: dict[Scope, bool] = {}  # of them, those that nobody was served from yet
         self._wire()
 
     def view(self, view: View) -> ViewScope:
@@ -284,6 +315,7 @@ class Scopes:
         scope = self.views.get(view)
         if scope is None:
             scope = self.views[view] = ViewScope(view, self)
+            self._opened(scope)
         scope.users += 1
         return scope
 
@@ -292,25 +324,139 @@ class Scopes:
         scope = self.workloads.get(name)
         if scope is None:
             scope = self.workloads[name] = WorkloadScope(name, self)
+            self._opened(scope)
         scope.users += 1
         return scope
 
-    def leave(self, scope: ViewScope | WorkloadScope) -> None:
+    def _opened(self, scope: Scope) -> None:
+        # The first content is no change: a stream that opens asks for all of it.
+        scope.settle()
+        if any(True for _ in self._open_questions(scope)):
+            self._fresh[scope] = True
+            self._stage(scope)
+        else:
+            self._take(scope)
+
+    def _stage(self, scope: Scope) -> None:
+        self._touched[scope] = None
+        if self.on_staged is not None:
+            self.on_staged()
+
+    def leave(self, scope: Scope) -> None:
         """Return what `view` or `workload` gave; the last user closes it."""
         scope.users -= 1
         if scope.users:
             return
         self._touched.pop(scope, None)
+        self._fresh.pop(scope, None)
         if isinstance(scope, ViewScope):
             del self.views[scope.view]
         else:
-            del self.workloads[scope.name]
+            del self.workloads[scope.workload]
         scope.close()
 
+    # ---- staged, judged, served
+
+    def settle(self) -> None:
+        """Work out what follows from what was staged. Only the scopes that a batch reached are looked at."""
+        for scope in list(self._touched):
+            scope.settle()
+
+    def unjudged(self) -> list[tuple[str, Resource]]:
+        """Return what is staged and not judged yet, by type URL; each content once."""
+        found: dict[str, tuple[str, Resource]] = {}
+        for scope in self._touched:
+            for type_url, resource in self._unjudged(scope):
+                found[resource.version] = (type_url, resource)
+        return list(found.values())
+
+    def unpatched(self) -> list[tuple[Place, Resource, Resource | None]]:
+        """Return (place, wanted, last good) of refused route configurations that are to be taken apart."""
+        return [entry for scope in self._touched for entry in self._unpatched(scope)]
+
+    def _unjudged(self, scope: Scope) -> Iterator[tuple[str, Resource]]:
+        if not scope.judged or not self.gate.active:
+            return
+        for part in scope.parts():
+            for _, resource in part.staged():
+                if resource is not None and self.gate.unjudged(part.type_url, resource):
+                    yield part.type_url, resource
+
+    def _unpatched(self, scope: Scope) -> Iterator[tuple[Place, Resource, Resource | None]]:
+        if not scope.judged or not self.gate.active or not isinstance(scope, ViewScope):
+            return
+        for name, resource in scope.routes.staged():
+            place = Place(scope.name, RDS, name)
+            served = scope.routes.all().get(name)
+            if resource is not None and self.gate.unpatched(place, resource, served):
+                yield place, resource, self.gate.last_of(place, served)
+
+    def _open_questions(self, scope: Scope) -> Iterator[object]:
+        yield from self._unjudged(scope)
+        yield from self._unpatched(scope)
+
+    def open_questions(self) -> bool:
+        """Tell whether something staged waits for the Envoy's word."""
+        return any(True for scope in self._touched for _ in self._open_questions(scope))
+
+    def enter(self, scope: ViewScope, type_url: str, name: str, wanted: Resource) -> Resource | None:
+        """Return what is served at once under a name that somebody asks for first; None: when it is judged."""
+        if not scope.judged or not self.gate.active:
+            return wanted
+        place = Place(scope.name, type_url, name)
+        if self.gate.unjudged(type_url, wanted) or self.gate.unpatched(place, wanted, None):
+            self._stage(scope)
+            return None
+        return self.gate.choose(place, wanted, None)
+
     def take_deltas(self) -> list[Delta]:
-        """Return what the last batch did to every slice in use. Only the scopes that it reached are looked at."""
+        """Serve all that is staged, and return what that changed."""
         touched, self._touched = self._touched, {}
-        return [delta for scope in touched for delta in scope.take_deltas()]
+        deltas = []
+        for scope in touched:
+            taken = self._take(scope)
+            if not self._fresh.pop(scope, False):
+                deltas += taken
+        return deltas
+
+    def take_endpoints(self) -> list[Delta]:
+        """Serve the staged endpoints that are judged, and return what that changed: they need not wait for the rest.
+
+        Those that go wait for the clusters that go with them.
+        """
+        found = []
+        for scope in self._touched:
+            if isinstance(scope, ViewScope):
+                here = [
+                    name
+                    for name, wanted in scope.endpoints.staged()
+                    if wanted is not None and not (scope.judged and self.gate.unjudged(EDS, wanted))
+                ]
+                delta = scope.endpoints.take_delta(self._choose(scope, EDS), here) if here else None
+                if delta is not None:
+                    found.append(delta)
+        return found
+
+    def _take(self, scope: Scope) -> list[Delta]:
+        deltas = (part.take_delta(self._choose(scope, part.type_url)) for part in scope.parts())
+        return [delta for delta in deltas if delta is not None]
+
+    def _choose(self, scope: Scope, type_url: str) -> Choose:
+        gate = self.gate
+        if not scope.judged or not gate.active:
+            return as_wanted
+
+        def choose(name: str, wanted: Resource | None, served: Resource | None) -> Resource | None:
+            return gate.choose(Place(scope.name, type_url, name), wanted, served)
+
+        return choose
+
+    def scope_named(self, name: str) -> Scope | None:
+        """Return the scope in use that a `Place` names."""
+        kind, _, workload = name.partition(" ")
+        if kind == "workload":
+            return self.workloads.get(workload)
+        return next((scope for scope in self.views.values() if scope.name == name), None)
 
     def subscribe(self, member: Membership, scope: ViewScope) -> None:
         """Tell `scope` the members under one index key, now and as they change."""

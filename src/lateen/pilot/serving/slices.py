@@ -1,17 +1,27 @@
 """Slices over the incremental graph: what the xDS server holds, kept up to date change by change.
 
 A *union* slice is made of parts (a host's clusters, a port's listener) that come and go; a *named* slice makes its
-resources one by one, when somebody subscribes. Both gather what a batch did until `take_delta` is called.
+resources one by one, when somebody subscribes. Both know two states: what is *wanted*, which follows the graph, and
+what is *served*. `staged` tells where the two differ; `take_delta` makes them one, and returns what that changed. In
+between, what is wanted can be judged (`gate.py`), which also says what is served instead of what was refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
 from lateen.pilot.serving.marks import Keeper
 from lateen.pilot.xds.source import Delta, Resource, Slice
 
-__all__ = ["NamedSlice", "UnionSlice"]
+__all__ = ["Choose", "NamedSlice", "UnionSlice", "as_wanted"]
+
+# (name, wanted or None: gone, served now) -> what is to be served
+Choose = Callable[[str, "Resource | None", "Resource | None"], "Resource | None"]
+
+
+def as_wanted(name: str, wanted: Resource | None, served: Resource | None) -> Resource | None:
+    """Serve what is wanted."""
+    return wanted
 
 
 class UnionSlice:
@@ -26,14 +36,15 @@ class UnionSlice:
         self._keeper = keeper
         self._parts: dict[Hashable, tuple[Resource, ...]] = {}
         self._by_name: dict[str, dict[Hashable, Resource]] = {}
-        self._all: dict[str, Resource] = {}
-        self._touched: dict[str, Resource | None] = {}  # name -> what stood before the batch
+        self._wanted: dict[str, Resource] = {}
+        self._served: dict[str, Resource] = {}
+        self._touched: dict[str, None] = {}
 
     def all(self) -> Mapping[str, Resource]:
-        return self._all
+        return self._served
 
     def get(self, name: str) -> Resource | None:
-        return self._all.get(name)
+        return self._served.get(name)
 
     def release(self, name: str) -> None:
         """Nothing to do: every part is kept up to date as long as the slice is."""
@@ -57,29 +68,33 @@ class UnionSlice:
             self._settle(name)
 
     def _settle(self, name: str) -> None:
-        before = self._all.get(name)
         offers = self._by_name[name]
         if not offers:
             del self._by_name[name]
-            self._touched.setdefault(name, before)
-            self._all.pop(name, None)
+            self._wanted.pop(name, None)
+            self._touched[name] = None
             return
         stands = offers[min(offers)] if len(offers) > 1 else next(iter(offers.values()))  # type: ignore[type-var]
-        if before != stands:
-            self._touched.setdefault(name, before)
-            self._all[name] = stands
+        if self._wanted.get(name) != stands:
+            self._wanted[name] = stands
+            self._touched[name] = None
 
-    def take_delta(self) -> Delta | None:
-        """Return what changed since the last call, None when nothing did in the end."""
+    def staged(self) -> Iterator[tuple[str, Resource | None]]:
+        """Yield each name whose wanted resource (None: gone) may not be served yet."""
+        return ((name, self._wanted.get(name)) for name in self._touched)
+
+    def take_delta(self, choose: Choose = as_wanted) -> Delta | None:
+        """Serve what is wanted, or what `choose` says instead. Return what that changed, None when nothing did."""
         touched, self._touched = self._touched, {}
-        return _delta(self, touched, self._all)
+        return _serve(self, touched, self._wanted.get, self._served, choose)
 
 
 class NamedSlice:
     """Resources that are made when somebody subscribes to their names.
 
     `demand` makes one and keeps it up to date (None: there is no such resource); `forget` ends that. The owner calls
-    `changed` with what became of it.
+    `changed` with what became of it. `enter` is told of one that somebody waits for and returns what is served at once,
+    None when it has to be judged first.
     """
 
     def __init__(
@@ -88,27 +103,35 @@ class NamedSlice:
         demand: Callable[[str], Resource | None],
         forget: Callable[[str], None],
         keeper: Keeper | None = None,
+        enter: Callable[[str, Resource], Resource | None] = lambda name, wanted: wanted,
     ) -> None:
         self.type_url = type_url
         self._keeper = keeper
         self._demand = demand
         self._forget = forget
+        self._enter = enter
         self._held: dict[str, int] = {}
-        self._now: dict[str, Resource] = {}
-        self._touched: dict[str, Resource | None] = {}
+        self._wanted: dict[str, Resource] = {}
+        self._served: dict[str, Resource] = {}
+        self._touched: dict[str, None] = {}
 
     def all(self) -> Mapping[str, Resource]:
-        return self._now
+        return self._served
 
     def get(self, name: str) -> Resource | None:
         count = self._held.get(name, 0)
+        self._held[name] = count + 1
         if not count:
             found = self._demand(name)
             if found is not None:
-                self._now[name] = found
                 self._note(name, found)
-        self._held[name] = count + 1
-        return self._now.get(name)
+                self._wanted[name] = found
+                served = self._enter(name, found)
+                if served is not None:
+                    self._served[name] = served
+                if served != found:
+                    self._touched[name] = None
+        return self._served.get(name)
 
     def release(self, name: str) -> None:
         count = self._held[name] - 1
@@ -116,27 +139,35 @@ class NamedSlice:
             self._held[name] = count
             return
         del self._held[name]
-        self._now.pop(name, None)
-        self._touched.pop(name, None)
+        for state in (self._wanted, self._served, self._touched):
+            state.pop(name, None)
         self._note(name, None)
         self._forget(name)
 
     def changed(self, name: str, resource: Resource | None) -> None:
         """Note that a held resource is another one now, or is gone."""
-        before = self._now.get(name)
-        if name not in self._held or before == resource:
+        if name not in self._held or self._wanted.get(name) == resource:
             return
-        self._touched.setdefault(name, before)
         self._note(name, resource)
         if resource is None:
-            self._now.pop(name, None)
+            self._wanted.pop(name, None)
         else:
-            self._now[name] = resource
+            self._wanted[name] = resource
+        self._touched[name] = None
 
-    def take_delta(self) -> Delta | None:
-        """Return what changed since the last call, None when nothing did in the end."""
-        touched, self._touched = self._touched, {}
-        return _delta(self, touched, self._now)
+    def staged(self) -> Iterator[tuple[str, Resource | None]]:
+        """Yield each name whose wanted resource (None: gone) may not be served yet."""
+        return ((name, self._wanted.get(name)) for name in self._touched)
+
+    def take_delta(self, choose: Choose = as_wanted, names: Iterable[str] | None = None) -> Delta | None:
+        """Serve what is wanted, or what `choose` says instead; of all names, or of `names` only."""
+        if names is None:
+            touched, self._touched = self._touched, {}
+        else:
+            touched = dict.fromkeys(names)
+            for name in touched:
+                self._touched.pop(name, None)
+        return _serve(self, touched, self._wanted.get, self._served, choose)
 
     def _note(self, name: str, resource: Resource | None) -> None:
         if self._keeper is not None:
@@ -146,17 +177,26 @@ class NamedSlice:
         """Forget everything: the slice is used no more."""
         for name in list(self._held):
             self._forget(name)
-        self._held.clear()
-        self._now.clear()
+        for state in (self._held, self._wanted, self._served, self._touched):
+            state.clear()
 
 
-def _delta(of: Slice, before: Mapping[str, Resource | None], now: Mapping[str, Resource]) -> Delta | None:
+def _serve(
+    of: Slice,
+    names: Mapping[str, None],
+    wanted: Callable[[str], Resource | None],
+    served: dict[str, Resource],
+    choose: Choose,
+) -> Delta | None:
     changed, removed = [], []
-    for name in sorted(before):
-        resource = now.get(name)
-        if resource is None:
-            if before[name] is not None:
+    for name in sorted(names):
+        before = served.get(name)
+        now = choose(name, wanted(name), before)
+        if now is None:
+            if before is not None:
+                del served[name]
                 removed.append(name)
-        elif resource != before[name]:
-            changed.append(resource)
+        elif now != before:
+            served[name] = now
+            changed.append(now)
     return Delta(of, tuple(changed), tuple(removed)) if changed or removed else None

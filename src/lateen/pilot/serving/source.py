@@ -7,7 +7,7 @@ opens another's configuration.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +15,13 @@ import structlog
 
 from lateen.api.base import ResourceKey
 from lateen.errors import Refused, Unavailable
-from lateen.flow import Derived
 from lateen.pilot.model.envoy_filters import Patch, PatchId
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.registry.values import Workload
-from lateen.pilot.serving.scopes import CDS, ECDS, EDS, LDS, RDS, Scopes, ViewScope, WorkloadScope
+from lateen.pilot.serving.origins import culprits_of
+from lateen.pilot.serving.scopes import CDS, LDS, Scopes, ViewScope, WorkloadScope
 from lateen.pilot.translate.patches.outcome import Mark
-from lateen.pilot.xds.source import Identity, Listener, NodeInfo, Proxy, Slice
+from lateen.pilot.xds.source import Delta, Identity, Listener, NodeInfo, Proxy, Slice
 from lateen.wire.spiffe import parse_spiffe_id
 
 __all__ = ["MeshProxy", "MeshSource", "Rejection"]
@@ -96,6 +96,8 @@ class MeshSource:
         self._proxies: dict[str, set[MeshProxy]] = {}
         mesh.graph.on_change(mesh.view, self._views_changed)
         self._moved: dict[MeshProxy, None] = {}
+        self._targets: dict[MeshProxy, ViewScope] = {}  # where moved proxies go once what is there is judged
+        self._settled: Callable[[], Awaitable[None]] | None = None
 
     def subscribe(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -142,6 +144,9 @@ class MeshSource:
             del self._proxies[proxy.name]
             self.mesh.proxies.delete(proxy.name)
         self._moved.pop(proxy, None)
+        target = self._targets.pop(proxy, None)
+        if target is not None:
+            self.scopes.leave(target)
         for key in [key for key in self.rejections if key[0] == proxy.name and not peers]:
             del self.rejections[key]
         if proxy.follows:
@@ -164,11 +169,40 @@ class MeshSource:
     # ---- changes
 
     def flush(self) -> None:
-        """Tell the listeners what the last batch did; call it after every batch."""
+        """Serve what the last batch did and tell the listeners; call it after every batch.
+
+        What an Envoy has to judge first waits, and all of the batch with it, but for endpoints: `on_staged` of the
+        scopes is called, and `release` is for whoever has it judged.
+        """
         moved, self._moved = self._moved, {}
         for proxy in moved:
-            self._move(proxy)
+            self._aim(proxy)
+        self.scopes.settle()
+        if self.scopes.open_questions():
+            self._tell(self.scopes.take_endpoints())
+            if self.scopes.on_staged is not None:
+                self.scopes.on_staged()
+        else:
+            self.release()
+
+    def release(self) -> None:
+        """Serve all that is staged, now that it is judged."""
+        targets, self._targets = self._targets, {}
         deltas = self.scopes.take_deltas()
+        for proxy, target in targets.items():
+            self._move(proxy, target)
+        self._tell(deltas)
+
+    async def settled(self) -> None:
+        """Return once nothing that is staged waits to be judged."""
+        if self._settled is not None and self.scopes.open_questions():
+            await self._settled()
+
+    def judged_by(self, settled: Callable[[], Awaitable[None]]) -> None:
+        """Have `settled` waited for where somebody is to be served what is not judged yet."""
+        self._settled = settled
+
+    def _tell(self, deltas: list[Delta]) -> None:
         if deltas:
             for listener in self._listeners:
                 listener.on_batch(deltas)
@@ -179,11 +213,18 @@ class MeshSource:
                 if view is not None and proxy.view != view and proxy.view.kind != "proxyless":
                     self._moved[proxy] = None
 
-    def _move(self, proxy: MeshProxy) -> None:
+    def _aim(self, proxy: MeshProxy) -> None:
+        """Open the scope that a proxy is to move to."""
         view = self.mesh.view.peek(proxy.name)
         if view is None or view == proxy.view:
             return
-        before, proxy.view, proxy.shared = proxy.shared, view, self.scopes.view(view)
+        before = self._targets.pop(proxy, None)
+        self._targets[proxy] = self.scopes.view(view)
+        if before is not None:
+            self.scopes.leave(before)
+
+    def _move(self, proxy: MeshProxy, target: ViewScope) -> None:
+        before, proxy.view, proxy.shared = proxy.shared, target.view, target
         for listener in self._listeners:
             listener.on_scope(proxy)
         self.scopes.leave(before)
@@ -214,46 +255,19 @@ class MeshSource:
 
     def culprits(self, proxy: MeshProxy, type_url: str, name: str) -> tuple[ResourceKey, ...]:
         """Return the resources of the API that shaped one Envoy resource: rules first, then what they refer to."""
-        found: set[ResourceKey] = set()
-        for derived, key in self._makers(proxy, type_url, name):
-            for source, source_key in self.mesh.graph.provenance(derived, key):
-                if source is self.mesh.objects and self.mesh.objects.get(source_key) is not None:
-                    found.add(source_key)
-        # Every EnvoyFilter of the proxy was asked; those that did nothing here are not to blame.
-        touched = {patch.key for mark in proxy.marks(type_url, name) for patch in mark.touched}
-        found = {key for key in found if key.kind != "EnvoyFilter" or key in touched}
-        return tuple(sorted(found, key=lambda key: (key.kind in ("Service", "Namespace"), key)))
+        own = proxy.own
+        if own is not None and any(part.type_url == type_url and name in part.all() for part in own.parts()):
+            return culprits_of(self.mesh, own, type_url, name)
+        return culprits_of(self.mesh, proxy.shared, type_url, name)
 
-    def _makers(self, proxy: MeshProxy, type_url: str, name: str) -> list[tuple[Derived[Any, Any], Any]]:
-        render, view = self.scopes.render, proxy.view
-        if type_url == RDS:
-            return [(render.routes, (view, name))]
-        if type_url == ECDS:
-            return [(render.extensions, (view, name))]
-        if type_url == EDS:
-            return [(render.endpoints, (view, name))]
-        if type_url == CDS:
-            parts = name.split("|", 3)
-            if parts[0] == "outbound" and len(parts) == 4:
-                return [(render.clusters, (view, parts[3]))]
-            if parts[0] != "inbound":
-                return [(render.base_clusters, view), (render.added_clusters, view)]
-            return [(render.inbound_clusters, proxy.name)] if proxy.own is not None else []
-        if type_url == LDS:
-            bind, _, port = name.rpartition("_")
-            if proxy.own is not None and (name.startswith("virtualInbound") or name in proxy.own.listeners.all()):
-                return [(render.inbound_listeners, proxy.name)]
-            if name in ("virtualOutbound",) or view.kind == "gateway":
-                return [(render.base_listeners, view), (render.added_listeners, view)]
-            makers: list[tuple[Derived[Any, Any], Any]] = [(render.added_listeners, view)]
-            if port.isdecimal():
-                makers.append((render.port_listeners, (view, int(port))))
-                makers.extend((render.service_listeners, (view, host)) for host in self._hosts_at(proxy, bind))
-            return makers
-        return []
-
-    def _hosts_at(self, proxy: MeshProxy, address: str) -> list[Any]:
-        return [entry.hostname for entry in proxy.shared.entries() if address in entry.addresses]
+    def users_of(self, scope: str) -> list[str]:
+        """Return the names of the connected proxies that a scope is for."""
+        return sorted(
+            name
+            for name, proxies in self._proxies.items()
+            for proxy in proxies
+            if scope == proxy.shared.name or (proxy.own is not None and scope == proxy.own.name)
+        )
 
 
 def _node_parts(node: NodeInfo) -> tuple[str, str, str]:

@@ -237,7 +237,7 @@ class AdsServer:
             while data is not grpc.aio.EOF:
                 request = self._parse(message_type, data)
                 if session.stream is None:
-                    self._open(context, trust, session, request, sotw=sotw)
+                    await self._open(context, trust, session, request, sotw=sotw)
                     if session.stream is None:
                         return
                 self.hub.receive(session.stream, request)
@@ -276,7 +276,7 @@ class AdsServer:
                     raise BadInput(f"name of {len(name)} characters, at most {self._limits.name_bytes} wanted")
         return request
 
-    def _open(self, context: Any, trust: Trust, session: _Session, request: Any, *, sotw: bool) -> None:
+    async def _open(self, context: Any, trust: Trust, session: _Session, request: Any, *, sotw: bool) -> None:
         try:
             identity: Identity = parse_identity(context.auth_context(), trust)
         except Refused as fault:
@@ -285,6 +285,11 @@ class AdsServer:
             return
         node: NodeInfo = parse_node(request.node)
         proxy = self._source.connect(node, identity)
+        try:
+            await self._source.settled()
+        except BaseException:
+            proxy.close()
+            raise
         session.stream = self.hub.open(proxy=proxy, node=node, sotw=sotw, outlet=session)
         log.info("xds stream opened", proxy=proxy.name, node=node.id, version=node.user_agent_version, sotw=sotw)
 

@@ -96,6 +96,9 @@ class ProxySource(Protocol):
     def connect(self, node: NodeInfo, identity: Identity) -> Proxy:
         """Return the proxy's scope. Raises `Refused`, or `Unavailable` while sources are still being read."""
 
+    async def settled(self) -> None:
+        """Return once a proxy that `connect` accepted can be served: what it sees may have to be judged first."""
+
     def subscribe(self, listener: Listener) -> None: ...
 
     def rejected(self, proxy: Proxy, type_url: str, names: tuple[str, ...], error: str) -> None:
