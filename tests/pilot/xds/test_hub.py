@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from tests.fakes.xds import (
     DeltaPeer,
     FakeSlice,
@@ -15,12 +16,13 @@ from tests.fakes.xds import (
     make_cluster,
     make_endpoints,
     make_listener,
+    make_resource,
     make_route,
 )
 
 from lateen.pilot.xds.hub import Hub
 from lateen.pilot.xds.stream import StreamLimits
-from lateen.pilot.xds.type_urls import CDS, EDS, LDS, NDS, RDS
+from lateen.pilot.xds.type_urls import CDS, ECDS, EDS, LDS, NDS, RDS
 
 ALL = (CDS, EDS, LDS, RDS)
 
@@ -255,6 +257,31 @@ def test_clusters_stay_until_routes_of_a_changed_listener_have_come(world: World
     assert (link.pump(), link.waiting()) == (["LDS in"], ["RDS"])
     link.hold = set()
     assert link.pump() == ["RDS s", "CDS -a"]
+
+
+def test_what_filters_discover_comes_after_its_clusters_and_leaves_after_the_listeners(world: World) -> None:
+    extensions = FakeSlice(ECDS, make_resource("x", TypedExtensionConfig(name="x")))
+    world.source.scope[ECDS] = (extensions,)
+    link = world.connect()
+    link.request(link.peer.subscribe(ECDS, "x"))
+    assert link.pump() == ["ECDS x"]
+    link.hold = {CDS}
+    changed = make_resource("x", TypedExtensionConfig(name="x", typed_config={"type_url": "a/b"}))
+    world.source.push(
+        (world.clusters, [make_cluster("c", eds=False)]),
+        (extensions, [changed]),
+        (world.listeners, [make_listener("in", route="r", prefix="new")]),
+    )
+    assert (link.pump(), link.waiting()) == ([], ["CDS"])
+    link.hold = set()
+    assert link.pump() == ["CDS c", "ECDS x", "LDS in"]
+    link.hold = {LDS}
+    world.source.push(
+        (extensions, ["x"]), (world.listeners, [make_listener("in", route="r")]), (world.clusters, ["c"])
+    )
+    assert (link.pump(), link.waiting()) == ([], ["LDS"])
+    link.hold = set()
+    assert link.pump() == ["LDS in", "ECDS -x", "CDS -c"]
 
 
 def test_clusters_that_a_rejected_change_would_have_freed_stay(world: World) -> None:

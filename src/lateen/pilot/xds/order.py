@@ -11,6 +11,8 @@ Rules, after the xDS protocol's "Eventual consistency considerations":
    ACK the clusters before that (tried with 1.40: without them it takes what it had after 15 s, or never, by the
    cluster's `initial_fetch_timeout`). So endpoints of every cluster that is sent follow at once, not after an ACK.
    Routes need no such thing: a warming listener takes the routes that Envoy has.
+4. What filters discover (ECDS) may name clusters, so it comes after them; and before listeners, for those that have
+   asked for it already. It leaves after the listeners: one that still has the filter would answer without it.
 
 On a stream that goes on where an earlier one ended, types come one by one: until listeners (clusters) were asked for,
 nothing is known of them, and the rules hold as if they had changed.
@@ -35,6 +37,7 @@ __all__ = [
     "children_of",
     "is_removal",
     "lacks_clusters",
+    "listeners_are_open",
     "routing_is_open",
     "routing_is_refused",
 ]
@@ -86,6 +89,14 @@ def routing_is_open(stream: Stream) -> bool:
         if state is not None and (state.in_flight is not None or (state.behind and stream.unsent(type_url))):
             return True
     return _lacks_children(stream, LDS)
+
+
+def listeners_are_open(stream: Stream) -> bool:
+    """Return whether a listener change is not yet accepted (rule 4)."""
+    if _not_heard_of(stream, LDS):
+        return True
+    state = stream.types.get(LDS)
+    return state is not None and (state.in_flight is not None or (bool(state.behind) and bool(stream.unsent(LDS))))
 
 
 def routing_is_refused(stream: Stream) -> bool:

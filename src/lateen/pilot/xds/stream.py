@@ -34,7 +34,7 @@ from lateen.pilot.xds.state import (
     select_unsent,
     sotw_subscription,
 )
-from lateen.pilot.xds.type_urls import CDS, EDS, FULL_STATE, KNOWN, LDS, NAMED, ROUTING, rank
+from lateen.pilot.xds.type_urls import CDS, ECDS, EDS, FULL_STATE, KNOWN, LDS, NAMED, ROUTING, rank
 
 __all__ = ["Response", "Stream", "StreamLimits", "empty_response"]
 
@@ -236,6 +236,11 @@ class Stream:
         if type_url in ROUTING:
             if unsent and waits("clusters", order.lacks_clusters(self), now):
                 return None
+            if type_url == ECDS and unsent:
+                changes = {n: v for n, v in unsent.items() if not order.is_removal(state, n, v)}
+                if not changes and waits("listeners", order.listeners_are_open(self), now):
+                    return {} if state.owes_answer else None
+                unsent = changes or unsent
         elif type_url in (CDS, EDS) and unsent:
             changes = {n: v for n, v in unsent.items() if not order.is_removal(state, n, v)}
             if changes:

@@ -40,7 +40,7 @@ ECDS: Final = _PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
 NDS: Final = _PREFIX + "istio.networking.nds.v1.NameTable"
 
 # What names something comes after what it names.
-ORDER: Final = (CDS, EDS, LDS, SRDS, RDS, VHDS, SDS, ECDS, NDS)
+ORDER: Final = (CDS, EDS, ECDS, LDS, SRDS, RDS, VHDS, SDS, NDS)
 
 _SHORT: Final = {
     CDS: "CDS",
@@ -57,7 +57,7 @@ _RANK: Final = {type_url: index for index, type_url in enumerate(ORDER)}
 
 KNOWN: Final = frozenset(ORDER)
 # Types whose resources name clusters: they wait for new clusters, and clusters leave after them.
-ROUTING: Final = (LDS, SRDS, RDS, VHDS)
+ROUTING: Final = (ECDS, LDS, SRDS, RDS, VHDS)
 # Types that are never subscribed to as a whole: a request without names asks for nothing.
 NAMED: Final = frozenset({EDS, RDS, SRDS, SDS, ECDS})
 # State of the world: a response of these holds the whole subscription, and what it lacks is gone (xDS protocol,
