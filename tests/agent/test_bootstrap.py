@@ -31,7 +31,7 @@ def make_input(mark: int | None = 1337, address: str = "0.0.0.0") -> BootstrapIn
 @pytest.mark.parametrize("inp", [make_input(), make_input(None, "127.77.0.5")], ids=["captured", "explicit"])
 def test_envoy_takes_it(inp: BootstrapInput, tmp_path: Path) -> None:
     path = tmp_path / "bootstrap.json"
-    path.write_bytes(encode_bootstrap(inp))
+    path.write_bytes(encode_bootstrap(build_bootstrap(inp)))
     argv = [str(find_envoy()), "--mode", "validate", "-c", str(path), "--disable-hot-restart", "-l", "warning"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -39,7 +39,7 @@ def test_envoy_takes_it(inp: BootstrapInput, tmp_path: Path) -> None:
 
 
 def test_same_input_same_bytes() -> None:
-    assert encode_bootstrap(make_input()) == encode_bootstrap(make_input())
+    assert encode_bootstrap(build_bootstrap(make_input())) == encode_bootstrap(build_bootstrap(make_input()))
 
 
 def test_only_captured_proxies_mark_their_sockets() -> None:

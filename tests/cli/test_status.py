@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from lateen.cli import main
@@ -13,6 +14,7 @@ from lateen.wire.local import (
     CertificateInfo,
     ControlPlaneInfo,
     MetricsReport,
+    PatchInfo,
     ProblemInfo,
     ProxyInfo,
     ProxyReport,
@@ -233,3 +235,30 @@ def test_no_proxies(answer: list[Any], capsys: pytest.CaptureFixture[str]) -> No
     answer.append(ProxyReport(proxies=()))
     assert main(["proxy-status"]) == 0
     assert capsys.readouterr().out == "no proxy is connected\n"
+
+
+def test_patches_are_shown_where_they_do_nothing_and_all_of_one_proxy(
+    answer: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields: dict[str, Any] = {"filter": "default/mine", "apply_to": "CLUSTER"}
+    patches = (
+        PatchInfo(**fields, index=0, place="f.yaml:7", resources={"CDS": 6, "LDS": 1}),
+        PatchInfo(**fields, index=1, place="f.yaml:9"),
+        PatchInfo(**fields, index=2, place="f.yaml:11", note="applied"),
+        PatchInfo(**fields, index=3, place="f.yaml:13", note="left out: why"),
+    )
+    one = msgspec.structs.replace(make_proxy(), patches=patches)
+    answer.append(ProxyReport(proxies=(one,)))
+    assert main(["proxy-status", "reviews-v3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[-4:]] == [f"default/mine[{index}]" for index in range(4)]
+    assert "6 CDS, 1 LDS" in lines[-4]
+    assert lines[-3].split() == ["default/mine[1]", "CLUSTER", "matches", "nothing", "f.yaml:9"]
+    answer[:] = [ProxyReport(proxies=(one, make_proxy()))]
+    assert main(["proxy-status"]) == 0
+    out = capsys.readouterr().out
+    assert "default/mine[0]" not in out
+    assert "default/mine[2]" not in out
+    assert "reviews-v3: patches of EnvoyFilters that do not act\n" in out
+    assert "matches nothing" in out
+    assert "left out: why" in out

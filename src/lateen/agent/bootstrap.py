@@ -142,9 +142,9 @@ def build_bootstrap(inp: BootstrapInput) -> dict[str, Any]:
     }
 
 
-def encode_bootstrap(inp: BootstrapInput) -> bytes:
-    """Return the document as Envoy reads it from a file ending in `.json`."""
-    return json.dumps(build_bootstrap(inp), indent=1).encode()
+def encode_bootstrap(document: Mapping[str, Any]) -> bytes:
+    """Return a document as Envoy reads it from a file ending in `.json`."""
+    return json.dumps(document, indent=1).encode()
 
 
 def _type(name: str) -> str:

@@ -17,7 +17,7 @@ from lateen.agent.backoff import Backoff
 from lateen.agent.log import Log
 from lateen.wire.envoy import find_envoy
 
-__all__ = ["DRAIN_TIME_SECONDS", "Child", "EnvoySupervisor", "envoy_arguments", "find_envoy"]
+__all__ = ["DRAIN_TIME_SECONDS", "Child", "EnvoySupervisor", "envoy_arguments", "find_envoy", "validate_arguments"]
 
 FIRST_WAIT_SECONDS: Final = 0.1
 LONGEST_WAIT_SECONDS: Final = 10.0
@@ -38,6 +38,14 @@ class Child(Protocol):
     async def wait(self) -> int: ...
 
     def send_signal(self, signal: int, /) -> None: ...
+
+
+def validate_arguments(binary: Path, bootstrap: Path) -> list[str]:
+    """Return the command line of an Envoy that only says whether it would start."""
+    return [
+        *(str(binary), "--mode", "validate", "-c", str(bootstrap)),
+        *("--local-address-ip-version", "v4", "--disable-hot-restart", "--allow-unknown-static-fields", "-l", "error"),
+    ]
 
 
 def envoy_arguments(

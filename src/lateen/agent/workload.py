@@ -18,10 +18,11 @@ import msgspec
 
 from lateen.agent.admin import Admin
 from lateen.agent.app import Application, app_environment
-from lateen.agent.bootstrap import BootstrapInput, encode_bootstrap
+from lateen.agent.bootstrap import BootstrapInput, build_bootstrap, encode_bootstrap
+from lateen.agent.bootstrap_patches import patched_bootstrap
 from lateen.agent.dns import DnsServer, DnsStats, Resolve, resolv_conf_text
 from lateen.agent.drain import drain
-from lateen.agent.envoy import Child, EnvoySupervisor, envoy_arguments, find_envoy
+from lateen.agent.envoy import Child, EnvoySupervisor, envoy_arguments, find_envoy, validate_arguments
 from lateen.agent.http_server import HttpServer
 from lateen.agent.identity import CitadelClient, Identity, Svid
 from lateen.agent.log import Log, last_line, shorten_log
@@ -51,6 +52,8 @@ __all__ = ["Events", "Stdio", "Workload"]
 
 PROXY_RESOLV_CONF: Final = "proxy-resolv.conf"
 DNS_ADDRESS: Final = "127.0.0.1"  # of the application's resolver; port 53 is redirected to the agent's
+TRIAL_SECONDS: Final = 10.0  # for Envoy to judge a patched bootstrap; it takes a tenth of one
+TRIAL_WORDS: Final = 500  # characters of what it says
 HOUSEKEEPING_SECONDS: Final = 60.0
 PATIENCE_SECONDS: Final = 5.0  # how often is told what a workload that does not get ready waits for
 
@@ -162,7 +165,7 @@ class Workload:
         Raises what makes the workload impossible: Citadel's refusal, a command that is not there, a network that is
         gone. Whatever happens, nothing that was started here runs on.
         """
-        self._write_files()
+        await self._write_files()
         await self._serve_sockets()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -186,7 +189,7 @@ class Workload:
 
     # ------------------------------------------------------------ start
 
-    def _write_files(self) -> None:
+    async def _write_files(self) -> None:
         spec, grounds = self._spec, self._grounds
         bootstrap = BootstrapInput(
             node=self._node,
@@ -196,10 +199,44 @@ class Workload:
             prometheus_address="0.0.0.0" if self._captured else grounds.place.ip,  # noqa: S104  # a network of its own
             mark=MARK if self._captured and spec.kind == "sidecar" else None,
         )
-        write_atomically(self._folder / "bootstrap.json", encode_bootstrap(bootstrap))
+        document, verdicts = await patched_bootstrap(
+            build_bootstrap(bootstrap), self._mesh.bootstrap, self._judge_bootstrap
+        )
+        for patch, reason in verdicts.items():
+            if reason:
+                self._log.error("bootstrap patch left out", patch=patch, reason=reason)
+        self._registration = _with(self._registration, bootstrap=verdicts)
+        write_atomically(self._folder / "bootstrap.json", encode_bootstrap(document))
         for name, server in (("resolv.conf", DNS_ADDRESS), (PROXY_RESOLV_CONF, PROXY_DNS_ADDRESS)):
             text = resolv_conf_text(spec.namespace, self._mesh.cluster_domain, server=server)
             write_atomically(self._folder / name, text.encode(), mode=0o644)
+
+    async def _judge_bootstrap(self, document: dict[str, Any]) -> str:
+        """Ask Envoy whether it would start with a document; return its last words when it would not."""
+        trial = self._folder / "bootstrap-trial.json"
+        write_atomically(trial, encode_bootstrap(document))
+        process = await asyncio.create_subprocess_exec(
+            *validate_arguments(find_envoy(), trial),
+            stdin=DEVNULL,
+            stdout=DEVNULL,
+            stderr=PIPE,
+            env={"PATH": os.defpath},
+            cwd=self._folder,
+        )
+        try:
+            async with asyncio.timeout(TRIAL_SECONDS):
+                _, said = await process.communicate()
+        except TimeoutError:
+            return f"Envoy did not judge it within {TRIAL_SECONDS:g} s"
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            trial.unlink(missing_ok=True)
+        if process.returncode == 0:
+            return ""
+        lines = said.decode(errors="replace").strip().splitlines()
+        return lines[-1][:TRIAL_WORDS] if lines else f"Envoy ended with {process.returncode}"
 
     async def _serve_sockets(self) -> None:
         await self._sds.start()

@@ -8,11 +8,12 @@ import sys
 from lateen.cli.output import add_output_argument, print_data, print_table, styled
 from lateen.settings import Settings
 from lateen.wire.control import call_control
-from lateen.wire.local import ProxyInfo, ProxyReport, Query
+from lateen.wire.local import PatchInfo, ProxyInfo, ProxyReport, Query
 
 __all__ = ["add_arguments", "run"]
 
 TYPES = ("CDS", "LDS", "EDS", "RDS", "NDS")
+APPLIED = "applied"  # what a patch of the bootstrap says that the proxy has started with
 COLOURS = {"SYNCED": "32", "STALE": "33", "ERROR": "31"}
 
 
@@ -45,7 +46,29 @@ def _print(report: ProxyReport) -> None:
     print_table(("name", "namespace", *TYPES, "envoy", "connected since"), rows)
     for proxy in report.proxies:
         _print_errors(proxy)
+    for proxy in report.proxies:
+        _print_patches(proxy, whole=len(report.proxies) == 1)
     _print_quarantined(report)
+
+
+def _print_patches(proxy: ProxyInfo, *, whole: bool) -> None:
+    """Print what EnvoyFilters do to a proxy: of many proxies only the patches that do nothing."""
+    shown = [patch for patch in proxy.patches if whole or not (patch.resources or patch.note == APPLIED)]
+    if not shown:
+        return
+    sys.stdout.write(f"\n{styled(proxy.name, '1')}: patches of EnvoyFilters{'' if whole else ' that do not act'}\n")
+    print_table(
+        ("patch", "applies to", "acts on", "written at"),
+        [(f"{patch.filter}[{patch.index}]", patch.apply_to, _acts_on(patch), patch.place) for patch in shown],
+    )
+
+
+def _acts_on(patch: PatchInfo) -> str:
+    if patch.note:
+        return patch.note if patch.note == APPLIED else styled(patch.note, "33")
+    if not patch.resources:
+        return styled("matches nothing", "33")
+    return ", ".join(f"{count} {word}" for word, count in sorted(patch.resources.items()))
 
 
 def _print_errors(proxy: ProxyInfo) -> None:

@@ -12,16 +12,20 @@ named `/lateen.local.v1.Control/<Method>`, its bytes the JSON of the struct name
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 __all__ = [
     "SERVICE",
+    "BootstrapPatch",
     "CertificateInfo",
     "ControlPlaneInfo",
     "Goodbye",
     "GroupInfo",
     "GroupQuery",
     "MetricsReport",
+    "PatchInfo",
     "Probe",
     "ProblemInfo",
     "ProxyInfo",
@@ -76,6 +80,16 @@ class Registration(_Message, frozen=True, kw_only=True):
     group: str = ""  # the WorkloadGroup of its namespace that it was started from
     waits_for: str = ""  # what is missing until it gets traffic, for people; "" when it is ready
     certificate: CertificateInfo | None = None  # what the agent holds now
+    bootstrap: dict[str, str] = {}  # patch of the bootstrap -> why Envoy would not start with it, "" for those it did
+
+
+class BootstrapPatch(_Message, frozen=True, kw_only=True):
+    """One patch to a proxy's bootstrap, read and checked; fields are spelt with underscores."""
+
+    id: str  # "<namespace>/<EnvoyFilter>#<position>"
+    value: dict[str, Any]
+    clears: tuple[tuple[str, ...], ...] = ()  # paths that go before the value is merged
+    replace_lists: bool = False
 
 
 class Registered(_Message, frozen=True, kw_only=True):
@@ -85,6 +99,7 @@ class Registered(_Message, frozen=True, kw_only=True):
     cluster_domain: str  # "cluster.local"
     mesh_id: str
     cluster_id: str
+    bootstrap: tuple[BootstrapPatch, ...] = ()  # for a proxy that starts now, in order
 
 
 class Goodbye(_Message, frozen=True, kw_only=True):
@@ -201,13 +216,25 @@ class TypeInfo(_Message, frozen=True, kw_only=True):
     rejected: tuple[str, ...] = ()  # names of the resources that were in it
 
 
+class PatchInfo(_Message, frozen=True, kw_only=True):
+    """What one patch of an EnvoyFilter does to one proxy."""
+
+    filter: str  # "default/mine"
+    index: int  # in configPatches
+    apply_to: str
+    place: str  # file:line
+    resources: dict[str, int] = {}  # how many it acts on, by type: {"CDS": 6}
+    note: str = ""  # of BOOTSTRAP, which acts on no resource
+
+
 class ProxyInfo(_Message, frozen=True, kw_only=True):
     name: str  # workload's name
     node: str  # Envoy's node id
     namespace: str
     version: str  # Envoy's
     connected: str  # since, RFC 3339
-    types: dict[str, TypeInfo]  # by short name: CDS EDS LDS RDS SDS NDS
+    types: dict[str, TypeInfo]  # by short name: CDS EDS LDS RDS SDS ECDS NDS
+    patches: tuple[PatchInfo, ...] = ()  # all that are for it, in order
 
 
 class QuarantineInfo(_Message, frozen=True, kw_only=True):

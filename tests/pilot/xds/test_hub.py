@@ -276,9 +276,7 @@ def test_what_filters_discover_comes_after_its_clusters_and_leaves_after_the_lis
     link.hold = set()
     assert link.pump() == ["CDS c", "ECDS x", "LDS in"]
     link.hold = {LDS}
-    world.source.push(
-        (extensions, ["x"]), (world.listeners, [make_listener("in", route="r")]), (world.clusters, ["c"])
-    )
+    world.source.push((extensions, ["x"]), (world.listeners, [make_listener("in", route="r")]), (world.clusters, ["c"]))
     assert (link.pump(), link.waiting()) == ([], ["LDS"])
     link.hold = set()
     assert link.pump() == ["LDS in", "ECDS -x", "CDS -c"]

@@ -13,10 +13,11 @@ from typing import Any, Final
 
 import msgspec
 
+from lateen import __version__
 from lateen.api.base import Object, ResourceKey
 from lateen.api.envoy_filter import EnvoyConfigObjectPatch, ObjectMatch
 from lateen.flow import Read
-from lateen.pilot.model.filter_selection import is_choosy
+from lateen.pilot.model.filter_selection import VERSION_KEY, is_choosy
 from lateen.pilot.model.mesh import Mesh, View
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Patch",
     "PatchGroup",
     "PatchId",
+    "parse_patch_id",
 ]
 
 # Groups: of a view's clusters, listeners and routes; of all that arrives at a workload.
@@ -74,6 +76,9 @@ class PatchId:
     @property
     def key(self) -> ResourceKey:
         return ResourceKey("EnvoyFilter", self.namespace, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}#{self.index}"
 
     @property
     def path(self) -> str:
@@ -131,6 +136,8 @@ class EnvoyFilters:
         self.narrow = graph.index("envoy filters by host", mesh.objects, _narrow_groups)
         # (view, group) -> PatchGroup
         self.group = graph.derive("patch groups", self._group)
+        # (kind, namespace, labels) of a proxy that starts -> tuple[Patch, ...]
+        self.bootstrap = graph.derive("bootstrap patches", self._bootstrap)
         # view -> tuple[Patch, ...]: all that are for its proxies
         self.selected = graph.derive("selected patches", self._selected)
 
@@ -174,6 +181,14 @@ class EnvoyFilters:
             return _NOTHING
         return PatchGroup(tuple(sorted(wide, key=lambda patch: patch.order(root))), by_host)
 
+    def _bootstrap(self, read: Read, key: tuple[str, str, tuple[tuple[str, str], ...]]) -> tuple[Patch, ...]:
+        kind, namespace, labels = key
+        # Nothing is known of what the proxy will say of itself, but that it is of this version.
+        known = {VERSION_KEY: __version__}
+        filters = self.mesh.chosen_filters(read, namespace, dict(labels), lambda: known)
+        view = View(kind=kind, namespace=namespace, filters=filters)
+        return read.get(self.group, (view, BOOTSTRAP)).wide
+
     def _selected(self, read: Read, view: View) -> tuple[Patch, ...]:
         root = read.get(self.mesh.settings, "mesh").root_namespace
         keys: set[ResourceKey] = set()
@@ -198,6 +213,13 @@ class EnvoyFilters:
                     if positions is None or str(patch.id.index) not in positions.split(","):
                         continue
                 yield patch
+
+
+def parse_patch_id(text: str) -> PatchId | None:
+    """Return what `str(PatchId)` gave; None for any other text."""
+    rest, _, index = text.rpartition("#")
+    namespace, _, name = rest.partition("/")
+    return PatchId(namespace, name, int(index)) if name and index.isdecimal() and len(index) < 6 else None
 
 
 def _patch(obj: Object, position: int, written: EnvoyConfigObjectPatch, choosy: bool) -> Patch:

@@ -6,7 +6,7 @@ Inputs are set by the sources; everything else is derived and recomputed only wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -380,18 +380,21 @@ class Mesh:
 
     def _filters(self, read: Read, workload: Workload) -> tuple[str, ...]:
         """Return the choosy EnvoyFilters that are for a workload's proxy, and which of their patches."""
+        return self.chosen_filters(
+            read, workload.namespace, workload.labels, lambda: read.get(self.proxies, workload.name) or {}
+        )
+
+    def chosen_filters(
+        self, read: Read, namespace: str, labels: Mapping[str, str], metadata: Callable[[], Mapping[str, Any]]
+    ) -> tuple[str, ...]:
+        """Return the choosy EnvoyFilters that are for a proxy with these labels and metadata, as `View.filters`."""
         root = read.get(self.settings, "mesh").root_namespace
         found = []
-        for namespace in dict.fromkeys((root, workload.namespace)):
-            for obj in self.objects_of(read, read.lookup(self.choosy_filters, namespace)):
-                positions = chosen_patches(
-                    obj,
-                    namespace=workload.namespace,
-                    labels=workload.labels,
-                    metadata=lambda: read.get(self.proxies, workload.name) or {},
-                )
+        for owner in dict.fromkeys((root, namespace)):
+            for obj in self.objects_of(read, read.lookup(self.choosy_filters, owner)):
+                positions = chosen_patches(obj, namespace=namespace, labels=labels, metadata=metadata)
                 if positions:
-                    found.append(f"{namespace}/{obj.key.name}#{','.join(map(str, positions))}")
+                    found.append(f"{owner}/{obj.key.name}#{','.join(map(str, positions))}")
         return tuple(sorted(found))
 
 

@@ -152,6 +152,8 @@ class ControlPlane:
         self.registrations = Registrations(settings.registrations, self._registration_changed)
         self.registrations.load()
         self._stack.callback(self.registrations.close)
+        for registration in self.registrations:
+            self.pilot.note_bootstrap(registration.name, registration.bootstrap)
         standing = {registration.name: to_workload(registration) for registration in self.registrations}
         self._apply({**{change.key: change for change in changes}, **cast("dict[Any, Any]", standing)})
         await self._start_tasting()
@@ -317,6 +319,7 @@ class ControlPlane:
 
     def _registration_changed(self, name: str, registration: Registration | None) -> None:
         self._batcher.put(name, to_workload(registration) if registration is not None else None)
+        self.pilot.note_bootstrap(name, registration.bootstrap if registration is not None else {})
 
     def _apply(self, batch: Mapping[ResourceKey | str, Change | Workload | None]) -> None:
         workloads = cast(
@@ -376,7 +379,7 @@ class ControlPlane:
 
     async def register(self, message: Registration) -> Registered:
         self.registrations.put(message)
-        return self._registered()
+        return self._registered(to_workload(message))
 
     async def deregister(self, message: Goodbye) -> Registered:
         self.registrations.remove(message.name, message.pid)
@@ -394,12 +397,13 @@ class ControlPlane:
     async def metrics(self, message: Query) -> MetricsReport:
         return MetricsReport(text=metrics_text(self))
 
-    def _registered(self) -> Registered:
+    def _registered(self, workload: Workload | None = None) -> Registered:
         return Registered(
             trust_domain=self.options.trust_domain,
             cluster_domain="cluster.local",
             mesh_id=MESH_ID,
             cluster_id=CLUSTER_ID,
+            bootstrap=self.pilot.bootstrap_for(workload) if workload is not None else (),
         )
 
 

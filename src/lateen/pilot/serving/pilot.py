@@ -15,7 +15,7 @@ from lateen.api.base import Object, Problem, ResourceKey
 from lateen.errors import Unavailable
 from lateen.flow import Graph
 from lateen.pilot.model.claims import Claims
-from lateen.pilot.model.envoy_filters import EnvoyFilters
+from lateen.pilot.model.envoy_filters import EnvoyFilters, parse_patch_id
 from lateen.pilot.model.gateway import Gateways, gateway_problems
 from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.mesh import Mesh
@@ -32,7 +32,9 @@ from lateen.pilot.serving.render import Render
 from lateen.pilot.serving.scopes import Scopes
 from lateen.pilot.serving.source import MeshSource
 from lateen.pilot.sources.folder import Change
+from lateen.pilot.translate.patches.bootstrap import bootstrap_patches
 from lateen.pilot.translate.patches.check import patch_problems
+from lateen.wire.local import BootstrapPatch
 
 __all__ = ["Pilot"]
 
@@ -62,6 +64,7 @@ class Pilot:
         self.quarantine = Quarantine(self.mesh, self.scopes, self.gate)
         self.vips = vips
         self._claims = Claims()
+        self._refused_bootstraps: dict[str, dict[str, str]] = {}  # proxy -> patch -> why
         self._notes: dict[ResourceKey, tuple[Problem, ...]] = {}  # of resources that are not fully acted on
         self.graph.on_error(self._log_errors)
 
@@ -119,6 +122,7 @@ class Pilot:
         found = [problem for notes in self._notes.values() for problem in notes]
         found.extend(self._idle_patches())
         found.extend(self._claims.problems())
+        found.extend(self._refused_patches())
         for rejection in self.source.rejections.values():
             message = f"proxy {rejection.proxy} rejected {rejection.name}: {rejection.error}"
             culprits = [obj for key in rejection.culprits if (obj := self.mesh.objects.get(key)) is not None]
@@ -132,6 +136,29 @@ class Pilot:
             message = f"cannot be translated ({collection.name} of {key}): {error}; what was served before stays"
             found.append(culprit.problem("", message) if culprit is not None else Problem("", 0, "", message))
         return found
+
+    # ---- bootstraps
+
+    def bootstrap_for(self, workload: Workload) -> tuple[BootstrapPatch, ...]:
+        """Return the patches to the bootstrap of a proxy that starts now."""
+        labels = tuple(sorted(workload.labels.items()))
+        return bootstrap_patches(self.render.filters.bootstrap.peek((workload.kind, workload.namespace, labels)))
+
+    def note_bootstrap(self, proxy: str, verdicts: Mapping[str, str]) -> None:
+        """Keep what a proxy's Envoy had against patches of its bootstrap."""
+        refused = {patch: reason for patch, reason in verdicts.items() if reason}
+        if refused:
+            self._refused_bootstraps[proxy] = refused
+        else:
+            self._refused_bootstraps.pop(proxy, None)
+
+    def _refused_patches(self) -> Iterator[Problem]:
+        for proxy, refused in self._refused_bootstraps.items():
+            for text, reason in refused.items():
+                patch = parse_patch_id(text)
+                obj = self.mesh.objects.get(patch.key) if patch is not None else None
+                if patch is not None and obj is not None:
+                    yield obj.problem(patch.path, f"proxy {proxy} would not start with it and runs without: {reason}")
 
     def _idle_patches(self) -> Iterator[Problem]:
         """Yield which patches of proxies in use do nothing: those that match nothing, and those that cannot act."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from lateen import __version__
 from lateen.api.base import Problem
 from lateen.wire.local import (
     ControlPlaneInfo,
+    PatchInfo,
     ProblemInfo,
     ProxyInfo,
     ProxyReport,
@@ -67,15 +69,37 @@ class Reporter:
         return len({key.hostname for key, _ in (*mesh.services.items(), *mesh.implied.items())})
 
     def proxies(self, query: Query) -> ProxyReport:
+        plane = self._plane
         streams: dict[str, list[ProxyInfo]] = {}
-        for stream in self._plane.ads.status():
+        for stream in plane.ads.status():
             if query.workload in ("", stream.name):
                 streams.setdefault(stream.name, []).append(stream)
-        pilot = self._plane.pilot
-        held = pilot.quarantine.report(pilot.source.users_of)
+        held = plane.pilot.quarantine.report(plane.pilot.source.users_of)
+        bootstraps = {registration.name: registration.bootstrap for registration in plane.registrations}
         return ProxyReport(
-            proxies=tuple(_one_proxy(streams[name]) for name in sorted(streams)),
+            proxies=tuple(
+                msgspec.structs.replace(
+                    _one_proxy(streams[name]), patches=self._patches(name, bootstraps.get(name, {}))
+                )
+                for name in sorted(streams)
+            ),
             quarantined=tuple(one for one in held if query.workload in ("", *one.proxies)),
+        )
+
+    def _patches(self, proxy: str, bootstrap: Mapping[str, str]) -> tuple[PatchInfo, ...]:
+        """Return what EnvoyFilters do to a proxy; `bootstrap` is what became of those that it started with."""
+        pilot = self._plane.pilot
+        return tuple(
+            PatchInfo(
+                filter=f"{patch.id.namespace}/{patch.id.name}",
+                index=patch.id.index,
+                apply_to=patch.apply_to,
+                place=f"{obj.origin.file}:{obj.line_of(patch.id.path)}",
+                resources=counts,
+                note=_bootstrap_note(bootstrap.get(str(patch.id))) if patch.apply_to == "BOOTSTRAP" else "",
+            )
+            for patch, counts in pilot.source.patch_counts(proxy)
+            if (obj := pilot.mesh.objects.get(patch.id.key)) is not None
         )
 
     def _workload(self, registration: Registration, connected: bool) -> WorkloadInfo:
@@ -99,6 +123,12 @@ class Reporter:
             connected=connected,
             certificate=registration.certificate,
         )
+
+
+def _bootstrap_note(verdict: str | None) -> str:
+    if verdict is None:
+        return "acts when the proxy starts again"
+    return f"left out: {verdict}" if verdict else "applied"
 
 
 def _one_proxy(streams: list[ProxyInfo]) -> ProxyInfo:

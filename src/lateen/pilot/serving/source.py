@@ -134,6 +134,13 @@ class MeshSource:
         self._proxies.setdefault(name, set()).add(proxy)
         return proxy
 
+    def patch_counts(self, name: str) -> list[tuple[Patch, dict[str, int]]]:
+        """Return each patch that is for a connected proxy, and how many resources of each type it acts on."""
+        for proxy in self._proxies.get(name, ()):
+            if proxy.view.kind != "proxyless":
+                return proxy.patch_counts()
+        return []
+
     def leave(self, proxy: MeshProxy) -> None:
         """Forget a proxy whose stream ended."""
         peers = self._proxies.get(proxy.name)

@@ -38,8 +38,6 @@ def patch_problems(obj: Object) -> Iterator[Problem]:
         except ValueFault as fault:
             yield obj.problem(fault.path, f"{fault.reason}; this patch is left out")
             continue
-        if written.apply_to == "BOOTSTRAP":
-            yield obj.problem(path, "is decoded and stored but not acted on yet", "warning")
         for place, name in parsed.unknown:
             yield obj.problem(place, f"{name} is not known here: it is passed on to Envoy unread", "warning")
         message, adds = parsed.message, not patch.operation.startswith("MERGE")

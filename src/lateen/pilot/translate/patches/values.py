@@ -17,7 +17,7 @@ from lateen.pilot.translate.patches.outcome import Trace
 from lateen.pilot.translate.patches.parse import Parsed, ValueFault, parse_value
 from lateen.pilot.translate.patches.types import message_class
 
-__all__ = ["MESSAGES", "merges", "message_of", "parse_patch", "try_merge", "usable"]
+__all__ = ["MESSAGES", "merges", "message_of", "parse_patch", "parsed_patch", "try_merge", "usable"]
 
 MESSAGES: Final = {
     "LISTENER": "envoy.config.listener.v3.Listener",
@@ -56,6 +56,11 @@ def _parsed(patch: Patch) -> Parsed | None:
         return parse_patch(patch.apply_to, patch.operation, patch.value, "")
     except ValueFault:
         return None  # told by `check`, from the resource itself
+
+
+def parsed_patch(patch: Patch) -> Parsed | None:
+    """Return a patch's value, None when there is none or it is faulty. It is shared: never change its message."""
+    return _parsed(patch)
 
 
 def usable(patches: tuple[Patch, ...]) -> tuple[Patch, ...]:
