@@ -25,7 +25,7 @@ def ask_http(text: str, count: int) -> list[Any]:
     answers: list[Any] = []
     for _ in range(count):
         try:
-            connection.request("GET", url.path or "/")
+            connection.request("GET", (url.path or "/") + (f"?{url.query}" if url.query else ""))
             response = connection.getresponse()
             body = response.read().decode()
         except (OSError, http.client.HTTPException) as error:

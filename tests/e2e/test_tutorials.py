@@ -1,0 +1,360 @@
+"""The tasks of docs/traffic.md on the sample shop: its YAML, taken from the page, and what is then seen as it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from tests.e2e.harness import MeshRun, eventually
+from tests.e2e.measuring import samples
+
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.timeout(180)]
+
+PAGE = Path(__file__).parents[2] / "docs" / "traffic.md"
+APPS = Path(__file__).parent / "apps"
+JASON = {"end-user": "jason"}
+LIBRARY = {"host": "library.example.com"}
+OUTSIDE = "192.0.2.10"  # what the page calls a server outside
+
+
+def _tasks() -> dict[str, list[str]]:
+    """Return heading -> its blocks of YAML, of every section of the page that has some."""
+    sections = re.split(r"^## (.+)$", PAGE.read_text(), flags=re.MULTILINE)[1:]
+    blocks = {
+        heading: re.findall(r"^```yaml\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+        for heading, text in zip(sections[::2], sections[1::2], strict=True)
+    }
+    return {heading: found for heading, found in blocks.items() if found}
+
+
+Test = TypeVar("Test", bound=Callable[..., None])
+TASKS = _tasks()
+TRIED: set[str] = {"Name the versions"}  # applied for all
+
+
+def task(heading: str) -> Callable[[Test], Test]:
+    """Mark a test as that of one section of the page."""
+    TRIED.add(heading)
+    return lambda test: test
+
+
+def apply(shop: MeshRun, *tasks: tuple[str, int], outside: str = OUTSIDE) -> None:
+    """Let these blocks be all that is written beside the shop and its versions."""
+    blocks = [TASKS["Name the versions"][0]]
+    for heading, number in tasks:
+        if heading == "Stick to one endpoint":
+            blocks.clear()  # it has a rule for the same host
+        blocks.append(TASKS[heading][number])
+    shop.write("task.yaml", "\n---\n".join(blocks).replace(OUTSIDE, outside))
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[MeshRun]:
+    mesh = MeshRun()
+    try:
+        mesh.shop()
+        yield mesh
+    finally:
+        mesh.close()
+
+
+@pytest.fixture(autouse=True)
+def _own_rules_only(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "shop" in request.fixturenames:
+        shop: MeshRun = request.getfixturevalue("shop")
+        status = shop.status()
+        assert (status["errors"], status["warnings"]) == ([], [])
+        for path in shop.config.glob("task*.yaml"):
+            path.unlink()
+
+
+def of_everybody(shop: MeshRun, versions: set[str], *, headers: dict[str, str] | None = None) -> None:
+    eventually(lambda: shop.reviewers(6, headers) == versions, what=f"reviews of {versions}")
+
+
+def details(shop: MeshRun) -> int:
+    return shop.get("/api/v1/products/0").status
+
+
+def test_every_task_of_the_page_is_tried() -> None:
+    assert set(TASKS) == TRIED
+
+
+# ---------------------------------------------------------------- routes
+
+
+@task("Route by request")
+def test_route_by_request(shop: MeshRun) -> None:
+    apply(shop, ("Route by request", 0))
+    of_everybody(shop, {"v1"})
+    assert shop.reviewers(4, JASON) == {"v2"}
+
+
+@task("Inject a delay")
+def test_inject_a_delay(shop: MeshRun) -> None:
+    apply(shop, ("Route by request", 0), ("Inject a delay", 0))
+    of_everybody(shop, {"v1"})
+
+    def slow() -> Any:
+        started = time.monotonic()
+        answer = shop.get("/api/v1/products/0/reviews", JASON, seconds=20)
+        return (answer.status, time.monotonic() - started) if answer.status != 200 else None
+
+    status, seconds = eventually(slow, what="jason waits in vain")
+    assert status == 504
+    assert 5.9 <= seconds < 10
+    assert shop.reviewers(2) == {"v1"}
+
+
+@task("Inject an abort")
+def test_inject_an_abort(shop: MeshRun) -> None:
+    apply(shop, ("Route by request", 0), ("Inject an abort", 0))
+    of_everybody(shop, {"v1"})
+
+    def told() -> bool:
+        answer = shop.get("/api/v1/products/0/reviews", JASON)
+        return answer.status == 200 and b"Ratings service is currently unavailable" in answer.body
+
+    eventually(told, what="jason is told that there are no ratings")
+    assert b"unavailable" not in shop.get("/api/v1/products/0/reviews").body
+
+
+@task("Shift traffic")
+def test_shift_traffic(shop: MeshRun) -> None:
+    apply(shop, ("Shift traffic", 0))
+    eventually(lambda: shop.reviewers(12) == {"v1", "v3"}, what="two versions share")
+    shares = Counter(next(iter(shop.reviewers(1))) for _ in range(60))
+    assert 11 <= shares["v3"] <= 49, shares  # 30 expected, five standard deviations to either side
+    apply(shop, ("Shift traffic", 1))
+    of_everybody(shop, {"v3"})
+
+
+@task("Shift TCP connections")
+def test_shift_tcp_connections(shop: MeshRun) -> None:
+    apply(shop, ("Shift TCP connections", 0))
+    for version in ("v1", "v2"):
+        shop.workload(
+            "tcp-echo", version, [sys.executable, "-m", "lateen.demo.shop.tcp_echo", version], port="tcp:9000"
+        )
+    shop.wait_ready("tcp-echo-v1", "tcp-echo-v2")
+
+    def answers(times: int) -> Counter[str]:
+        argv = [sys.executable, str(APPS / "talk.py"), "line", "tcp-echo", "9000", str(times)]
+        result = shop.inside("productpage-v1", argv, seconds=60)
+        return Counter(answer.split()[0] for answer in json.loads(result.stdout))
+
+    try:
+        eventually(lambda: set(answers(16)) == {"v1", "v2"}, what="both versions answer")
+        shares = answers(100)
+        assert sum(shares.values()) == 100
+        assert 3 <= shares["v2"] <= 41, shares  # 20 expected, four standard deviations below, five above
+    finally:
+        for version in ("v1", "v2"):
+            assert shop.stop(f"tcp-echo-{version}") == 0
+
+
+@task("Mirror")
+def test_mirror(shop: MeshRun) -> None:
+    apply(shop, ("Mirror", 0))
+    of_everybody(shop, {"v1"})
+    labels = ('reporter="destination"', 'source_workload="productpage-v1"', 'response_code="200"')
+
+    def copies() -> float:
+        return samples(shop, "reviews-v3", "istio_requests_total", *labels)
+
+    before = copies()
+    assert shop.reviewers(20) == {"v1"}
+    eventually(lambda: copies() >= before + 20, what="as many copies as requests", seconds=15)
+
+
+@task("Stick to one endpoint")
+def test_stick_to_one_endpoint(shop: MeshRun) -> None:
+    apply(shop, ("Stick to one endpoint", 0))
+    users = [{"end-user": f"user-{number}"} for number in range(12)]
+    eventually(lambda: all(len(shop.reviewers(3, user)) == 1 for user in users), what="each user sees one version")
+    seen = [shop.reviewers(4, user) for user in users]
+    assert all(len(versions) == 1 for versions in seen)
+    assert set().union(*seen) == {"v1", "v2", "v3"}
+
+
+# ---------------------------------------------------------------- resilience
+
+
+@task("Set a timeout")
+def test_set_a_timeout(shop: MeshRun) -> None:
+    apply(shop, ("Set a timeout", 0))
+
+    def late() -> Any:
+        started = time.monotonic()
+        answer = shop.get("/api/v1/products/0/reviews")
+        return time.monotonic() - started if answer.status == 504 else None
+
+    assert 1.0 <= eventually(late, what="reviews take too long") < 3.0
+    eventually(
+        lambda: (
+            samples(shop, "productpage-v1", "istio_requests_total", 'response_code="504"', 'response_flags="UT"') >= 2
+        ),
+        what="both tries are counted",
+        seconds=15,
+    )
+
+
+@task("Retry")
+def test_retry(shop: MeshRun) -> None:
+    apply(shop, ("Retry", 0), ("Retry", 1))
+    eventually(lambda: {details(shop) for _ in range(16)} == {200, 503}, what="some fail")
+    apply(shop, ("Retry", 0))
+    eventually(lambda: {details(shop) for _ in range(16)} == {200}, what="none fails by default")
+    apply(shop, ("Retry", 0), ("Retry", 1))
+    eventually(lambda: 503 in {details(shop) for _ in range(16)}, what="some fail again")
+    apply(shop, ("Retry", 0), ("Retry", 2))
+    eventually(lambda: {details(shop) for _ in range(16)} == {200}, what="none fails by this rule")
+
+
+@task("Eject what fails")
+def test_eject_what_fails(shop: MeshRun) -> None:
+    apply(shop, ("Retry", 0), ("Retry", 1))
+    eventually(lambda: 503 in {details(shop) for _ in range(16)}, what="some fail")
+    apply(shop, ("Retry", 0), ("Retry", 1), ("Eject what fails", 0))
+    eventually(lambda: [details(shop) for _ in range(20)] == [200] * 20, what="none fails any more")
+    table = shop.run("proxy-config", "endpoints", "productpage-v1", "--name", "details").stdout
+    assert any("FAILED" in line and "127.0.0.1:1" in line for line in table.splitlines()), table
+
+
+@task("Break the circuit")
+def test_break_the_circuit(shop: MeshRun) -> None:
+    apply(shop, ("Break the circuit", 0))
+
+    def at_once() -> Counter[int]:
+        with ThreadPoolExecutor(30) as pool:
+            return Counter(pool.map(lambda _: details(shop), range(30)))
+
+    shares = eventually(lambda: found if (found := at_once())[503] else None, what="some of many at once are refused")
+    assert shares[200] >= 1
+    assert shares[200] + shares[503] == 30
+    assert [details(shop) for _ in range(5)] == [200] * 5
+    eventually(
+        lambda: samples(shop, "productpage-v1", "istio_requests_total", 'response_flags="UO"') >= 1,
+        what="the refusals are counted",
+        seconds=15,
+    )
+
+
+# ---------------------------------------------------------------- the edge
+
+
+def write_library(shop: MeshRun) -> None:
+    """Write the Gateway of "Let requests in by host" without its routes."""
+    gateway, _ = TASKS["Let requests in by host"][0].split("---\n")
+    shop.write("task-gateway.yaml", gateway)
+
+
+@task("Let requests in by host")
+def test_let_requests_in_by_host(shop: MeshRun) -> None:
+    apply(shop, ("Let requests in by host", 0))
+    eventually(lambda: shop.get("/details/0", LIBRARY).status == 200, what="the host is served")
+    assert shop.get("/details/0", LIBRARY).json["id"] == 0
+    assert shop.get("/productpage", LIBRARY).status == 404
+    assert shop.get("/productpage").status == 200
+
+
+@task("Redirect, rewrite, change headers, answer")
+def test_redirect_rewrite_change_headers_answer(shop: MeshRun) -> None:
+    write_library(shop)
+    apply(shop, ("Redirect, rewrite, change headers, answer", 0))
+    eventually(lambda: shop.get("/hours", LIBRARY).body == b"open all night", what="the rules hold")
+    moved = shop.get("/old", LIBRARY)
+    assert (moved.status, moved.headers["location"]) == (308, "http://library.example.com/books/0")
+    book = shop.get("/books/0", LIBRARY)
+    assert (book.status, book.json["id"], book.headers["x-shelf"]) == (200, 0, "sailing")
+    assert "x-envoy-upstream-service-time" not in book.headers
+
+
+@task("Delegate")
+def test_delegate(shop: MeshRun) -> None:
+    write_library(shop)
+    apply(shop, ("Delegate", 0))
+    eventually(lambda: shop.get("/reviews/0", LIBRARY).status == 200, what="the delegate's rule holds")
+    assert {shop.get("/reviews/0", LIBRARY).json["version"] for _ in range(6)} == {"v3"}
+    assert shop.get("/details/0", LIBRARY).status == 404
+
+
+@task("Reach the outside")
+def test_reach_the_outside(shop: MeshRun) -> None:
+    """The server outside runs beside the gateway, where nothing is captured and there is no sidecar."""
+    server = shop.start_inside("ingressgateway", [sys.executable, str(APPS / "speak.py"), "h1:8999", "h1:8081"])
+    gateway = shop.workload_status("ingressgateway")
+    assert gateway is not None
+    where = str(gateway["ip"])
+
+    def get(url: str) -> int:
+        result = shop.inside("productpage-v1", [sys.executable, str(APPS / "ask.py"), "http", url, "1"], seconds=40)
+        status: int = json.loads(result.stdout)[0][0]
+        return status
+
+    try:
+        eventually(lambda: get(f"http://{where}:8999/") == 200, what="what is not known is reached")
+        apply(shop, ("Reach the outside", 0), outside=where)
+        eventually(lambda: get("http://weather.example.com/") == 200, what="the entry is reached")
+        eventually(lambda: get(f"http://{where}:8999/") == 0, what="what has no entry is refused")
+        assert get("http://elsewhere.example.com/") == 0, "a name that nobody has does not resolve"
+        eventually(
+            lambda: (
+                samples(shop, "productpage-v1", "istio_requests_total", 'destination_service="weather.example.com"')
+                >= 1
+            ),
+            what="it is counted by name",
+            seconds=15,
+        )
+        apply(shop, ("Reach the outside", 0), ("Reach the outside", 1), outside=where)
+        eventually(lambda: get("http://weather.example.com/?sleep=2") == 504, what="its timeout holds")
+        assert get("http://weather.example.com/") == 200
+    finally:
+        server.terminate()
+        server.communicate(timeout=10)
+
+
+@task("Stay near")
+def test_stay_near(shop: MeshRun) -> None:
+    """Last in this module: some of the shop is started anew, in a place."""
+
+    def start(service: str, version: str, place: str) -> None:
+        argv = [sys.executable, "-m", f"lateen.demo.shop.{service}"]
+        words = ["--service-account", f"bookinfo-{service}", "--locality", place]
+        shop.workload(service, version, argv, words=words)
+
+    for name in ("details-v1", "productpage-v1"):
+        assert shop.stop(name) == 0
+    start("details", "v1", "west/a")
+    start("details", "east", "east/b")
+    start("productpage", "v1", "west/a")
+    shop.wait_ready("details-v1", "details-east", "productpage-v1")
+    apply(shop, ("Stay near", 0))
+
+    def served(workload: str) -> float:
+        return samples(shop, workload, "istio_requests_total", 'reporter="destination"')
+
+    def all_by(workload: str) -> bool:
+        names = [name for name in ("details-v1", "details-east") if name in shop.processes]
+        before = {name: served(name) for name in names}
+        assert [details(shop) for _ in range(12)] == [200] * 12
+        eventually(
+            lambda: sum(served(name) - before[name] for name in names) >= 12, what="they are counted", seconds=15
+        )
+        return served(workload) - before[workload] >= 12
+
+    eventually(lambda: all_by("details-v1"), what="the near one serves")
+    assert shop.stop("details-v1") == 0
+    eventually(lambda: all_by("details-east"), what="the far one serves")
+    start("details", "v1", "west/a")
+    shop.wait_ready("details-v1")
+    eventually(lambda: all_by("details-v1"), what="they come home")
