@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.e2e.harness import ECHO, MeshRun
+from tests.e2e.harness import ECHO, MeshRun, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.timeout(120)]
 
@@ -67,9 +67,13 @@ def test_certificates_are_renewed_under_load_and_no_request_fails(mesh: MeshRun)
 
 
 def test_envoy_holds_what_the_status_tells(mesh: MeshRun) -> None:
-    for name in ("front-v1", "back-v1"):
+    def held(name: str) -> bool:
+        # Certificates of 10 s: one may be renewed between the two looks.
         info = mesh.workload_status(name)
         assert info is not None
-        held = json.loads(mesh.admin(name, "/certs"))["certificates"]
-        serials = {chain["serial_number"].lower().lstrip("0") for one in held for chain in one["cert_chain"]}
-        assert info["certificate"]["serial"].lower().lstrip("0") in serials
+        certificates = json.loads(mesh.admin(name, "/certs"))["certificates"]
+        serials = {chain["serial_number"].lower().lstrip("0") for one in certificates for chain in one["cert_chain"]}
+        return info["certificate"]["serial"].lower().lstrip("0") in serials
+
+    for name in ("front-v1", "back-v1"):
+        eventually(lambda name=name: held(name), what=f"{name} holds what it tells", seconds=5)  # type: ignore[misc]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lateen.api.base import Object
-from lateen.api.hosts import resolve_short_name
+from lateen.pilot.model.hosts import full_name
 from lateen.pilot.model.routes import MESH_GATEWAY, bound_gateways
-from lateen.pilot.registry.services import CLUSTER_DOMAIN, service_hostname
+from lateen.pilot.registry.services import service_hostname
 
 __all__ = ["NO_TIES", "Tie", "Ties", "givers_of", "service_tie", "ties_of"]
 
@@ -42,7 +42,7 @@ def ties_of(obj: Object) -> Ties:
             needs = frozenset(_needs(obj))
             return Ties(needs, frozenset({("rules", f"{namespace}/{name}")}) if not obj.spec.hosts else frozenset())
         case "DestinationRule":
-            host = _hostname(obj.spec.host, namespace)
+            host = full_name(obj.spec.host, namespace)
             return Ties(gives=frozenset(("subset", host, subset.name) for subset in obj.spec.subsets))
         case "Gateway":
             return Ties(gives=frozenset({("gateway", f"{namespace}/{name}")}))
@@ -72,7 +72,7 @@ def givers_of(tie: Tie) -> Iterator[Tie]:
 def _needs(obj: Object) -> Iterator[Tie]:
     namespace = obj.key.namespace
     for destination in _destinations(obj.spec):
-        host = _hostname(destination.host, namespace)
+        host = full_name(destination.host, namespace)
         yield service_tie(host)
         if destination.subset:
             yield ("subset", host, destination.subset)
@@ -92,7 +92,3 @@ def _destinations(spec: Any) -> Iterable[Any]:
         yield from (mirror.destination for mirror in rule.mirrors)
     for rule in (*spec.tcp, *spec.tls):
         yield from (entry.destination for entry in rule.route)
-
-
-def _hostname(host: str, namespace: str) -> str:
-    return resolve_short_name(host, namespace, CLUSTER_DOMAIN).lower()
