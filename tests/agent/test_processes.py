@@ -186,7 +186,7 @@ def make_app(
     return Application(
         nursery.start,
         targets=targets,
-        loopback_counts=False,
+        loopback=frozenset(),
         on_pid=lambda _: None,
         on_listening=told.append,
         log=log,
@@ -243,8 +243,8 @@ def test_exit_codes(returncode: int, code: int) -> None:
 
 def test_missing_ports() -> None:
     found = Listening(frozenset({80}), frozenset({81}))
-    assert missing_ports(frozenset({80, 81, 82}), found, loopback_counts=False) == {81, 82}
-    assert missing_ports(frozenset({80, 81, 82}), found, loopback_counts=True) == {82}
+    assert missing_ports(frozenset({80, 81, 82}), found, loopback=frozenset()) == {81, 82}
+    assert missing_ports(frozenset({80, 81, 82}), found, loopback=frozenset({80, 81, 82})) == {82}
 
 
 SPEC = WorkloadSpec(

@@ -33,14 +33,23 @@ def test_what_is_no_duration(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "number"),
-    [("http:9080", "http", 9080), ("9080", "", 9080), ("tcp-redis:6379", "tcp-redis", 6379)],
+    ("text", "name", "number", "target"),
+    [
+        ("http:9080", "http", 9080, 9080),
+        ("9080", "", 9080, 9080),
+        ("tcp-redis:6379", "tcp-redis", 6379, 6379),
+        ("http:80:8080", "http", 80, 8080),
+        ("80:8080", "", 80, 8080),
+    ],
 )
-def test_ports(text: str, name: str, number: int) -> None:
-    assert parse_port_argument(text) == WorkloadPort(name=name, number=number, target=number)
+def test_ports(text: str, name: str, number: int, target: int) -> None:
+    assert parse_port_argument(text) == WorkloadPort(name=name, number=number, target=target)
 
 
-@pytest.mark.parametrize("text", ["", "http", "http:", "http:0", "http:65536", "HTTP:80", "a_b:80", ":80", "http:8o"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "http", "http:", "http:0", "http:65536", "HTTP:80", "a_b:80", ":80", "http:8o", "http:1:2:3", "http:80:"],
+)
 def test_what_is_no_port(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         parse_port_argument(text)

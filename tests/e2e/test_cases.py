@@ -51,6 +51,7 @@ kind: VirtualService
 metadata: {{name: case-marker, namespace: istio-system}}
 spec:
   hosts: [marker.case]
+  exportTo: ["*"]
   http:
   - directResponse: {{status: 200, body: {{string: "{nonce}"}}}}
 """
@@ -119,7 +120,7 @@ class CaseMesh:
                 "headers": {},
                 "body": "",
                 "times": 1,
-                "connect": ["echo.default", 80],
+                "connect": ["192.0.2.1", 80],  # any address will do, whatever names the case hides
             }
             eventually(
                 lambda name=name, marker=marker: self.askers[name].ask(marker)[0]["body"] == nonce,  # type: ignore[misc]

@@ -50,9 +50,9 @@ def exit_code(returncode: int) -> int:
     return 128 - returncode if returncode < 0 else returncode
 
 
-def missing_ports(targets: frozenset[int], found: Listening, *, loopback_counts: bool) -> frozenset[int]:
-    """Return the ports that the proxy cannot reach the application on."""
-    return targets - (found.all() if loopback_counts else found.reachable)
+def missing_ports(targets: frozenset[int], found: Listening, *, loopback: frozenset[int]) -> frozenset[int]:
+    """Return the ports that the proxy cannot reach the application on; those of `loopback` it dials there."""
+    return targets - found.reachable - (loopback & found.all())
 
 
 class Application:
@@ -63,7 +63,7 @@ class Application:
         start: Callable[[], Awaitable[Child]],
         *,
         targets: frozenset[int],
-        loopback_counts: bool,
+        loopback: frozenset[int],
         on_pid: Callable[[int], None],
         on_listening: Callable[[bool], None],
         log: Log,
@@ -72,7 +72,7 @@ class Application:
     ) -> None:
         self._start = start
         self._targets = targets
-        self._loopback_counts = loopback_counts
+        self._loopback = loopback
         self._on_pid = on_pid
         self._on_listening = on_listening
         self._log = log
@@ -120,7 +120,7 @@ class Application:
         told: frozenset[int] | None = None
         while True:
             found = self._read(pid)
-            missing = missing_ports(self._targets, found, loopback_counts=self._loopback_counts)
+            missing = missing_ports(self._targets, found, loopback=self._loopback)
             if missing != told:
                 self._on_listening(not missing)
                 for port in sorted(missing & found.loopback):

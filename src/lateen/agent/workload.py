@@ -153,7 +153,8 @@ class Workload:
         self._app = Application(
             self._start_app,
             targets=frozenset(port.target for port in spec.ports),
-            loopback_counts=not self._captured,
+            # Where the application listens at another port than clients dial, it is reached on loopback, too.
+            loopback=frozenset(p.target for p in spec.ports if not self._captured or p.target != p.number),
             on_pid=self._app_pid,
             on_listening=self._app_listening,
             log=log,

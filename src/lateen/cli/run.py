@@ -27,11 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="", help="another name for the workload")
     parser.add_argument(
         "--port",
-        metavar="NAME:PORT",
+        metavar="NAME:PORT[:TARGET]",
         action="append",
         default=[],
         type=parse_port_argument,
-        help="a port that it listens on, as http:9080; the name's first part is the protocol; may be repeated",
+        help="a port that clients use, as http:9080; the name's first part is the protocol; TARGET is where the "
+        "command listens, if elsewhere; may be repeated",
     )
     parser.add_argument(
         "--group",

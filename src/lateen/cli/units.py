@@ -32,13 +32,19 @@ def parse_duration_argument(text: str) -> timedelta:
 
 
 def parse_port_argument(text: str) -> WorkloadPort:
-    """Return `http:9080` (name, number) or `9080` as a port. The name's first part is the protocol, as in a Service."""
-    name, colon, number = text.rpartition(":")
-    if not number.isdecimal() or not 1 <= int(number) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:PORT with a port between 1 and 65535, as http:9080")
-    if colon and not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
+    """Return `[NAME:]PORT[:TARGET]`, as `http:9080`, as a port.
+
+    The name's first part is the protocol, as in a Service. TARGET is where the application listens, if not at PORT.
+    """
+    parts = text.split(":")
+    name = parts.pop(0) if not parts[0].isdecimal() else ""
+    if not 1 <= len(parts) <= 2 or not all(part.isdecimal() and 1 <= int(part) <= 65535 for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME:PORT or NAME:PORT:TARGET with ports between 1 and 65535, as http:9080"
+        )
+    if not text[0].isdecimal() and not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
         raise argparse.ArgumentTypeError(f"{text!r}: the port's name must be a DNS label, as http or tcp-redis")
-    return WorkloadPort(name=name, number=int(number), target=int(number))
+    return WorkloadPort(name=name, number=int(parts[0]), target=int(parts[-1]))
 
 
 def parse_resolver_argument(text: str) -> tuple[str, int]:

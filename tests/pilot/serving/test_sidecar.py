@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from google.protobuf.any_pb2 import Any as AnyMessage
 from tests.pilot.serving.conftest import Bench, make_workload
 from tests.pilot.serving.test_pilot import endpoints, names, routes
 
+from lateen.pilot.registry.values import Workload
 from lateen.pilot.serving.scopes import CDS, EDS, LDS
 from lateen.pilot.serving.source import MeshProxy
 
@@ -50,6 +53,16 @@ def fqdn(name: str, namespace: str) -> str:
     return f"{name}.{namespace}.svc.cluster.local"
 
 
+def inbound_clusters(proxy: MeshProxy) -> dict[str, Cluster]:
+    assert proxy.own is not None
+    packed = {name: AnyMessage.FromString(one.body) for name, one in proxy.own.clusters.all().items()}
+    return {name: Cluster.FromString(one.value) for name, one in packed.items()}
+
+
+def limit(cluster: Cluster) -> int:
+    return cluster.circuit_breakers.thresholds[0].max_connections.value
+
+
 def clusters(proxy: MeshProxy) -> set[str]:
     """Return the hosts that the proxy has outbound clusters of."""
     found = names(proxy, CDS) - FIXED
@@ -67,10 +80,10 @@ def estate(bench: Bench) -> Bench:
     return bench
 
 
-def workload(name: str, namespace: str, *, app: str = "") -> object:
+def workload(name: str, namespace: str, *, app: str = "", **more: object) -> Workload:
     number = sum(map(ord, name)) % 200
-    fields = {"namespace": namespace, "labels": {"app": app or name}, "ports": (("http", 80, 80),)}
-    return make_workload(name, "", "", f"10.77.1.{number}", **fields)
+    fields: dict[str, object] = {"namespace": namespace, "labels": {"app": app or name}, "ports": (("http", 80, 80),)}
+    return make_workload(name, "", "", f"10.77.1.{number}", **{**fields, **more})
 
 
 @pytest.mark.parametrize(
@@ -206,10 +219,125 @@ def test_proxies_of_one_effective_scope_share_everything(estate: Bench) -> None:
     assert first.shared is estate.connect("client", "shop").shared  # as without a Sidecar
 
 
+def test_a_sidecar_behind_an_older_one_is_told(estate: Bench) -> None:
+    estate.apply(sidecar("./*", name="first"))
+    estate.apply(sidecar("./*", name="second"))
+    estate.apply(sidecar("./*", name="third", selector="{app: client}"))
+    (told,) = estate.pilot.problems()
+    assert str(told.resource) == "Sidecar shop/second"
+    assert told.message == "is not in force: Sidecar shop/first is older and for the same workloads"
+    estate.delete("Sidecar", "first", "shop")
+    assert estate.pilot.problems() == []
+
+
 def test_gateways_have_no_sidecar(estate: Bench) -> None:
     estate.apply(sidecar("./*"))
     estate.run(make_workload("gate", "", "", "10.77.9.9", kind="gateway", namespace="shop", ports=()))
     assert clusters(estate.connect("gate", "shop", kind="router")) == {"a.shop", "b.shop", "a.stock", "b.stock"}
+
+
+LISTENERS = """
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: sockets, namespace: shop}
+spec:
+  egress:
+  - port: {number: 81, protocol: HTTP, name: http}
+    hosts: ["./*"]
+  - port: {number: 0, protocol: HTTP, name: unix}
+    bind: unix:///run/shop.sock
+    hosts: ["stock/*"]
+"""
+
+
+def test_a_listener_imports_the_ports_it_has(estate: Bench) -> None:
+    estate.apply(service("two", "shop").replace("port: 80}", "port: 80}, {name: http-b, port: 81}"))
+    estate.apply(LISTENERS)
+    proxy = estate.connect("client", "shop")
+    assert {name for name in names(proxy, CDS) if name.startswith("outbound|")} == {
+        "outbound|81||two.shop.svc.cluster.local",
+        "outbound|80||a.stock.svc.cluster.local",
+        "outbound|80||b.stock.svc.cluster.local",
+    }
+    assert names(proxy, LDS) == {"virtualOutbound", "virtualInbound", "0.0.0.0_81", "/run/shop.sock"}
+    assert routes(proxy, "81").virtual_hosts[0].name == "two.shop.svc.cluster.local:81"
+    unix = {host.name: host for host in routes(proxy, "/run/shop.sock").virtual_hosts}
+    # Clients of a socket name the host alone where the service has one port.
+    assert {"a.stock", "a.stock:80"} <= set(unix["a.stock.svc.cluster.local:80"].domains)
+
+
+def test_a_socket_that_a_proxy_rejects_is_its_sidecars_fault(estate: Bench) -> None:
+    estate.apply(LISTENERS)
+    proxy = estate.connect("client", "shop")
+    estate.pilot.source.rejected(proxy, LDS, ("/run/shop.sock",), "cannot bind")
+    told = [problem for problem in estate.pilot.problems() if "cannot bind" in problem.message]
+    assert [str(problem.resource) for problem in told] == ["Sidecar shop/sockets"]
+
+
+def test_in_explicit_mode_every_listener_with_a_port_opens_it(estate: Bench) -> None:
+    estate.apply(
+        sidecar("./*").replace("egress: [", "egress: [{port: {number: 80, protocol: HTTP, name: h}, hosts: ['./*']}, ")
+    )
+    estate.run(workload("plain", "shop", capture=False, http_proxy_port=15080))
+    proxy = estate.connect("plain", "shop")
+    assert names(proxy, LDS) >= {"127.0.0.1_80", "127.0.0.1_15080"}
+    assert "0.0.0.0_80" not in names(proxy, LDS)
+
+
+INGRESS = """
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: in, namespace: shop}
+spec:
+  workloadSelector: {labels: {app: a}}
+  ingress:
+  - port: {number: 80, protocol: HTTP, name: http}
+    defaultEndpoint: unix:///run/a.sock
+    connectionPool: {tcp: {maxConnections: 7}}
+  - port: {number: 81, protocol: TCP, name: tcp}
+  - port: {number: 82, protocol: TCP, name: own}
+    captureMode: NONE
+    bind: 127.0.0.9
+  inboundConnectionPool: {tcp: {maxConnections: 5}}
+"""
+
+
+def test_ingress_listeners_replace_the_ports_of_services(estate: Bench) -> None:
+    estate.apply(INGRESS)
+    proxy = estate.connect("a-shop", "shop")
+    assert proxy.own is not None
+    made = inbound_clusters(proxy)
+    assert {name: limit(cluster) for name, cluster in made.items()} == {
+        "inbound|80||": 7,
+        "inbound|81||": 5,
+        "inbound|82||": 5,
+    }
+    (endpoint,) = made["inbound|80||"].load_assignment.endpoints[0].lb_endpoints
+    assert endpoint.endpoint.address.pipe.path == "/run/a.sock"
+    assert made["inbound|81||"].type == Cluster.ORIGINAL_DST
+    (endpoint,) = made["inbound|82||"].load_assignment.endpoints[0].lb_endpoints
+    assert endpoint.endpoint.address.socket_address.port_value == 82
+    assert set(proxy.own.listeners.all()) == {"virtualInbound", "127.0.0.9_82"}
+
+
+def test_an_inbound_pool_is_the_sidecars_before_it_is_a_rules(estate: Bench) -> None:
+    rule = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: a, namespace: shop}
+spec: {host: a, trafficPolicy: {connectionPool: {tcp: {maxConnections: 3}}}}
+"""
+    estate.apply(rule)
+    proxy = estate.connect("a-shop", "shop")
+
+    def limit_now() -> int:
+        return limit(inbound_clusters(proxy)["inbound|80||"])
+
+    assert limit_now() == 3
+    estate.apply(sidecar("*/*", more="  inboundConnectionPool: {tcp: {maxConnections: 5}}"))
+    assert limit_now() == 5
+    estate.delete("Sidecar", "scope", "shop")
+    assert limit_now() == 3
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from lateen.api.protocol import Protocol, parse_protocol
 from lateen.flow import Read
+from lateen.pilot.model.ingress import ingress_ports, pool_of
 from lateen.pilot.model.mesh import Mesh, MeshSettings
 from lateen.pilot.model.places import served_at
 from lateen.pilot.model.policy import effective_policy, tcp_limits
@@ -28,17 +32,27 @@ class Inbound:
             return None
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
         labels = tuple(sorted(workload.labels.items()))
+        found = read.get(self.mesh.sidecar, (workload.namespace, labels))
+        sidecar = found.spec if found is not None else None
+        served = self._served(read, workload)
         ports: dict[int, InboundPort] = {}
-        for service in self.mesh.services_of(read, workload):
-            for port in service.ports:
-                number = _target(port, workload)
-                # Two services on one port of the workload: the older one says what is spoken there.
-                if number is not None and port.protocol is not Protocol.UDP and number not in ports:
-                    ports[number] = self._port(read, workload, labels, service, port, number)
-        for port_name, number, _ in workload.ports:
-            if number not in ports:
-                loose = ServicePort(port_name, number, parse_protocol(port_name, "", number, "TCP"), number)
-                ports[number] = self._port(read, workload, labels, None, loose, number)
+        if sidecar is not None and sidecar.ingress:
+            for entry in ingress_ports(sidecar, workload):
+                known = served.get(entry.number)
+                service = known[0] if known is not None else None
+                port = known[1] if known is not None else ServicePort("", entry.number, entry.protocol, None)
+                ports[entry.number] = InboundPort(
+                    port=entry.number,
+                    service_port=port.number,
+                    protocol=entry.protocol,
+                    mtls=read.get(self.mesh.port_mtls, (workload.namespace, labels, entry.number)),
+                    bind=entry.bind,
+                    forward=entry.forward,
+                    **self._policy(read, workload, service, port, entry.connection_pool or pool_of(sidecar)),
+                )
+        else:
+            for number, (service, port) in served.items():
+                ports[number] = self._port(read, workload, labels, service, port, number, sidecar)
         return InboundListenerInput(
             ports=tuple(ports[number] for number in sorted(ports)),
             passthrough_mtls=read.get(self.mesh.port_mtls, (workload.namespace, labels, 0)),
@@ -51,6 +65,41 @@ class Inbound:
             telemetry=settings.telemetry,
         )
 
+    def _served(self, read: Read, workload: Workload) -> dict[int, tuple[Service | None, ServicePort]]:
+        """What the workload serves by port of its own: for which service (None: none), and as which port of it."""
+        served: dict[int, tuple[Service | None, ServicePort]] = {}
+        for service in self.mesh.services_of(read, workload):
+            for port in service.ports:
+                number = _target(port, workload)
+                # Two services on one port of the workload: the older one says what is spoken there.
+                if number is not None and port.protocol is not Protocol.UDP and number not in served:
+                    served[number] = (service, port)
+        for port_name, number, _ in workload.ports:
+            if number not in served:
+                loose = ServicePort(port_name, number, parse_protocol(port_name, "", number, "TCP"), number)
+                served[number] = (None, loose)
+        return served
+
+    def _policy(
+        self, read: Read, workload: Workload, service: Service | None, port: ServicePort, pool: Any
+    ) -> dict[str, Any]:
+        """The fields of a port that rules and the mesh decide; `pool` stands before theirs where it is not None."""
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        rule = None
+        if service is not None:
+            rule = read.get(self.mesh.rule, (workload.namespace, (), service.hostname, service.namespace))
+        policy = effective_policy(rule, port=port.number, subset="", mesh_default=settings.default_policy)
+        if pool is not None:
+            policy = replace(policy, connection_pool=pool)
+        return {
+            "service": ServiceRef(hostname=service.hostname, name=service.name, namespace=service.namespace)
+            if service is not None
+            else None,
+            "connection_pool": policy.connection_pool,
+            "limits": tcp_limits(rule, policy),
+            "stat_name": stat_name_of(settings.inbound_stat_name, service, port) if service is not None else "",
+        }
+
     def _port(
         self,
         read: Read,
@@ -59,26 +108,18 @@ class Inbound:
         service: Service | None,
         port: ServicePort,
         number: int,
+        sidecar: Any,
     ) -> InboundPort:
-        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
-        rule = None
-        if service is not None:
-            rule = read.get(self.mesh.rule, (workload.namespace, (), service.hostname, service.namespace))
-        policy = effective_policy(rule, port=port.number, subset="", mesh_default=settings.default_policy)
         listens = next((target for _, own, target in workload.ports if own == number), number)
         return InboundPort(
             port=number,
             service_port=port.number,
             protocol=port.protocol,
             mtls=read.get(self.mesh.port_mtls, (workload.namespace, labels, number)),
-            service=ServiceRef(hostname=service.hostname, name=service.name, namespace=service.namespace)
-            if service is not None
-            else None,
-            connection_pool=policy.connection_pool,
-            limits=tcp_limits(rule, policy),
-            stat_name=stat_name_of(settings.inbound_stat_name, service, port) if service is not None else "",
             bind="" if workload.capture else workload.ip,
-            forward="" if workload.capture else f"127.0.0.1:{listens}",
+            # A port that the application serves as another one: its own word, when it was started.
+            forward="" if workload.capture and listens == number else f"127.0.0.1:{listens}",
+            **self._policy(read, workload, service, port, pool_of(sidecar)),
         )
 
 

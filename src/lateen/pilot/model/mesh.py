@@ -373,6 +373,17 @@ class Mesh:
         asked = any(read.get(self.locality_matters, scope) for scope in (EVERYWHERE, workload.namespace))
         return locality_of(workload.locality, workload.labels) if asked else ""
 
+    def sidecars_of(self, view: View) -> list[ResourceKey]:
+        """Return the Sidecars that make a view what it is: its scope is their content, which does not say whose."""
+        root = self.settings.peek("mesh").root_namespace
+        keys = [key for namespace in dict.fromkeys((view.namespace, root)) for key in self.sidecars.get(namespace)]
+        found = ((key, self.objects.get(key)) for key in keys)
+        return [
+            key
+            for key, obj in found
+            if obj is not None and scope_of(obj.spec, view.namespace, capture=view.capture) == view.scope
+        ]
+
     def scope(self, read: Read, namespace: str, labels: Mapping[str, str], *, capture: bool) -> Scope:
         """Return what a sidecar with these labels is configured for."""
         sidecar = read.get(self.sidecar, (namespace, tuple(sorted(labels.items()))))

@@ -357,6 +357,7 @@ class Outbound:
                 if service.resolution is Resolution.DYNAMIC_DNS:
                     dynamic = settings.dns_refresh
             elif spoken is not Protocol.UDP and self._shares_wildcard(read, view, service):
+                port = replace(port, protocol=spoken)
                 chains.extend(self.tcp_chains(read, view, service, port, by_address=False, through=through))
         if not http and not chains:
             return None
@@ -390,6 +391,7 @@ class Outbound:
             spoken = spoken_on(port, through)
             if spoken.is_http or spoken is Protocol.UDP or port.number in RESERVED_PORTS:
                 continue
+            port = replace(port, protocol=spoken)
             own = self.tcp_chains(read, view, service, port, by_address=True, through=through)
             for bind in binds:
                 sharers = self._sharers(read, view, service, bind, port.number)
@@ -645,7 +647,7 @@ class Outbound:
                 headless=service.headless,
                 ports=(number,) if proxied else (),
             )
-            if proxied and number != 80:
+            if proxied and number != 80 and not _only_on(service, placed):
                 domains = tuple(domain for domain in domains if domain.endswith(f":{number}"))
         return VirtualHostInput(name=f"{hostname}:{number}", domains=domains, routes=routes)
 
@@ -729,6 +731,11 @@ def spoken_on(port: ServicePort, through: Egress | None) -> Protocol:
     """Return what is spoken with a service: what the Sidecar's listener declares, else what the port says."""
     declared = through.declared if through is not None and through.port else None
     return declared or port.protocol
+
+
+def _only_on(service: Service, entry: Egress | None) -> bool:
+    """Tell whether a socket's client that names no port can only mean one: the service has no other."""
+    return entry is not None and not entry.port and len(service.ports) == 1
 
 
 def proxies(entry: Egress) -> bool:

@@ -75,11 +75,7 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
             )
         },
     },
-    "Sidecar": {
-        "ingress": "what arrives is served as if there were none",
-        "inboundConnectionPool": "",
-        "egress[].bind": "no socket is opened",
-    },
+    "Sidecar": {"ingress[].tls": "TLS is passed on to the application"},
     "ServiceEntry": {"endpoints[].network": "the mesh is one network"},
     "WorkloadGroup": {"template.address": "a workload has the address that it is given when it starts"},
     "WorkloadEntry": {"network": "the mesh is one network"},

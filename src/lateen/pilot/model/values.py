@@ -402,10 +402,11 @@ class VirtualOutboundInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpProxyListenerInput:
-    """Explicit mode: an HTTP proxy on loopback whose routes are `http_proxy`."""
+    """An HTTP proxy that applications are told to use: the one of explicit mode, or a Sidecar's."""
 
     bind: str
     port: int
+    route: str = "http_proxy"  # name of its RouteConfiguration
     dynamic_dns: timedelta | None = None
     telemetry: Telemetry
 

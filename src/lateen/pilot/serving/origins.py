@@ -28,6 +28,8 @@ def culprits_of(
         for source, source_key in mesh.graph.provenance(derived, key):
             if source is mesh.objects and mesh.objects.get(source_key) is not None:
                 found.add(source_key)
+    if isinstance(scope, ViewScope) and type_url == LDS and _placed(scope, name):
+        found.update(mesh.sidecars_of(scope.view))
     # Every EnvoyFilter of the proxy was asked; those that did nothing here are not to blame.
     mark = scope.keeper.mark(type_url, name)
     touched = {patch.key for patch in mark.touched} if mark is not None else set()
@@ -82,10 +84,15 @@ def _makers(scope: Scope, type_url: str, name: str) -> Iterator[tuple[Derived[An
         case _ if type_url == LDS:
             bind, _, port = name.rpartition("_")
             yield render.added_listeners, view
-            if not bind or view.kind == "gateway":
+            if not bind or view.kind == "gateway" or _placed(scope, name):
                 yield render.base_listeners, view
             elif port.isdecimal():
                 yield render.port_listeners, (view, int(port))
                 for entry in scope.entries():
                     if bind in entry.addresses:
                         yield render.service_listeners, (view, entry.hostname)
+
+
+def _placed(scope: ViewScope, name: str) -> bool:
+    """Tell whether a listener is the socket of a Sidecar."""
+    return any(entry.placed and entry.route_name == name for entry in scope.view.scope.egress)

@@ -21,6 +21,7 @@ from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.mesh import Mesh
 from lateen.pilot.model.names import Names
 from lateen.pilot.model.outbound import Outbound
+from lateen.pilot.model.rivals import Rivals
 from lateen.pilot.model.support import unsupported
 from lateen.pilot.registry.services import implied_rows, service_rows
 from lateen.pilot.registry.values import Registry, Service, Workload
@@ -65,6 +66,7 @@ class Pilot:
         self.vips = vips
         self._claims = Claims()
         self._refused_bootstraps: dict[str, dict[str, str]] = {}  # proxy -> patch -> why
+        self._rivals = Rivals()
         self._notes: dict[ResourceKey, tuple[Problem, ...]] = {}  # of resources that are not fully acted on
         self.graph.on_error(self._log_errors)
 
@@ -95,6 +97,7 @@ class Pilot:
 
     def _note(self, change: Change) -> None:
         self._claims.replace(change.key, change.obj)
+        self._rivals.replace(change.key, change.obj)
         # Kept, not gathered when asked: `problems` is asked after each change, and must not go over all resources.
         found: list[Problem] = []
         if change.obj is not None:
@@ -123,6 +126,7 @@ class Pilot:
         found.extend(self._idle_patches())
         found.extend(self._claims.problems())
         found.extend(self._refused_patches())
+        found.extend(self._rivals.problems())
         for rejection in self.source.rejections.values():
             message = f"proxy {rejection.proxy} rejected {rejection.name}: {rejection.error}"
             culprits = [obj for key in rejection.culprits if (obj := self.mesh.objects.get(key)) is not None]

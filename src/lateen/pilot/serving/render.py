@@ -16,6 +16,7 @@ import msgspec
 
 from lateen.api.hosts import resolve_short_name
 from lateen.flow import Graph, Read
+from lateen.pilot.model.egress import EgressListeners
 from lateen.pilot.model.envoy_filters import (
     CLUSTERS,
     EXTENSIONS,
@@ -31,7 +32,13 @@ from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.model.names import Names
 from lateen.pilot.model.outbound import Outbound, parse_cluster_name
-from lateen.pilot.model.values import Hostname, HttpProxyListenerInput, VirtualHostInput
+from lateen.pilot.model.values import (
+    Hostname,
+    HttpProxyListenerInput,
+    OutboundListenerInput,
+    VirtualHostInput,
+    VirtualOutboundInput,
+)
 from lateen.pilot.registry.services import CLUSTER_DOMAIN
 from lateen.pilot.serving.patching import (
     Apply,
@@ -108,6 +115,7 @@ class Render:
         self._inbound = inbound
         self._gateways = gateways
         self._names = names
+        self._egress = EgressListeners(outbound)
         self.filters = filters
         self.interned = Interned()
         graph: Graph = mesh.graph
@@ -163,8 +171,11 @@ class Render:
         if view.kind == "gateway":
             inputs = read.get(self._gateways.listeners, view)
             return self._part(build_gateway_listener, inputs, patches, patch_listener)
-        captures: tuple[Any, ...] = read.get(self._outbound.base_listeners, view)
-        return self._part(_build_base_listener, captures, patches, patch_listener)
+        own: tuple[Any, ...] = (
+            *read.get(self._outbound.base_listeners, view),
+            *read.get(self._egress.listeners, view),
+        )
+        return self._part(_build_base_listener, own, patches, patch_listener)
 
     def _inbound_listeners(self, read: Read, workload: str) -> tuple[Resource, ...]:
         found = read.get(self._inbound.listeners, workload)
@@ -333,6 +344,13 @@ class Render:
         return self._resource(build_proxyless_cluster, found) if found is not None else None
 
 
+_LISTENER_BUILDERS: dict[type, Callable[[Any], Any]] = {
+    HttpProxyListenerInput: build_http_proxy_listener,
+    OutboundListenerInput: build_outbound_listener,
+    VirtualOutboundInput: build_virtual_outbound,
+}
+
+
 class _HostBytes:
     """One virtual host, serialised, and its domains; None when a patch removed it. Equal data is equal."""
 
@@ -363,15 +381,12 @@ def _patched(inp: VirtualHostInput, patches: tuple[Patch, ...], context: RouteCo
 
 def _port_of(name: str) -> int:
     """Return the port of a sidecar's route configuration, 0 for the one of all ports."""
-    text = name.rpartition(":")[2]
+    text = name.replace("_", ":").rpartition(":")[2]  # "9080", "host:9080", "127.0.0.1_9080" of a Sidecar's socket
     return int(text) if text.isdecimal() else 0
 
 
 def _build_base_listener(inp: Any) -> Any:
-    build: Callable[[Any], Any] = (
-        build_http_proxy_listener if isinstance(inp, HttpProxyListenerInput) else build_virtual_outbound
-    )
-    return build(inp)
+    return _LISTENER_BUILDERS[type(inp)](inp)
 
 
 _patch_cluster: Apply = partial(patch_cluster, inbound=False)

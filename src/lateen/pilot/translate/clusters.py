@@ -103,6 +103,7 @@ _MATCH_ISTIO: Final = metadata(match={TLS_MODE: "istio"}).filter_metadata["match
 
 # A cluster's own bind configuration replaces the one of the bootstrap, so the mark which keeps the proxy's connections
 # out of capture is repeated here.
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
 _INBOUND_BIND: Final = BindConfig(
     source_address=SocketAddress(address=INBOUND_SOURCE, port_value=0),
     socket_options=[
@@ -307,14 +308,18 @@ def build_inbound_cluster(port: InboundPort, *, connect_timeout: timedelta, loca
 
 
 def _static(name: str, forward: str) -> dict[str, Any]:
-    host, port = (forward, 0) if forward.startswith(("/", "unix:")) else host_port(forward)
-    return {
+    host, port = (forward, 0) if forward.startswith(("/", "@", "unix:")) else host_port(forward)
+    endpoint = LbEndpoint(endpoint=Endpoint(address=address(host, port)))
+    fields: dict[str, Any] = {
         "type": Cluster.STATIC,
         "load_assignment": ClusterLoadAssignment(
-            cluster_name=name,
-            endpoints=[LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=address(host, port)))])],
+            cluster_name=name, endpoints=[LocalityLbEndpoints(lb_endpoints=[endpoint])]
         ),
     }
+    if port and host not in _LOOPBACK:
+        # The workload's own address: from any other source, capture would take this for what arrives from outside.
+        fields["upstream_bind_config"] = _INBOUND_BIND
+    return fields
 
 
 def _inbound_dialled() -> dict[str, Any]:

@@ -156,9 +156,8 @@ def build_inbound_listeners(inp: InboundListenerInput) -> tuple[Listener, ...]:
     A port's own listener binds `bind:port`, the address that endpoints announce. Same input, same bytes.
     """
     socket = build_mesh_downstream(trust_domains=inp.trust_domains)
-    if inp.capture:
-        return (_virtual_inbound(inp, socket),)
-    return tuple(_port_listener(inp, port, socket) for port in inp.ports)
+    own = tuple(_port_listener(inp, port, socket) for port in inp.ports if port.bind)
+    return (_virtual_inbound(inp, socket), *own) if inp.capture else own
 
 
 def build_inbound_clusters(inp: InboundListenerInput) -> tuple[Cluster, ...]:
@@ -170,6 +169,7 @@ def build_inbound_clusters(inp: InboundListenerInput) -> tuple[Cluster, ...]:
 
 def _virtual_inbound(inp: InboundListenerInput, socket: TransportSocket) -> Listener:
     rest = _passthrough(inp.passthrough_mtls)
+    # Ports with a socket of their own are among them: what comes from other workloads is captured before it gets there.
     targets = [_target(port, listener_name(WILDCARD, port.port), port.port) for port in inp.ports]
     loop = build_chain(
         name=f"{VIRTUAL_INBOUND}-blackhole",

@@ -41,7 +41,6 @@ from lateen.pilot.translate.tls import HTTP_ALPN
 
 __all__ = ["build_http_proxy_listener", "build_outbound_listener", "build_virtual_outbound"]
 
-HTTP_PROXY_ROUTE: Final = "http_proxy"
 WILDCARD: Final = "0.0.0.0"  # noqa: S104 - captured connections arrive there, inside a workload's own namespace
 TRUE: Final = BoolValue(value=True)
 FALSE: Final = BoolValue(value=False)
@@ -76,6 +75,8 @@ def build_outbound_listener(inp: OutboundListenerInput) -> Listener:
         address=address(inp.bind, inp.port),
         additional_addresses=[AdditionalAddress(address=address(extra, inp.port)) for extra in inp.extra_addresses],
         bind_to_port=None if inp.bind_to_port else FALSE,
+        # Of two proxies of one machine that want one port the second shall fail, not take half of the first one's.
+        enable_reuse_port=FALSE if inp.bind_to_port else None,
         traffic_direction=TrafficDirection.OUTBOUND,
         filter_chains=chains,
         default_filter_chain=default,
@@ -156,11 +157,12 @@ def build_virtual_outbound(inp: VirtualOutboundInput) -> Listener:
 
 
 def build_http_proxy_listener(inp: HttpProxyListenerInput) -> Listener:
-    """Return the listener that applications use as their HTTP proxy where nothing can be captured."""
+    """Return the listener that applications use as their HTTP proxy."""
     name = listener_name(inp.bind, inp.port)
     return Listener(
         name=name,
         address=address(inp.bind, inp.port),
+        enable_reuse_port=FALSE,
         traffic_direction=TrafficDirection.OUTBOUND,
         filter_chains=[
             build_chain(
@@ -168,7 +170,7 @@ def build_http_proxy_listener(inp: HttpProxyListenerInput) -> Listener:
                 filters=[
                     outbound_manager(
                         name=name,
-                        route_name=HTTP_PROXY_ROUTE,
+                        route_name=inp.route,
                         telemetry=inp.telemetry,
                         dynamic_dns=inp.dynamic_dns,
                     )
