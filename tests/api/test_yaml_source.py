@@ -184,7 +184,7 @@ four: {<<: {q: 1}, "<<": 7}
         pytest.param("a: {<<: 3}\n", 1, "a", "<< wants a map or a list of maps", id="merge-of-scalar"),
         pytest.param("a: !!python/name:os.system x\n", 1, "a", "tag tag:yaml.org,2002:python/name", id="tag"),
         pytest.param("a: !foo {b: 1}\n", 1, "a", "tag !foo is not read", id="map-tag"),
-        pytest.param("a: !!int x\n", 1, "a", "tag tag:yaml.org,2002:int does not fit 'x'", id="wrong-tag"),
+        pytest.param("a: !!int x\n", 1, "a", "tag tag:yaml.org,2002:int does not fit its value", id="wrong-tag"),
     ],
 )
 def test_what_is_wrong_and_where(text: str | bytes, line: int, path: str, message: str) -> None:

@@ -26,6 +26,8 @@ __all__ = ["MAX_FILE_BYTES", "MAX_PROBLEMS", "Decoded", "decode_documents", "dec
 MAX_PROBLEMS: Final = 100  # of one file; who reads on after so many?
 MISSPELT: Final = 0.8  # similarity from which on a foreign group or core kind is taken for one of ours, misspelt
 
+VALUE: Final = ", got "  # what follows it in a message is what was written (`suggest.seen`)
+
 _TOP: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 _MESH_VERSION: Final = "mesh.istio.io/v1alpha1"
 
@@ -224,7 +226,8 @@ def _decode_resource(
         told.key = ResourceKey(kind, metadata.namespace, metadata.name)
     spec = _decode_spec(spec_value, info, kind, faults)
     for place, message in faults:
-        told.error(place, message)
+        # What a Secret holds is in no message, not even where it is wrong.
+        told.error(place, message.partition(VALUE)[0] if kind == "Secret" else message)
     for place, message in warnings:
         told.warning(place, message)
     if metadata is None or spec is None or told.key is None:

@@ -102,6 +102,7 @@ _TABLE: Final = {
     "MeshNetworks": _Kind(MESH, ("v1alpha1",), "mesh:MeshNetworks", "check_mesh:check_mesh_networks", namespaced=False),
     "Service": _Kind(CORE, ("v1",), "core:ServiceSpec", "check_core:check_service"),
     "Namespace": _Kind(CORE, ("v1",), "core:NamespaceSpec", "", namespaced=False),
+    "Secret": _Kind(CORE, ("v1",), "secret:SecretBody", "check_secret:check_secret", inline=True),
     "ServiceAccount": _Kind(CORE, ("v1",), "core:ServiceAccountBody", "", inline=True),
 }
 
@@ -124,7 +125,6 @@ CORE_KINDS: Final = frozenset(
         "PodTemplate",
         "ReplicationController",
         "ResourceQuota",
-        "Secret",
     }
 )
 

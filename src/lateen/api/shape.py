@@ -292,7 +292,8 @@ def _int_or_text(value: Any, place: Place, faults: Faults) -> Any:
 def _bytes(value: Any, place: Place, faults: Faults) -> Any:
     if isinstance(value, str):
         try:
-            return base64.b64decode(value, validate=True)
+            # Wrapped lines are taken, as Go's decoder takes them.
+            return base64.b64decode(value.replace("\n", "").replace("\r", ""), validate=True)
         except (binascii.Error, ValueError):  # ValueError: characters beyond ASCII
             pass
     faults.append((place, f"must be base64 text, got {seen(value)}"))

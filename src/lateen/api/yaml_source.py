@@ -323,7 +323,7 @@ class _Reader:
             self._tell(Fault(line, self._path(), f"tag {tag} is not read"))
             return event.value
         if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
-            self._tell(Fault(line, self._path(), f"tag {tag} does not fit {event.value!r}"))
+            self._tell(Fault(line, self._path(), f"tag {tag} does not fit its value"))
         return value
 
 
