@@ -28,7 +28,12 @@ HEADER = "| field | what it does | proof |"
 PROOF = re.compile(r"`((?:cases|golden)/[\w./-]+|tests/[\w/]+\.py::\w+(?:\[[^]`]*\])?)`")
 
 # Kinds whose fields are written down in this form.
-KINDS: tuple[str, ...] = ("EnvoyFilter", "WorkloadGroup")
+KINDS: tuple[str, ...] = (
+    "EnvoyFilter",
+    "Gateway",
+    "Secret",
+    "WorkloadGroup",
+)
 
 
 def _sections() -> Iterator[tuple[str, str, dict[str, list[str]]]]:

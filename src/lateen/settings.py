@@ -6,6 +6,7 @@ process one of the local user's own.
 
     mesh.json            the running control plane: pid, start time, config folder (written atomically, removed on exit)
     ca/                  root certificate and key (0600), kept for good
+    secrets/             Secrets of the mesh, as YAML, unless `lateen up --secrets` names another folder
     vips.json            virtual IPs that were handed out, kept for good
     workloads/NAME.json  one registration a workload; its pid tells whether it still stands
     w/NAME/              run-time files of one workload: bootstrap, sockets, Envoy's log
@@ -67,6 +68,10 @@ class Settings:
     @property
     def ca_dir(self) -> Path:
         return self.state / "ca"
+
+    @property
+    def secrets(self) -> Path:
+        return self.state / "secrets"
 
     @property
     def vips_file(self) -> Path:

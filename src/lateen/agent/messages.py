@@ -114,9 +114,10 @@ def encode_certificate_secret(name: str, *, chain: bytes, key: bytes) -> bytes:
     return string(1, name) + embedded(2, certificate)
 
 
-def encode_roots_secret(name: str, roots: bytes) -> bytes:
-    """Return a `Secret` with what others' certificates are checked by, in PEM."""
-    return string(1, name) + embedded(4, embedded(1, _inline(roots)))
+def encode_roots_secret(name: str, roots: bytes, crl: bytes = b"") -> bytes:
+    """Return a `Secret` with what others' certificates are checked by, in PEM: roots, and what they revoked."""
+    revoked = embedded(7, _inline(crl)) if crl else b""
+    return string(1, name) + embedded(4, embedded(1, _inline(roots)) + revoked)
 
 
 # ---- the name table, as a client

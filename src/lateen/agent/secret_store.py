@@ -2,10 +2,11 @@
 
     default                        certificate chain and key of the SVID
     ROOTCA                         the mesh's roots
-    file-cert:<chain>~<key>        a client certificate that a DestinationRule names
-    file-root:<path>               roots of the same; `file-root:system` are the machine's own
+    file-cert:<chain>~<key>        a certificate that a DestinationRule or a Gateway names
+    file-root:<path>[~<crl>]       roots of the same, and what they revoked; `file-root:system` are the machine's own
 
-Names and forms are Istio's. A version is the hash of the bytes: what did not change is not sent again.
+Names and forms are Istio's, but for the revocation list. A version is the hash of the bytes: what did not change is not
+sent again.
 """
 
 from __future__ import annotations
@@ -108,10 +109,12 @@ def _paths(name: str) -> tuple[str, ...]:
             raise BadInput(f"secret {name!r}: file-cert:<chain>~<key> wanted")
         return (chain, key)
     if kind == "file-root" and rest:
-        if rest == "system":
-            return (next((path for path in SYSTEM_ROOTS if Path(path).exists()), SYSTEM_ROOTS[0]),)
-        return (rest,)
-    raise BadInput(f"secret {name!r}: file-cert:<chain>~<key> or file-root:<path> wanted")
+        roots, tilde, crl = rest.partition("~")
+        if roots == "system":
+            roots = next((path for path in SYSTEM_ROOTS if Path(path).exists()), SYSTEM_ROOTS[0])
+        if roots and bool(tilde) == bool(crl):
+            return (roots, crl) if crl else (roots,)
+    raise BadInput(f"secret {name!r}: file-cert:<chain>~<key> or file-root:<path>[~<crl>] wanted")
 
 
 def _state(name: str) -> tuple[tuple[int, int, int], ...]:
@@ -135,6 +138,6 @@ def _read(name: str) -> bytes:
         if len(data) > MAX_FILE_BYTES or b"-----BEGIN " not in data:
             raise BadInput(f"file {path!r}: PEM of at most {MAX_FILE_BYTES} bytes wanted, got {len(data)} bytes")
         parts.append(data)
-    if len(parts) == 2:
+    if name.startswith("file-cert:"):
         return encode_certificate_secret(name, chain=parts[0], key=parts[1])
-    return encode_roots_secret(name, parts[0])
+    return encode_roots_secret(name, *parts)

@@ -6,7 +6,7 @@ import argparse
 
 from lateen.cli.run import add_workload_arguments, run_spec
 from lateen.cli.units import parse_address_argument
-from lateen.wire.local import WorkloadPort
+from lateen.wire.local import HTTP3_LABEL, WorkloadPort
 
 __all__ = ["add_arguments", "run"]
 
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="show the gateway's port TARGET (default 80) on the host's loopback, or on ADDRESS; may be repeated",
     )
+    parser.add_argument("--http3", action="store_true", help="serve what is served by HTTPS by HTTP/3 as well")
     add_workload_arguments(parser)
 
 
@@ -28,7 +29,9 @@ def run(options: argparse.Namespace) -> int:
     from lateen.agent.spec import HostListener
 
     listen = options.listen or [("127.0.0.1", 8080, 80)]
-    options.label = ["istio=ingressgateway", f"app={options.name}", *options.label]
+    # As Istio's installation labels them: Gateways select `istio: ingressgateway`, `istio: egressgateway`.
+    http3 = [f"{HTTP3_LABEL}=true"] if options.http3 else []
+    options.label = [f"istio={options.name.removeprefix('istio-')}", f"app={options.name}", *http3, *options.label]
     return run_spec(
         options,
         name=options.name,

@@ -14,6 +14,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="DIR", help="folder of YAML to watch")
+    parser.add_argument(
+        "--secrets", metavar="DIR", help="folder of Secrets to watch, mode 0700 (default: secrets in the state folder)"
+    )
     parser.add_argument("--trust-domain", default="cluster.local", help="of all identities (default: %(default)s)")
     parser.add_argument(
         "--cert-ttl",
@@ -40,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
             settings,
             ControlPlaneOptions(
                 config=Path(options.config),
+                secrets=Path(options.secrets) if options.secrets else None,
                 trust_domain=options.trust_domain,
                 certificate_lifetime=options.cert_ttl,
                 network=options.network,

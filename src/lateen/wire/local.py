@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 __all__ = [
+    "HTTP3_LABEL",
     "SERVICE",
     "BootstrapPatch",
     "CertificateInfo",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 SERVICE = "lateen.local.v1.Control"
+HTTP3_LABEL = "gateway.lateen.dev/http3"  # of a gateway, "true": what it serves by HTTPS, by HTTP/3 as well
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):

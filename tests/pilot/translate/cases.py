@@ -40,6 +40,7 @@ from lateen.pilot.model.values import (
     Resolution,
     RouteConfigInput,
     RouteInput,
+    ServerTls,
     ServiceRef,
     TcpLimits,
     TcpRoute,
@@ -160,6 +161,7 @@ CLUSTERS: dict[str, ClusterInput] = {
     "auto-gateway": cluster(protocol=Protocol.AUTO, for_gateway=True),
     "tcp": cluster(protocol=Protocol.TCP, port_name="tcp"),
     "redis-proxy": cluster(protocol=Protocol.REDIS, port_name="redis", redis_proxy=True),
+    "client-tls": cluster(protocol=Protocol.TCP, client_tls=True, for_gateway=True, auto_mtls=AutoMtls.OFF, sans=()),
     "tcp-limits": cluster(
         protocol=Protocol.TCP,
         connection_pool=dr.ConnectionPoolSettings(tcp=dr.TCPSettings(max_connections=5)),
@@ -506,6 +508,7 @@ ROUTE_CONFIGS: dict[str, RouteConfigInput] = {
     "egress-proxy": RouteConfigInput(
         name="9080", virtual_hosts=(), catch_all="ALLOW_ANY", egress_proxy=Cluster("outbound|80||egress")
     ),
+    "http3": RouteConfigInput(name="https.443.web.shop.default", virtual_hosts=(host(route()),), http3_port=8443),
     "require-tls": RouteConfigInput(name="http.80", virtual_hosts=(host(require_tls=True),), ignore_port_in_host=False),
 }
 
@@ -602,27 +605,115 @@ INBOUND: dict[str, InboundListenerInput] = {
     ),
 }
 
+
+def server_tls(**fields: Any) -> ServerTls:
+    return ServerTls(**{"certificates": ("kubernetes://shop",), "alpn": ("h2", "http/1.1"), **fields})
+
+
 GATEWAYS: dict[str, GatewayListenerInput] = {
     "http": GatewayListenerInput(
         bind="0.0.0.0",
         port=8080,
-        servers=(GatewayServer(hosts=("*",), http_route="http.80"),),
+        servers=(GatewayServer(http_route="http.80"),),
         num_trusted_proxies=2,
         telemetry=logged(json=True),
         tracing_percent=1.0,
     ),
-    "tcp": GatewayListenerInput(
-        bind="0.0.0.0", port=9000, servers=(GatewayServer(hosts=("*",), tcp=(tcp(),)),), telemetry=QUIET
-    ),
+    "tcp": GatewayListenerInput(bind="0.0.0.0", port=9000, servers=(GatewayServer(tcp=(tcp(),)),), telemetry=QUIET),
     "tls-passthrough": GatewayListenerInput(
         bind="0.0.0.0",
         port=9443,
         servers=(
             GatewayServer(
-                hosts=("a.test",),
                 tcp=(tcp(sni=("a.test",), subnets=("10.0.0.0/8",)),),
             ),
         ),
+        telemetry=QUIET,
+    ),
+    "https": GatewayListenerInput(
+        bind="0.0.0.0",
+        port=443,
+        servers=(
+            GatewayServer(
+                sni=("*.shop.test", "shop.test"),
+                tls=server_tls(certificates=("kubernetes://shop-rsa", "kubernetes://shop-ecdsa")),
+                http_route="https.443.web.shop.default",
+            ),
+            GatewayServer(
+                name="partners",
+                sni=("partner.test",),
+                tls=server_tls(
+                    roots="kubernetes://partner-cacert",
+                    require_client=True,
+                    subject_alt_names=("spiffe://partner.test/a", "a.partner.test"),
+                    spki_pins=("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",),
+                    hash_pins=("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",),
+                    min_version="TLSV1_2",
+                    max_version="TLSV1_2",
+                    cipher_suites=("ECDHE-RSA-AES256-GCM-SHA384",),
+                ),
+                http_route="https.443.partner.shop.default",
+            ),
+            GatewayServer(
+                sni=("open.test",),
+                tls=server_tls(
+                    certificates=("file-cert:/c.pem~/k.pem",), roots="file-root:/ca.pem~/crl.pem", accept_untrusted=True
+                ),
+                http_route="https.443.open.shop.default",
+            ),
+        ),
+        telemetry=QUIET,
+    ),
+    "behind-balancer": GatewayListenerInput(
+        bind="10.0.0.7",
+        port=443,
+        servers=(
+            GatewayServer(
+                tls=server_tls(
+                    certificates=("default",),
+                    roots="ROOTCA",
+                    require_client=True,
+                    trust_domains=("cluster.local", "old.local"),
+                ),
+                http_route="https.443.mesh.shop.default.10.0.0.7",
+            ),
+        ),
+        num_trusted_proxies=1,
+        forward_client_cert="APPEND_FORWARD",
+        proxy_protocol=True,
+        telemetry=QUIET,
+    ),
+    "tls-to-tcp": GatewayListenerInput(
+        bind="0.0.0.0",
+        port=6380,
+        servers=(GatewayServer(sni=("redis.test",), tls=server_tls(alpn=()), tcp=(tcp(),)),),
+        telemetry=QUIET,
+    ),
+    "auto-passthrough": GatewayListenerInput(
+        bind="0.0.0.0",
+        port=15443,
+        servers=(
+            GatewayServer(
+                tcp=(
+                    tcp(
+                        destinations=(
+                            Destination(cluster=Cluster("outbound_.9080_.v1_.reviews.default.svc.cluster.local")),
+                        ),
+                        sni=("outbound_.9080_.v1_.reviews.default.svc.cluster.local",),
+                        alpn=("istio", "istio-http/1.1"),
+                    ),
+                )
+            ),
+        ),
+        telemetry=QUIET,
+    ),
+    "http3": GatewayListenerInput(
+        bind="0.0.0.0",
+        port=443,
+        servers=(
+            GatewayServer(sni=("shop.test",), tls=server_tls(alpn=("h3",)), http_route="https.443.web.shop.default"),
+        ),
+        quic=True,
         telemetry=QUIET,
     ),
 }

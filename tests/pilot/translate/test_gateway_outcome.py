@@ -48,7 +48,7 @@ class Ingress(NamedTuple):
                 GatewayListenerInput(
                     bind="127.0.0.1",
                     port=port,
-                    servers=(GatewayServer(hosts=("*",), http_route="http.80"),),
+                    servers=(GatewayServer(http_route="http.80"),),
                     telemetry=QUIET,
                     tracing_percent=1.0 if port in tls_ports else None,
                 )

@@ -143,7 +143,9 @@ def _add(bootstrap: Bootstrap, message: Message, name: str, number: int) -> None
 
 
 def _at(listener: Listener, number: int) -> Listener:
+    protocol = listener.address.socket_address.protocol
     listener.address.CopyFrom(address(f"127.1.{number // 250}.{number % 250 + 1}", 10_000))
+    listener.address.socket_address.protocol = protocol
     return listener
 
 

@@ -1,6 +1,7 @@
-"""What a gateway serves: the Gateways that select it, merged port by port, and the VirtualServices bound to them.
+"""What a gateway serves: the servers that select it, merged port by port, and the VirtualServices bound to them.
 
-Rules: docs/api/Gateway.md. Served: plain HTTP. A server of another protocol is told by `gateway_problems`, not dropped.
+Rules: docs/api/Gateway.md. Which servers stand side by side is decided in `gateway_servers`, chains of connections in
+`gateway_tcp`, TLS in `server_tls`, secrets in `credentials`. Here: listeners, and the virtual hosts of HTTP.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lateen.api.base import Object, Problem
-from lateen.api.hosts import resolve_short_name
+from lateen.api.base import Object, ResourceKey
+from lateen.api.hosts import host_covers
+from lateen.api.virtual_service import HTTPDirectResponse
 from lateen.flow import Read
+from lateen.pilot.model.gateway_servers import Note, PortServers, Server, hosts_overlap, merge_servers
+from lateen.pilot.model.gateway_tcp import GatewayTcp, Taken
+from lateen.pilot.model.hosts import full_name
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View
 from lateen.pilot.model.outbound import Outbound
-from lateen.pilot.model.policy import age_key
+from lateen.pilot.model.policy import age_key, exported_to
 from lateen.pilot.model.routes import Viewer, http_routes
+from lateen.pilot.model.server_tls import build_server_tls
 from lateen.pilot.model.values import (
     GatewayListenerInput,
     GatewayServer,
@@ -23,22 +29,31 @@ from lateen.pilot.model.values import (
     RouteInput,
     VirtualHostInput,
 )
-from lateen.pilot.registry.services import CLUSTER_DOMAIN
+from lateen.pilot.registry.values import Service
+from lateen.wire.local import HTTP3_LABEL
 
-__all__ = ["Gateways", "gateway_problems"]
+__all__ = ["BoundService", "Gateways"]
 
-HTTP_PROTOCOLS = frozenset({"HTTP", "HTTP2", "GRPC", "GRPC-WEB"})
+MISDIRECTED = HTTPDirectResponse(status=421)  # RFC 9110, 15.5.20: a client may ask again on a connection of its own
 
 
 @dataclass(frozen=True, slots=True)
-class _Server:
-    """One server of one Gateway, with its hosts split into the namespace they accept and the name."""
+class BoundService:
+    """What decides whether a VirtualService attaches to a server, and in which order: all but its rules."""
 
-    gateway: str  # "<namespace>/<name>"
-    namespace: str
-    hosts: tuple[tuple[str, str], ...]  # (namespace or "*", host)
-    redirect: bool
-    port_name: str
+    age: tuple[str, str, str]
+    key: ResourceKey
+    hosts: tuple[str, ...]
+    export_to: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """One virtual host of a gateway: the VirtualServices that speak for it, each with the Gateway it came by."""
+
+    bound: tuple[tuple[ResourceKey, str], ...] = ()
+    redirect: bool = False
+    misdirected: bool = False
 
 
 class Gateways:
@@ -47,15 +62,30 @@ class Gateways:
     def __init__(self, mesh: Mesh, outbound: Outbound) -> None:
         self.mesh = mesh
         self.outbound = outbound
+        graph = mesh.graph
+        # view -> (tuple[PortServers, ...], tuple[Note, ...])
+        self.servers = graph.derive("gateway servers", self._by_port)
+        # key of a VirtualService -> BoundService | None
+        self._head = graph.derive("gateway virtual services", self._head_of)
+        # ("<namespace>/<name>" of a Gateway, namespace of the proxy) -> tuple[BoundService, ...], oldest first
+        self.bound = graph.derive("bound virtual services", self._bound)
+        self.tcp = GatewayTcp(mesh, outbound, self.servers, self.bound)
         # view -> tuple[GatewayListenerInput, ...]
-        self.listeners = mesh.graph.derive("gateway listeners", self._listeners)
-        # (view, name of the route configuration) -> RouteConfigInput | None
-        self.route_config = mesh.graph.derive("gateway routes", self._route_config)
-        # view -> ((port, servers in order of age), ...)
-        self._servers = mesh.graph.derive("gateway servers", self._by_port)
+        self.listeners = graph.derive("gateway listeners", self._listeners)
+        # (view, name of the route configuration) -> {host: _Host} in order, None for a name nobody serves
+        self._hosts = graph.derive("gateway hosts", self._hosts_of)
+        # (view, name of the route configuration, host) -> _Host | None
+        self._host = graph.derive("gateway host", self._host_of)
+        # (view, name of the route configuration) -> (RouteConfigInput without virtual hosts, keys of those) | None
+        self.route_config = graph.derive("gateway routes", self._route_config)
+        # (view, name of the route configuration, host) -> VirtualHostInput | None
+        self.virtual_host = graph.derive("gateway virtual host", self._virtual_host)
 
-    def _by_port(self, read: Read, view: View) -> tuple[tuple[int, tuple[_Server, ...]], ...]:
-        """The HTTP servers for this gateway by port, in order of their Gateways' age."""
+    # ---- servers
+
+    def _by_port(self, read: Read, view: View) -> tuple[tuple[PortServers, ...], tuple[Note, ...]]:
+        if view.kind != "gateway":
+            return (), ()
         labels = dict(view.labels)
         gateways: list[Object] = []
         for label in [("", ""), *view.labels]:
@@ -65,127 +95,202 @@ class Gateways:
                     labels.get(name) == value for name, value in (obj.spec.selector or {}).items()
                 ):
                     gateways.append(obj)
-        ports: dict[int, list[_Server]] = {}
-        for obj in sorted(gateways, key=age_key):
-            for server in obj.spec.servers:
-                if _serves_http(server):
-                    ports.setdefault(server.port.number, []).append(_server(obj, server))
-        return tuple((port, tuple(ports[port])) for port in sorted(ports))
+        return merge_servers(sorted(gateways, key=age_key), view, self._targets(read, view))
+
+    def _targets(self, read: Read, view: View) -> dict[int, int]:
+        """Ports of the Services that select this gateway, and the ones they send to; the oldest Service's counts."""
+        labels = dict(view.labels)
+        found: list[tuple[tuple[Any, ...], Service]] = []
+        for label, value in view.labels:
+            for row in read.lookup(self.mesh.rows_by_selector, (view.namespace, label, value)):
+                service = read.get(self.mesh.services, row)
+                if service is not None and all(labels.get(key) == want for key, want in service.selector):
+                    found.append(((row.registry, service.created, row.name), service))
+        targets: dict[int, int] = {}
+        for _, service in sorted(found, key=lambda pair: pair[0]):
+            for port in service.ports:
+                if isinstance(port.target, int) and port.target:
+                    targets.setdefault(port.number, port.target)
+        return targets
+
+    def _head_of(self, read: Read, key: ResourceKey) -> BoundService | None:
+        obj = read.get(self.mesh.objects, key)
+        if obj is None:
+            return None
+        hosts = tuple(full_name(host, key.namespace) for host in obj.spec.hosts)
+        return BoundService(age_key(obj), key, hosts, tuple(obj.spec.export_to))
+
+    def _bound(self, read: Read, key: tuple[str, str]) -> tuple[BoundService, ...]:
+        gateway, namespace = key
+        default = read.get(self.mesh.settings, "mesh").virtual_export_to
+        heads = [read.get(self._head, name) for name in read.lookup(self.mesh.virtual_by_gateway, gateway)]
+        visible = (
+            head
+            for head in heads
+            if head is not None and exported_to(head.export_to or default, head.key.namespace, namespace)
+        )
+        return tuple(sorted(visible, key=lambda head: head.age))
+
+    # ---- listeners
 
     def _listeners(self, read: Read, view: View) -> tuple[GatewayListenerInput, ...]:
-        if view.kind != "gateway":
-            return ()
-        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
-        translated = dict(view.gateway_ports)
-        return tuple(
-            GatewayListenerInput(
-                bind="0.0.0.0" if view.capture else "127.0.0.1",  # noqa: S104  # inside a namespace of its own
-                port=port if view.capture else translated.get(port, port),
-                servers=(GatewayServer(hosts=("*",), http_route=f"http.{port}"),),
-                telemetry=settings.telemetry,
-            )
-            for port, _ in read.get(self._servers, view)
-        )
+        return tuple(self._listeners_of(read, view))
 
-    def _route_config(self, read: Read, key: tuple[View, str]) -> RouteConfigInput | None:
+    def _listeners_of(self, read: Read, view: View) -> Iterator[GatewayListenerInput]:
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        topology = settings.gateway_topology
+        common: dict[str, Any] = {
+            "telemetry": settings.telemetry,
+            "num_trusted_proxies": (topology and topology.num_trusted_proxies) or 0,
+            "forward_client_cert": (topology and topology.forward_client_cert_details) or "",
+        }
+        for port in read.get(self.servers, view)[0]:
+            servers = tuple(self._chains(read, view, port, settings))
+            if servers:
+                yield GatewayListenerInput(
+                    bind=port.bind,
+                    port=port.port,
+                    also=port.also,
+                    servers=servers,
+                    proxy_protocol=topology is not None and topology.proxy_protocol is not None,
+                    **common,
+                )
+            if _http3(view) and not port.bind.startswith("unix:"):
+                quic = tuple(
+                    GatewayServer(
+                        name=server.name,
+                        sni=server.server_names,
+                        tls=build_server_tls(server.tls, server.protocol, settings.trust_domains, quic=True),
+                        http_route=server.route,
+                    )
+                    for server in port.servers
+                    if server.terminates and server.serves_http
+                )
+                if quic:
+                    yield GatewayListenerInput(
+                        bind=port.bind, port=port.port, also=port.also, servers=quic, quic=True, **common
+                    )
+
+    def _chains(self, read: Read, view: View, port: PortServers, settings: MeshSettings) -> Iterator[GatewayServer]:
+        if port.servers[0].protocol.is_http:
+            first = port.servers[0]  # all of them share its routes
+            yield GatewayServer(name=first.name, http_route=first.route)
+            return
+        # What a server that ends TLS answers for is passed on by no other.
+        taken: Taken = {
+            (host, (), ()) for server in port.servers if server.terminates for host in server.server_names or ("*",)
+        }
+        for server in port.servers:
+            tls = build_server_tls(server.tls, server.protocol, settings.trust_domains) if server.terminates else None
+            if server.serves_http:
+                yield GatewayServer(name=server.name, sni=server.server_names, tls=tls, http_route=server.route)
+            elif routes := self.tcp.routes(read, view, server, taken):
+                yield GatewayServer(
+                    name=server.name, sni=server.server_names if server.terminates else (), tls=tls, tcp=routes
+                )
+
+    # ---- routes
+
+    def _servers_of(self, read: Read, view: View, name: str) -> tuple[tuple[Server, ...], tuple[Server, ...]]:
+        """Return the servers of one route configuration, and the others that end TLS on the same port."""
+        for port in read.get(self.servers, view)[0]:
+            own = tuple(server for server in port.servers if server.route == name)
+            if own:
+                others = port.servers if own[0].terminates else ()
+                return own, tuple(server for server in others if server not in own)
+        return (), ()
+
+    def _hosts_of(self, read: Read, key: tuple[View, str]) -> dict[str, _Host] | None:
         view, name = key
-        prefix, _, text = name.partition(".")
-        if view.kind != "gateway" or prefix != "http" or not text.isdecimal() or len(text) > 5:
+        servers, others = self._servers_of(read, view, name)
+        if not servers:
             return None
-        port = int(text)
-        by_port: tuple[tuple[int, tuple[_Server, ...]], ...] = read.get(self._servers, view)
-        servers = dict(by_port).get(port, ())
-        routes: dict[str, list[RouteInput]] = {}
+        found: dict[str, dict[tuple[ResourceKey, str], None]] = {}
         redirect: set[str] = set()
         for server in servers:
-            for vs in self.outbound.virtual_services.bound(read, gateway=server.gateway, namespace=view.namespace):
-                viewer = Viewer(gateway=server.gateway, namespace=view.namespace, labels=dict(view.labels))
-                found = http_routes(vs, port=port, viewer=viewer, resolve=self.outbound.resolver(read, view))
-                for host in _shared_hosts(server, vs) if found else ():
-                    # Several servers may bind one VirtualService to one host; its routes count once.
-                    known = routes.setdefault(host, [])
-                    known.extend(route for route in found if route not in known)
-            if server.redirect:
+            for bound in read.get(self.bound, (server.gateway, view.namespace)):
+                for host in hosts_overlap(server, bound.key.namespace, bound.hosts):
+                    # Several servers of a Gateway may bind one VirtualService to one host; its routes count once.
+                    found.setdefault(host, {})[bound.key, server.gateway] = None
+            if server.redirect and not server.terminates:
                 redirect.update(host for _, host in server.hosts)
-        hosts = sorted({*routes, *redirect})
-        return RouteConfigInput(
+        strangers = _strangers(servers, others)
+        hosts = {host: _Host(tuple(bound), redirect=host in redirect) for host, bound in found.items()}
+        for host in redirect - found.keys():
+            hosts[host] = _Host(redirect=True)
+        for host in [host for host in hosts if any(host_covers(stranger, host) for stranger in strangers)]:
+            del hosts[host]
+        hosts.update({host: _Host(misdirected=True) for host in strangers})
+        return dict(sorted(hosts.items()))
+
+    def _host_of(self, read: Read, key: tuple[View, str, str]) -> _Host | None:
+        hosts: dict[str, _Host] | None = read.get(self._hosts, key[:2])
+        return hosts.get(key[2]) if hosts else None
+
+    def _route_config(self, read: Read, key: tuple[View, str]) -> tuple[RouteConfigInput, tuple[Any, ...]] | None:
+        view, name = key
+        hosts = read.get(self._hosts, key)
+        if hosts is None:
+            return None
+        servers, _ = self._servers_of(read, view, name)
+        number = servers[0].number
+        # Under the number that clients know: `lateen gateway --listen` may show the port as another one.
+        outside = dict(view.gateway_ports).get(number, number)
+        shell = RouteConfigInput(
             name=name,
-            virtual_hosts=tuple(
-                VirtualHostInput(
-                    name=f"{host}:{port}",
-                    domains=(host,),
-                    routes=tuple(sorted(routes.get(host, ()), key=_is_catch_all)),
-                    require_tls=host in redirect,
-                )
-                for host in hosts
-            )
-            or (VirtualHostInput(name=f"blackhole:{port}", domains=("*",), routes=()),),
+            virtual_hosts=(),
+            http3_port=outside if _http3(view) and servers[0].terminates else 0,
+        )
+        return shell, tuple((view, name, host) for host in hosts) or ((view, name, ""),)
+
+    def _virtual_host(self, read: Read, key: tuple[View, str, str]) -> VirtualHostInput | None:
+        view, name, host = key
+        servers, _ = self._servers_of(read, view, name)
+        if not servers:
+            return None
+        number = servers[0].number
+        terminates = servers[0].terminates
+        entry = read.get(self._host, key)
+        if entry is None:
+            return None if host else VirtualHostInput(name=f"blackhole:{number}", domains=("*",), routes=())
+        routes: list[RouteInput] = []
+        for vs, gateway in entry.bound:
+            obj = self.outbound.virtual_services.get(read, vs)
+            if obj is not None:
+                viewer = Viewer(gateway=gateway, namespace=view.namespace, labels=dict(view.labels), tls=terminates)
+                routes.extend(http_routes(obj, port=number, viewer=viewer, resolve=self.outbound.resolver(read, view)))
+        if entry.misdirected:
+            routes = [RouteInput(name="misdirected", direct_response=MISDIRECTED)]
+        elif not routes and not entry.redirect:
+            return None
+        return VirtualHostInput(
+            name=f"{host}:{number}",
+            domains=(host,),
+            routes=tuple(sorted(routes, key=_is_catch_all)),
+            require_tls=entry.redirect,
         )
 
     def route_servers(self, read: Read, view: View, name: str) -> tuple[int, tuple[tuple[str, str], ...]]:
         """Return the port that a route configuration is for, and (Gateway, port's name) of each server on it."""
-        port = _route_port(name)
-        by_port: tuple[tuple[int, tuple[_Server, ...]], ...] = read.get(self._servers, view)
-        servers = dict(by_port).get(port, ())
-        return port, tuple(dict.fromkeys((server.gateway, server.port_name) for server in servers))
+        servers, _ = self._servers_of(read, view, name)
+        named = tuple(dict.fromkeys((server.gateway, server.port_name) for server in servers))
+        return (servers[0].number if servers else 0), named
 
 
-def _route_port(name: str) -> int:
-    """Return the port in the name of a gateway's route configuration, `http.80`; 0 when it is none."""
-    parts = name.split(".")
-    return int(parts[1]) if len(parts) > 1 and parts[1].isdecimal() and len(parts[1]) <= 5 else 0
+def _http3(view: View) -> bool:
+    return (HTTP3_LABEL, "true") in view.labels
 
 
-def gateway_problems(obj: Object) -> Iterator[Problem]:
-    """Yield a warning for each server of a Gateway that is decoded but not served."""
-    for position, server in enumerate(obj.spec.servers):
-        if not _serves_http(server):
-            protocol = server.port.protocol if server.port is not None else ""
-            yield obj.problem(
-                f"spec.servers[{position}].port.protocol",
-                f"{protocol!r} is decoded and stored but not served by this version; HTTP, HTTP2, GRPC and GRPC-WEB "
-                "without TLS termination are",
-                "warning",
-            )
+def _strangers(servers: tuple[Server, ...], others: tuple[Server, ...]) -> set[str]:
+    """Return the hosts that other servers of the same port answer for, with certificates and clients of their own.
 
-
-def _serves_http(server: Any) -> bool:
-    return (server.port.protocol or "").upper() in HTTP_PROTOCOLS
-
-
-def _server(obj: Object, server: Any) -> _Server:
-    hosts = []
-    for written in server.hosts:
-        owner, slash, host = written.partition("/")
-        if not slash:
-            owner, host = "*", written
-        hosts.append((obj.key.namespace if owner == "." else owner, host.lower()))
-    redirect = bool(server.tls is not None and server.tls.https_redirect)
-    return _Server(f"{obj.key.namespace}/{obj.key.name}", obj.key.namespace, tuple(hosts), redirect, server.port.name)
-
-
-def _shared_hosts(server: _Server, vs: Object) -> list[str]:
-    """Return the hosts that both the server and the VirtualService speak of: of each pair the more specific one."""
-    found = []
-    for written in vs.spec.hosts:
-        host = resolve_short_name(written, vs.key.namespace, CLUSTER_DOMAIN).lower()
-        for owner, served in server.hosts:
-            if owner not in ("*", vs.key.namespace):
-                continue
-            shared = _intersection(served, host)
-            if shared is not None:
-                found.append(shared)
-    return sorted(set(found))
-
-
-def _intersection(left: str, right: str) -> str | None:
-    if left == right or _covers(left, right):
-        return right
-    return left if _covers(right, left) else None
-
-
-def _covers(pattern: str, host: str) -> bool:
-    return pattern.startswith("*") and host.endswith(pattern[1:]) and len(host) >= len(pattern)
+    A connection that was made for one server does not carry requests for another: who needs no client certificate for
+    `*.example.com` must not reach `admin.example.com` by it.
+    """
+    own = {host for server in servers for _, host in server.hosts}
+    theirs = {host for server in others if server.terminates and server.serves_http for _, host in server.hosts}
+    # What covers a host of ours is the less specific one: ours is what the client's hello selected.
+    return {host for host in theirs if not any(host_covers(host, mine) for mine in own)}
 
 
 def _is_catch_all(route: RouteInput) -> bool:

@@ -113,6 +113,7 @@ class MeshSettings:
     service_export_to: tuple[str, ...] = (EVERYWHERE,)
     virtual_export_to: tuple[str, ...] = (EVERYWHERE,)
     rule_export_to: tuple[str, ...] = (EVERYWHERE,)
+    gateway_topology: Any = None  # api Topology of defaultConfig: what stands in front of gateways
 
     @property
     def dynamic_dns(self) -> timedelta | None:
@@ -547,6 +548,7 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
         access_log=AccessLog(
             path=spec.access_log_file or "", json=encoding == "JSON", format=spec.access_log_format or ""
         ),
+        gateway_topology=spec.default_config.gateway_topology if spec.default_config is not None else None,
     )
 
 

@@ -31,8 +31,6 @@ STORED_ONLY: Mapping[str, str] = {
 # Below each traffic policy: the field, and what happens in its place; "": nothing does.
 _POLICY: Mapping[str, str] = {
     "loadBalancer.zoneAwareLbSetting": "zones count only for proxies that know their own service's endpoints",
-    "tls.caCrl": "revoked certificates are accepted",
-    "tls.credentialName": "no secret is served under that name, so that connections fail; use paths of files",
 }
 
 _SETTLED = "capture is set up before a proxy hears of the mesh"
@@ -51,29 +49,7 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
         for path, consequence in _POLICY.items()
     },
     "Gateway": {
-        "servers[].bind": "the gateway listens on all of its addresses",
-        "servers[].defaultEndpoint": "",
-        **{
-            f"servers[].tls.{name}": "no TLS is terminated"
-            for name in (
-                "mode",
-                "serverCertificate",
-                "privateKey",
-                "caCertificates",
-                "caCrl",
-                "credentialName",
-                "credentialNames",
-                "caCertCredentialName",
-                "tlsCertificates",
-                "subjectAltNames",
-                "verifyCertificateSpki",
-                "verifyCertificateHash",
-                "minProtocolVersion",
-                "maxProtocolVersion",
-                "cipherSuites",
-                "insecureSkipVerify",
-            )
-        },
+        "servers[].defaultEndpoint": "Istio does not act on it either: requests go by the routes of VirtualServices",
     },
     "Sidecar": {"ingress[].tls": "TLS is passed on to the application"},
     "ServiceEntry": {"endpoints[].network": "the mesh is one network"},
@@ -145,6 +121,7 @@ _HARMLESS: Mapping[tuple[str, str], tuple[Any, ...]] = {
     ("MeshConfig", "enablePrometheusMerge"): (False,),
 }
 
+_TAKEN_OF_ALL = frozenset({"spec.defaultConfig.gatewayTopology"})  # of the fields that a `*` stands for
 _SENT_REDIRECTS = frozenset({0, 301, 302, 303, 307, 308})  # those that Envoy knows; 0: not set
 _CLAIMS = "@request.auth.claims"
 
@@ -167,6 +144,8 @@ def _untaken(obj: Object) -> Iterator[tuple[str, str]]:
     for path, consequence in UNTAKEN_FIELDS.get(kind, {}).items():
         for place, value in _places(obj.spec, path.split("."), "spec"):
             if value in _HARMLESS.get((kind, path), ()):
+                continue
+            if place in _TAKEN_OF_ALL:
                 continue
             if (kind, path) == ("Service", "clusterIPs") and not any(":" in address for address in value):
                 continue
@@ -195,10 +174,6 @@ def _untaken_entry(obj: Object) -> Iterator[tuple[str, str]]:
 
 def _untaken_rules(obj: Object) -> Iterator[tuple[str, str]]:
     """Yield what of a VirtualService depends on more than its fields being set."""
-    if obj.spec.gateways and "mesh" not in obj.spec.gateways:
-        for name in ("tls", "tcp"):
-            if getattr(obj.spec, name):
-                yield f"spec.{name}", "gateways serve HTTP only"
     for i, rule in enumerate(obj.spec.http):
         if rule.redirect is not None and rule.redirect.redirect_code not in _SENT_REDIRECTS:
             yield f"spec.http[{i}].redirect.redirectCode", "only 301, 302, 303, 307 and 308 are: the rule is left out"

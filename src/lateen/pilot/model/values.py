@@ -10,7 +10,7 @@ Tuples are in the order that Envoy shall see, and sorted where order means nothi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from typing import Any, NewType
@@ -46,6 +46,8 @@ __all__ = [
     "Resolution",
     "RouteConfigInput",
     "RouteInput",
+    "SecretInput",
+    "ServerTls",
     "ServiceRef",
     "TcpLimits",
     "TcpRoute",
@@ -182,6 +184,7 @@ class ClusterInput:
     subset: str = ""  # "" is the service itself
     resolution: Resolution
     mesh_external: bool = False
+    client_tls: bool = False  # takes the TLS of mesh clients as it is; its name is the server name that they ask for
     for_gateway: bool = False  # a port of unknown protocol is HTTP/1.1 from a gateway, and as the client speaks else
     connect_timeout: timedelta  # the mesh's; the policy's own wins
     connection_pool: Any = None  # api ConnectionPoolSettings | None, effective
@@ -310,6 +313,7 @@ class RouteConfigInput:
     catch_all: str = ""
     egress_proxy: Cluster | None = None  # where ALLOW_ANY sends to instead of PassthroughCluster
     ignore_port_in_host: bool = True
+    http3_port: int = 0  # where the same is served by HTTP/3, told to clients; 0: nowhere
 
 
 # ---------------------------------------------------------------- listeners
@@ -350,6 +354,7 @@ class TcpRoute:
     destinations: tuple[Destination, ...]
     stat_prefix: str
     sni: tuple[str, ...] = ()  # server names; () any
+    alpn: tuple[str, ...] = ()  # protocols that the client offers; () any
     subnets: tuple[str, ...] = ()  # destination CIDRs; () any
     sources: tuple[str, ...] = ()  # the client's CIDRs; () any
     limits: TcpLimits = NO_TCP_LIMITS
@@ -446,22 +451,60 @@ class InboundListenerInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayServer:
-    """One merged server of a gateway port. Only `http` is served so far; the others are told as problems before."""
+class ServerTls:
+    """How a server of a gateway ends TLS. Certificates, keys and roots are named here, never held."""
 
-    hosts: tuple[str, ...]  # for SNI; ("*",) any
+    certificates: tuple[str, ...]  # names of secrets, in order; `default` is the proxy's own
+    roots: str = ""  # name of the secret that clients are checked with; "": clients are asked for nothing
+    require_client: bool = False  # without a certificate a client is turned away
+    accept_untrusted: bool = False  # what fails the check is let through all the same
+    trust_domains: tuple[str, ...] = ()  # mesh identities only, of these domains
+    subject_alt_names: tuple[str, ...] = ()  # a client must have one of them; () any
+    spki_pins: tuple[str, ...] = ()  # base64 SHA-256; one of these or of `hash_pins` is enough
+    hash_pins: tuple[str, ...] = ()  # hex SHA-256
+    min_version: str = "TLS_AUTO"
+    max_version: str = "TLS_AUTO"
+    cipher_suites: tuple[str, ...] = ()
+    alpn: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayServer:
+    """One merged server of a gateway's listener: requests by `http_route`, or connections by `tcp`."""
+
+    name: str = ""  # for statistics
+    sni: tuple[str, ...] = ()  # server names that select it; () any
+    tls: ServerTls | None = None  # None: bytes are taken as they come
     http_route: str = ""
     tcp: tuple[TcpRoute, ...] = ()
-    tls: Any = None  # api ServerTLSSettings | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayListenerInput:
-    """One listener of a gateway: `<bind>_<port>`."""
+    """One listener of a gateway: `<bind>_<port>`, or `udp_<bind>_<port>` with `quic`."""
 
     bind: str
     port: int
+    also: tuple[int, ...] = ()  # other ports of the same address that it serves as well
     servers: tuple[GatewayServer, ...]
+    quic: bool = False  # HTTP/3: only servers that end TLS and have routes
     num_trusted_proxies: int = 0
+    forward_client_cert: str = ""  # "" is SANITIZE_SET
+    proxy_protocol: bool = False  # clients come through a load balancer that says who they are
     telemetry: Telemetry
     tracing_percent: float | None = None
+
+
+# ---------------------------------------------------------------- secrets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretInput:
+    """One secret as a proxy fetches it: a certificate with its key, or the roots that peers are checked with."""
+
+    name: str
+    chain: bytes = field(default=b"", repr=False)
+    private_key: bytes = field(default=b"", repr=False)
+    staple: bytes = field(default=b"", repr=False)  # OCSP, DER
+    roots: bytes = field(default=b"", repr=False)
+    crl: bytes = field(default=b"", repr=False)

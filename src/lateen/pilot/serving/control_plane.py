@@ -12,6 +12,7 @@ import signal
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -22,7 +23,6 @@ import structlog
 
 from lateen import __version__
 from lateen.api.base import Problem, ResourceKey
-from lateen.api.decode import decode_documents
 from lateen.citadel.audit import AuditLog
 from lateen.citadel.authenticate import LocalTrust
 from lateen.citadel.authority import Authority
@@ -44,6 +44,7 @@ from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.reports import Reporter
 from lateen.pilot.serving.tasting import Tasting
 from lateen.pilot.sources.folder import Change, Folder
+from lateen.pilot.sources.secrets import decode_with_secrets, folder_problems
 from lateen.pilot.sources.watch import read_changes, scan, watch_folder
 from lateen.pilot.taste.taster import Taster
 from lateen.pilot.xds.batching import Batcher
@@ -80,6 +81,7 @@ class ControlPlaneOptions:
     """What one run is asked to do."""
 
     config: Path
+    secrets: Path | None = None  # folder of Secrets; None: `secrets` in the state folder
     trust_domain: str = "cluster.local"
     certificate_lifetime: timedelta | None = None  # default and maximum of workload certificates; None: Citadel's own
     network: str = "auto"  # "auto" | "capture" | "explicit"
@@ -95,6 +97,11 @@ async def run_control_plane(settings: Settings, options: ControlPlaneOptions) ->
     _raise_descriptor_limit()
     if not options.config.is_dir():
         raise BadInput(f"{options.config} is not a folder; 'lateen up' wants the folder of the mesh's YAML")
+    if options.secrets is not None and not options.secrets.is_dir():
+        raise BadInput(f"{options.secrets} is not a folder; --secrets wants the folder of the mesh's Secrets")
+    secrets = _secrets_folder(settings, options)
+    if secrets.resolve().is_relative_to(options.config.resolve()):
+        raise BadInput(f"{secrets} is inside of {options.config}; secrets want a folder apart from configuration")
     async with ControlPlane(settings, options) as plane:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -113,7 +120,7 @@ class ControlPlane:
         self.started = datetime.now(UTC)
         self.network = "explicit"
         self._stack = contextlib.AsyncExitStack()
-        self._missing: Problem | None = None
+        self._missing: dict[Path, Problem] = {}  # of folders that cannot be read
         self._lease: Lease | None = None
         # What is not applied yet: resources by key, workloads by name (None: gone).
         self._batcher: Batcher[ResourceKey | str, Change | Workload | None] = Batcher()
@@ -146,9 +153,15 @@ class ControlPlane:
         self.authority = Authority.load_or_create(settings.ca_dir, options.trust_domain)
         self.vips = load_vips(settings.vips_file)
         self.pilot = Pilot(trust_domain=options.trust_domain, vips=self.vips)
-        self.folder = Folder(decode_documents)
-        self._snapshot = scan(options.config)
-        changes = self.folder.write(read_changes({}, self._snapshot))
+        self._secrets = _secrets_folder(settings, options)
+        if options.secrets is None:
+            self._secrets.mkdir(mode=0o700, exist_ok=True)
+        # One bookkeeping for both folders, so that a resource that both hold is told.
+        self.folder = Folder(decode_with_secrets(self._secrets))
+        self._snapshots = {folder: scan(folder) for folder in (options.config, self._secrets)}
+        changes = self.folder.write(
+            {path: data for seen in self._snapshots.values() for path, data in read_changes({}, seen).items()}
+        )
         self.registrations = Registrations(settings.registrations, self._registration_changed)
         self.registrations.load()
         self._stack.callback(self.registrations.close)
@@ -267,7 +280,7 @@ class ControlPlane:
         """Follow the config folder until `stop` is set; the first failure of a part ends all and is raised."""
         async with asyncio.TaskGroup() as tasks:
             parts = [
-                tasks.create_task(self._watch(), name="config folder"),
+                *(tasks.create_task(self._watch(folder), name=f"folder {folder}") for folder in self._snapshots),
                 tasks.create_task(self._batcher.run(self._apply), name="batches"),
                 tasks.create_task(self._keep_network(), name="network"),
             ]
@@ -303,18 +316,20 @@ class ControlPlane:
 
     # ---- changes
 
-    async def _watch(self) -> None:
-        async for files in watch_folder(self.options.config, self._snapshot, self._folder_missing):
+    async def _watch(self, folder: Path) -> None:
+        missing = partial(self._folder_missing, folder)
+        async for files in watch_folder(folder, self._snapshots[folder], missing):
             changes = self.folder.write(files)
             for change in changes:
                 self._batcher.put(change.key, change)
             if not changes:  # else told once they are applied: what a resource leads to is not known before
                 self._show_problems()
 
-    def _folder_missing(self, error: OSError | None) -> None:
-        config = str(self.options.config)
-        text = f"cannot be read: {error.strerror}; what was read last stays in force" if error is not None else ""
-        self._missing = Problem(config, 1, "", text) if error is not None else None
+    def _folder_missing(self, folder: Path, error: OSError | None) -> None:
+        self._missing.pop(folder, None)
+        if error is not None:
+            message = f"cannot be read: {error.strerror}; what was read last stays in force"
+            self._missing[folder] = Problem(str(folder), 1, "", message)
         self._show_problems()
 
     def _registration_changed(self, name: str, registration: Registration | None) -> None:
@@ -359,10 +374,10 @@ class ControlPlane:
     def problems(self) -> list[Problem]:
         """Return everything that is wrong with the configuration now, by file and line."""
         found = [*self.folder.problems(), *self.pilot.problems()]
-        if self._missing is not None:
-            found.append(self._missing)
         if self.tasting is not None and self.tasting.fault:
             found.append(Problem("", 0, "", f"resources are served untasted: {self.tasting.fault}", "warning"))
+        found.extend(self._missing.values())
+        found.extend(folder_problems(self._secrets))
         return sorted(set(found), key=lambda p: (p.file, p.line, p.field, p.message))
 
     def _show_problems(self) -> None:
@@ -410,6 +425,10 @@ class ControlPlane:
 async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _secrets_folder(settings: Settings, options: ControlPlaneOptions) -> Path:
+    return settings.secrets if options.secrets is None else options.secrets
 
 
 def _raise_descriptor_limit() -> None:

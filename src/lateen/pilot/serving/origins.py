@@ -7,8 +7,9 @@ from typing import Any
 
 from lateen.api.base import Object, ResourceKey
 from lateen.flow import Derived
+from lateen.pilot.model.gateway_tcp import parse_sni_cluster
 from lateen.pilot.model.mesh import Mesh
-from lateen.pilot.serving.scopes import CDS, ECDS, EDS, LDS, RDS, Scope, ViewScope
+from lateen.pilot.serving.scopes import CDS, ECDS, EDS, LDS, RDS, SDS, Scope, ViewScope
 
 __all__ = ["culprits_of", "to_blame"]
 
@@ -74,6 +75,10 @@ def _makers(scope: Scope, type_url: str, name: str) -> Iterator[tuple[Derived[An
             yield render.extensions, (view, name)
         case _ if type_url == EDS:
             yield render.endpoints, (view, name)
+        case _ if type_url == SDS:
+            yield render.secrets, (view, name)
+        case _ if type_url == CDS and (through := parse_sni_cluster(name)) is not None:
+            yield render.clusters, (view, through[2])
         case _ if type_url == CDS:
             parts = name.split("|", 3)
             if parts[0] == "outbound" and len(parts) == 4:

@@ -15,8 +15,9 @@ from lateen.api.base import Object, Problem, ResourceKey
 from lateen.errors import Unavailable
 from lateen.flow import Graph
 from lateen.pilot.model.claims import Claims
+from lateen.pilot.model.credentials import Credentials
 from lateen.pilot.model.envoy_filters import EnvoyFilters, parse_patch_id
-from lateen.pilot.model.gateway import Gateways, gateway_problems
+from lateen.pilot.model.gateway import Gateways
 from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.mesh import Mesh
 from lateen.pilot.model.names import Names
@@ -51,11 +52,13 @@ class Pilot:
         self.outbound = Outbound(self.mesh)
         self.inbound = Inbound(self.mesh)
         self.gateways = Gateways(self.mesh, self.outbound)
+        self.credentials = Credentials(self.mesh, self.gateways.servers)
         self.render = Render(
             self.mesh,
             outbound=self.outbound,
             inbound=self.inbound,
             gateways=self.gateways,
+            credentials=self.credentials,
             names=Names(self.mesh),
             filters=EnvoyFilters(self.mesh),
         )
@@ -103,8 +106,6 @@ class Pilot:
         if change.obj is not None:
             found.extend(unsupported(change.obj))
             found.extend(patch_problems(change.obj))
-            if change.key.kind == "Gateway":
-                found.extend(gateway_problems(change.obj))
         if found:
             self._notes[change.key] = tuple(found)
         else:
@@ -127,6 +128,11 @@ class Pilot:
         found.extend(self._claims.problems())
         found.extend(self._refused_patches())
         found.extend(self._rivals.problems())
+        for notes in self.scopes.notes.values():
+            for note in notes:
+                noted = self.mesh.objects.get(note.key)
+                if noted is not None:
+                    found.append(noted.problem(note.path, note.message, note.level))
         for rejection in self.source.rejections.values():
             message = f"proxy {rejection.proxy} rejected {rejection.name}: {rejection.error}"
             culprits = [obj for key in rejection.culprits if (obj := self.mesh.objects.get(key)) is not None]

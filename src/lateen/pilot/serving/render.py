@@ -6,6 +6,7 @@ grow with distinct content.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from functools import partial
 from hashlib import blake2b
@@ -16,6 +17,7 @@ import msgspec
 
 from lateen.api.hosts import resolve_short_name
 from lateen.flow import Graph, Read
+from lateen.pilot.model.credentials import Credentials
 from lateen.pilot.model.egress import EgressListeners
 from lateen.pilot.model.envoy_filters import (
     CLUSTERS,
@@ -28,6 +30,8 @@ from lateen.pilot.model.envoy_filters import (
     Patch,
 )
 from lateen.pilot.model.gateway import Gateways
+from lateen.pilot.model.gateway_servers import Note
+from lateen.pilot.model.gateway_tcp import parse_sni_cluster
 from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.model.names import Names
@@ -36,6 +40,7 @@ from lateen.pilot.model.values import (
     Hostname,
     HttpProxyListenerInput,
     OutboundListenerInput,
+    RouteConfigInput,
     VirtualHostInput,
     VirtualOutboundInput,
 )
@@ -70,6 +75,7 @@ from lateen.pilot.translate.patches.outcome import Mark, Trace
 from lateen.pilot.translate.patches.routes import RouteContext, acts_on_host
 from lateen.pilot.translate.proxyless import build_proxyless_cluster, build_proxyless_listener, build_proxyless_routes
 from lateen.pilot.translate.routes import build_route_config, build_virtual_host, splice_route_config
+from lateen.pilot.translate.secrets import build_secret
 from lateen.pilot.xds.source import Resource
 
 __all__ = ["Interned", "Render"]
@@ -107,6 +113,7 @@ class Render:
         outbound: Outbound,
         inbound: Inbound,
         gateways: Gateways,
+        credentials: Credentials,
         names: Names,
         filters: EnvoyFilters,
     ) -> None:
@@ -114,6 +121,7 @@ class Render:
         self._outbound = outbound
         self._inbound = inbound
         self._gateways = gateways
+        self._credentials = credentials
         self._names = names
         self._egress = EgressListeners(outbound)
         self.filters = filters
@@ -140,6 +148,9 @@ class Render:
         # (view, name) -> Resource | None
         self.endpoints = graph.derive("endpoint resources", self._endpoints)
         self.routes = graph.derive("route resources", self._routes)
+        self.secrets = graph.derive("secret resources", self._secret)
+        # view -> tuple[Note, ...]: what people are to be told of what its proxies run
+        self.notes = graph.derive("notes", self._notes)
         self.virtual_hosts = graph.derive("virtual host bytes", self._virtual_host)
         self.proxyless_listener = graph.derive("proxyless listeners", self._proxyless_listener)
         self.proxyless_routes = graph.derive("proxyless routes", self._proxyless_routes)
@@ -153,6 +164,8 @@ class Render:
 
     def _clusters(self, read: Read, key: tuple[View, Hostname]) -> tuple[Resource, ...]:
         inputs = read.get(self._outbound.clusters, key)
+        if key[0].kind == "gateway":
+            inputs = (*inputs, *read.get(self._gateways.tcp.clusters, key))
         patches = self.filters.for_host(read, key[0], CLUSTERS, key[1])
         return self._part(build_outbound_cluster, inputs, patches, _patch_cluster)
 
@@ -253,13 +266,25 @@ class Render:
     # ---- routes and endpoints
 
     def _endpoints(self, read: Read, key: tuple[View, str]) -> Resource | None:
-        found = read.get(self._outbound.endpoints, key)
+        through = parse_sni_cluster(key[1]) is not None
+        found = read.get(self._gateways.tcp.endpoints if through else self._outbound.endpoints, key)
         return self._resource(build_endpoints, found) if found is not None else None
 
+    def _secret(self, read: Read, key: tuple[View, str]) -> Resource | None:
+        found = read.get(self._credentials.secret, key)
+        return self._resource(build_secret, found) if found is not None else None
+
+    def _notes(self, read: Read, view: View) -> tuple[Note, ...]:
+        return (*read.get(self._gateways.servers, view)[1], *read.get(self._credentials.notes, view))
+
     def _virtual_host(self, read: Read, key: Any) -> _HostBytes | None:
-        found: VirtualHostInput | None = read.get(self._outbound.virtual_host, key)
+        made_by = self._gateways if key[0].kind == "gateway" else self._outbound
+        found: VirtualHostInput | None = read.get(made_by.virtual_host, key)
         if found is None:
             return None
+        if key[0].kind == "gateway":  # patched as a whole, see `_routes`
+            unpatched: _HostBytes = self.interned(_host_bytes, found)
+            return unpatched
         view, number, hostname, config = key
         patches = tuple(patch for patch in self.filters.for_host(read, view, ROUTES, hostname) if acts_on_host(patch))
         if not patches:
@@ -276,26 +301,15 @@ class Render:
 
     def _routes(self, read: Read, key: tuple[View, str]) -> Resource | None:
         view = key[0]
-        if view.kind == "gateway":
-            gateway = read.get(self._gateways.route_config, key)
-            if gateway is None:
-                return None
-            patches = self._patches_of_routes(read, view)
-            if not patches:
-                return self._resource(build_route_config, gateway)
-            port, servers = self._gateways.route_servers(read, view, key[1])
-            context = RouteContext(name=key[1], port=port, servers=servers)
-            shaped: Shaped = self.interned.keyed(
-                "patched gateway routes",
-                (gateway, patch_key(patches), port, servers),
-                lambda one: shape_config(build_route_config(one), patches, context),
-                gateway,
-            )
-            return shaped.resource
-        found = read.get(self._outbound.route_config, key)
+        made_by = self._gateways if view.kind == "gateway" else self._outbound
+        found = read.get(made_by.route_config, key)
         if found is None:
             return None
         shell, hosts = found
+        if view.kind == "gateway":
+            patches = self._patches_of_routes(read, view)
+            if patches:
+                return self._patched_gateway_routes(read, view, shell, hosts, patches)
         made = [read.get(self.virtual_hosts, host) for host in hosts]
         spliced = [(host.domains, host.data) for host in made if host is not None and host.data is not None]
         patches = self._patches(read, view, ROUTES)
@@ -308,6 +322,21 @@ class Render:
             if one is not None:
                 trace.include(one)
         return with_mark(splice_route_config(shell, spliced, rest), trace.mark(shell.name))
+
+    def _patched_gateway_routes(
+        self, read: Read, view: View, shell: RouteConfigInput, hosts: Iterable[Any], patches: tuple[Patch, ...]
+    ) -> Resource | None:
+        inputs = (read.get(self._gateways.virtual_host, host) for host in hosts)
+        whole = dataclasses.replace(shell, virtual_hosts=tuple(entry for entry in inputs if entry is not None))
+        port, servers = self._gateways.route_servers(read, view, shell.name)
+        context = RouteContext(name=shell.name, port=port, servers=servers)
+        shaped: Shaped = self.interned.keyed(
+            "patched gateway routes",
+            (whole, patch_key(patches), port, servers),
+            lambda one: shape_config(build_route_config(one), patches, context),
+            whole,
+        )
+        return shaped.resource
 
     def _patches_of_routes(self, read: Read, view: View) -> tuple[Patch, ...]:
         """Return all patches of a gateway's routes: its hosts are not told apart before they are built."""

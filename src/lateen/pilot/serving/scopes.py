@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from lateen.flow import Derived, Index
+from lateen.pilot.model.gateway_servers import Note
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.model.names import NameEntry
 from lateen.pilot.model.outbound import Outbound
@@ -25,13 +26,27 @@ from lateen.pilot.xds.references import references
 from lateen.pilot.xds.source import Delta, Resource, Slice
 from lateen.wire.nds import NAME_TABLE_TYPE_URL, NameInfo, build_name_table
 
-__all__ = ["CDS", "ECDS", "EDS", "LDS", "NDS", "RDS", "Scope", "Scopes", "ViewScope", "WorkloadScope", "name_table"]
+__all__ = [
+    "CDS",
+    "ECDS",
+    "EDS",
+    "LDS",
+    "NDS",
+    "RDS",
+    "SDS",
+    "Scope",
+    "Scopes",
+    "ViewScope",
+    "WorkloadScope",
+    "name_table",
+]
 
 CDS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 EDS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 LDS = "type.googleapis.com/envoy.config.listener.v3.Listener"
 RDS = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 ECDS = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
+SDS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 NDS = NAME_TABLE_TYPE_URL
 
 NAME_TABLE = "nametable"
@@ -62,6 +77,12 @@ class ViewScope:
             self.routes = self._named(RDS, render.routes)
         self.endpoints = self._named(EDS, render.endpoints)
         self.extensions = self._named(ECDS, render.extensions)
+        # For proxies that have proven who they are, see `source`. Judged when they were read: no key goes to be tasted.
+        self.secrets = NamedSlice(
+            SDS,
+            lambda name: render.secrets.live((view, name), None),
+            lambda name: render.secrets.release((view, name)),
+        )
         self.names = UnionSlice(NDS)
         self._hosts: Counter[Any] = Counter()
         self._ports: Counter[int] = Counter()
@@ -98,6 +119,7 @@ class ViewScope:
             self._count_host(host, 1)
         for member in self._memberships:
             self._scopes.subscribe(member, self)
+        self._scopes.note(self.view, render.notes.live(self.view, ()))
 
     def close(self) -> None:
         """Let everything go; nothing holds the slices any more."""
@@ -117,9 +139,11 @@ class ViewScope:
                 render.added_clusters,
                 render.base_listeners,
                 render.added_listeners,
+                render.notes,
             ):
                 derived.release(self.view)
-        for named in (self.endpoints, self.routes, self.extensions, self.clusters, self.listeners):
+            self._scopes.note(self.view, ())
+        for named in (self.endpoints, self.secrets, self.routes, self.extensions, self.clusters, self.listeners):
             if isinstance(named, NamedSlice):
                 named.drain()
         self.keeper.close()
@@ -243,7 +267,15 @@ class ViewScope:
         return self._scopes.render
 
     def parts(self) -> tuple[UnionSlice | NamedSlice, ...]:
-        return (self.clusters, self.endpoints, self.listeners, self.routes, self.extensions, self.names)
+        return (
+            self.clusters,
+            self.endpoints,
+            self.listeners,
+            self.routes,
+            self.extensions,
+            self.secrets,
+            self.names,
+        )
 
     def _named(self, type_url: str, derived: Derived[Any, Any]) -> NamedSlice:
         return NamedSlice(
@@ -306,6 +338,7 @@ class Scopes:
         self.workloads: dict[str, WorkloadScope] = {}
         self._members: dict[tuple[Index[Any, Any], Any], dict[ViewScope, Membership]] = {}
         self._senders: dict[Any, set[ViewScope]] = {}  # key of destinations -> scopes that follow them
+        self.notes: dict[View, tuple[Note, ...]] = {}  # of views in use, where there are any
         self._touched: dict[Scope, None] = {}  # with something staged
         self._fresh: dict[Scope, bool] = {}  # of them, those that nobody was served from yet
         self._wire()
@@ -378,6 +411,8 @@ class Scopes:
         if not scope.judged or not self.gate.active:
             return
         for part in scope.parts():
+            if part.type_url == SDS:
+                continue
             for _, resource in part.staged():
                 if resource is not None and self.gate.unjudged(part.type_url, resource):
                     yield part.type_url, resource
@@ -408,6 +443,13 @@ class Scopes:
             self._stage(scope)
             return None
         return self.gate.choose(place, wanted, None)
+
+    def note(self, view: View, notes: tuple[Note, ...]) -> None:
+        """Take what people are to be told of one view."""
+        if notes:
+            self.notes[view] = notes
+        else:
+            self.notes.pop(view, None)
 
     def take_deltas(self) -> list[Delta]:
         """Serve all that is staged, and return what that changed."""
@@ -443,7 +485,7 @@ class Scopes:
 
     def _choose(self, scope: Scope, type_url: str) -> Choose:
         gate = self.gate
-        if not scope.judged or not gate.active:
+        if not scope.judged or not gate.active or type_url == SDS:
             return as_wanted
 
         def choose(name: str, wanted: Resource | None, served: Resource | None) -> Resource | None:
@@ -521,6 +563,8 @@ class Scopes:
             (render.added_listeners, "listeners", (3, "")),
         ):
             self._of_view(derived, partial(_set_part, which, part))
+        self._route(render.secrets, lambda scope, name, value: scope.secrets.changed(name, value))
+        graph.on_change(render.notes, self._notes_changed)
         graph.on_change(render.inbound_listeners, self._inbound_teller("listeners"))
         graph.on_change(render.inbound_clusters, self._inbound_teller("clusters"))
 
@@ -558,6 +602,11 @@ class Scopes:
                     self._touched[scope] = None
 
         self.mesh.graph.on_change(derived, tell)
+
+    def _notes_changed(self, changes: list[tuple[Any, Any, Any]]) -> None:
+        for view, _, notes in changes:
+            if view in self.views:
+                self.note(view, notes or ())
 
     def _inbound_teller(self, which: str) -> Callable[[list[tuple[Any, Any, Any]]], None]:
         def tell(changes: list[tuple[Any, Any, Any]]) -> None:

@@ -19,7 +19,7 @@ from lateen.pilot.model.envoy_filters import Patch, PatchId
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.serving.origins import culprits_of
-from lateen.pilot.serving.scopes import CDS, LDS, Scopes, ViewScope, WorkloadScope
+from lateen.pilot.serving.scopes import CDS, LDS, SDS, Scopes, ViewScope, WorkloadScope
 from lateen.pilot.translate.patches.outcome import Mark
 from lateen.pilot.xds.source import Delta, Identity, Listener, NodeInfo, Proxy, Slice
 from lateen.wire.spiffe import parse_spiffe_id
@@ -53,6 +53,7 @@ class MeshProxy:
     own: WorkloadScope | None
     follows: bool  # its view changes with its workload
     metadata: Mapping[str, object]
+    proven: bool  # its certificate says whose it is; only then it gets secrets
     _source: MeshSource = field(repr=False)
 
     @property
@@ -61,6 +62,8 @@ class MeshProxy:
         if self.own is not None:
             slices[CDS] = (*slices[CDS], self.own.clusters)
             slices[LDS] = (*slices[LDS], self.own.listeners)
+        if self.proven and self.follows:
+            slices[SDS] = (self.shared.secrets,)
         return slices
 
     def marks(self, type_url: str, name: str) -> list[Mark]:
@@ -130,7 +133,8 @@ class MeshSource:
             own = self.scopes.workload(name) if workload.kind == "sidecar" else None
         else:
             view, own = _view_of_node(kind, namespace, node), None
-        proxy = MeshProxy(name, namespace, view, self.scopes.view(view), own, follows, node.metadata, self)
+        proven = identity.spiffe_id is not None
+        proxy = MeshProxy(name, namespace, view, self.scopes.view(view), own, follows, node.metadata, proven, self)
         self._proxies.setdefault(name, set()).add(proxy)
         return proxy
 

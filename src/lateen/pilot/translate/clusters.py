@@ -120,7 +120,9 @@ _INBOUND_BIND: Final = BindConfig(
 
 def build_outbound_cluster(inp: ClusterInput) -> Cluster:
     """Return the cluster that carries traffic for one service port. Same input, same bytes. Does not raise."""
-    name = outbound_cluster_name(inp.service.hostname, inp.port, inp.subset)
+    # Where mesh clients' own TLS passes through, the name that they ask for is the cluster's.
+    naming = outbound_sni if inp.client_tls else outbound_cluster_name
+    name = naming(inp.service.hostname, inp.port, inp.subset)
     upstream = outbound_upstream(inp)
     pool = inp.connection_pool
     dynamic = inp.resolution is Resolution.DYNAMIC_DNS

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions, Http2ProtocolOptions
+from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions, Http2ProtocolOptions, Http3ProtocolOptions
 from envoy.config.listener.v3.listener_components_pb2 import Filter
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors
@@ -74,6 +74,14 @@ _SIDECAR_H1: Final = Http1ProtocolOptions(accept_http_10=True)
 _WEBSOCKET: Final = HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")
 _REQUEST_ID: Final = RequestIDExtension(typed_config=pack(UuidRequestIdConfig(use_request_id_for_trace_sampling=TRUE)))
 _CLIENT_DETAILS: Final = HttpConnectionManager.SetCurrentClientCertDetails(subject=TRUE, uri=True, dns=True)
+_FORWARDING: Final = {
+    "SANITIZE": HttpConnectionManager.SANITIZE,
+    "FORWARD_ONLY": HttpConnectionManager.FORWARD_ONLY,
+    "APPEND_FORWARD": HttpConnectionManager.APPEND_FORWARD,
+    "SANITIZE_SET": HttpConnectionManager.SANITIZE_SET,
+    "ALWAYS_FORWARD_ONLY": HttpConnectionManager.ALWAYS_FORWARD_ONLY,
+}
+_TELLING: Final = ("APPEND_FORWARD", "SANITIZE_SET")  # those that write down who the client is
 _GATEWAY_CLIENT_DETAILS: Final = HttpConnectionManager.SetCurrentClientCertDetails(
     subject=TRUE, cert=True, uri=True, dns=True
 )
@@ -150,10 +158,17 @@ def gateway_manager(
     name: str,
     route_name: str,
     num_trusted_proxies: int,
+    forward_client_cert: str = "",
     telemetry: Telemetry,
     tracing_percent: float | None,
+    http3: bool = False,
 ) -> Filter:
-    """Return the manager of requests that enter the mesh: nothing a client says about itself is believed."""
+    """Return the manager of requests that enter the mesh: nothing a client says about itself is believed.
+
+    `num_trusted_proxies` and `forward_client_cert` (an Istio name, "" for SANITIZE_SET) say how far that is loosened
+    for what stands in front of the gateway.
+    """
+    forwarding = forward_client_cert if forward_client_cert in _FORWARDING else "SANITIZE_SET"
     return _manager(
         stat_prefix=stat_name(f"outbound_{name}"),
         rds=_rds(route_name),
@@ -161,8 +176,10 @@ def gateway_manager(
         early_header_mutation_extensions=[STRIP_PEER],
         use_remote_address=TRUE,
         xff_num_trusted_hops=num_trusted_proxies,
-        forward_client_cert_details=HttpConnectionManager.SANITIZE_SET,
-        set_current_client_cert_details=_GATEWAY_CLIENT_DETAILS,
+        forward_client_cert_details=_FORWARDING[forwarding],
+        set_current_client_cert_details=_GATEWAY_CLIENT_DETAILS if forwarding in _TELLING else None,
+        codec_type=HttpConnectionManager.HTTP3 if http3 else HttpConnectionManager.AUTO,
+        http3_protocol_options=Http3ProtocolOptions() if http3 else None,
         server_name=SERVER_NAME,
         access_log=[*GATEWAY_HTTP, *file_loggers(telemetry.access_log)],
         tracing=_tracing(tracing_percent, span=True),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from envoy.config.core.v3.base_pb2 import Metadata
+from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption, Metadata
 from envoy.config.route.v3.route_components_pb2 import (
     Decorator,
     DirectResponseAction,
@@ -41,6 +41,7 @@ from lateen.pilot.xds.source import Resource
 
 __all__ = ["build_route_config", "build_virtual_host", "splice_route_config"]
 
+ALT_SVC_SECONDS: Final = 86400  # how long clients may remember that there is HTTP/3
 MAX_DIRECT_RESPONSE_BYTES: Final = 1 << 20
 BLOCKED_STATUS: Final = 502  # what REGISTRY_ONLY answers for hosts that nobody registered
 _VIRTUAL_HOSTS: Final = RouteConfiguration.DESCRIPTOR.fields_by_name["virtual_hosts"].number
@@ -56,11 +57,17 @@ def build_route_config(inp: RouteConfigInput) -> RouteConfiguration:
 
 
 def _options(inp: RouteConfigInput) -> dict[str, Any]:
+    h3 = inp.http3_port
     return {
+        "response_headers_to_add": [_alt_svc(h3)] if h3 else (),
         "validate_clusters": _NOT_VALIDATED,
         "max_direct_response_body_size_bytes": _BODY_LIMIT,
         "ignore_port_in_host_matching": inp.ignore_port_in_host,
     }
+
+
+def _alt_svc(port: int) -> HeaderValueOption:
+    return HeaderValueOption(header=HeaderValue(key="alt-svc", value=f'h3=":{port}"; ma={ALT_SVC_SECONDS}'))
 
 
 def splice_route_config(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
+from envoy.config.core.v3.base_pb2 import TransportSocket
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain, FilterChainMatch
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import ON_DOWNSTREAM_TLS_HANDSHAKE, TcpProxy
 from envoy.type.v3.hash_policy_pb2 import HashPolicy
@@ -36,17 +37,29 @@ _ON_CONNECTED: Final = TcpProxy.TcpAccessLogOptions(flush_access_log_on_connecte
 _SOURCE_IP: Final = HashPolicy(source_ip=HashPolicy.SourceIp())
 
 
-def build_tcp_chain(route: TcpRoute, telemetry: Telemetry) -> FilterChain:
-    """Return the filter chain of one route: what it matches, and where it goes."""
+def build_tcp_chain(
+    route: TcpRoute,
+    telemetry: Telemetry,
+    *,
+    sni: Sequence[str] | None = None,
+    transport_socket: TransportSocket | None = None,
+) -> FilterChain:
+    """Return the filter chain of one route: what it matches, and where it goes.
+
+    `sni` stands for the route's own server names, where TLS ends here (`transport_socket`) and not at the destination.
+    """
+    names = route.sni if sni is None else sni
     return build_chain(
         name=route.stat_prefix,
         match=FilterChainMatch(
-            server_names=route.sni,
+            server_names=names,
+            application_protocols=route.alpn,
             prefix_ranges=[cidr(text) for text in route.subnets],
             source_prefix_ranges=[cidr(text) for text in route.sources],
         )
-        if route.limited
+        if names or route.alpn or route.limited
         else None,
+        transport_socket=transport_socket,
         filters=_route_filters(route, telemetry),
         service=route.service,
         rule=route.rule,

@@ -29,6 +29,14 @@ from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import (
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import BoolValue
 
+from lateen.pilot.model.secret_names import (
+    OWN_CERTIFICATE,
+    OWN_ROOTS,
+    file_certificate,
+    file_roots,
+    roots_name,
+    secret_resource_name,
+)
 from lateen.pilot.model.values import UpstreamTls
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import ADS, ZERO, is_ip
@@ -36,6 +44,7 @@ from lateen.pilot.translate.parts import ADS, ZERO, is_ip
 __all__ = [
     "ALL_ISTIO_ALPN",
     "HTTP_ALPN",
+    "MESH_CIPHERS",
     "MESH_H1_ALPN",
     "MESH_H2_ALPN",
     "MESH_HTTP_ALPN",
@@ -44,9 +53,11 @@ __all__ = [
     "SDS_CLUSTER",
     "SERVER_ALPN",
     "TCP_ALPN",
+    "TLS_NAME",
     "build_mesh_downstream",
     "build_mesh_upstream",
     "build_upstream",
+    "exact_names",
     "secret",
 ]
 
@@ -107,7 +118,7 @@ _MESH_PARAMS: Final = TlsParameters(
 
 def secret(name: str) -> SdsSecretConfig:
     """Return how a proxy fetches a secret: its own identity and files from its agent, all others over ADS."""
-    if name in ("default", "ROOTCA"):
+    if name in (OWN_CERTIFICATE, OWN_ROOTS):
         return SdsSecretConfig(name=name, sds_config=_AGENT)
     return SdsSecretConfig(name=name, sds_config=_AGENT_FILES if name.startswith("file-") else ADS)
 
@@ -124,7 +135,7 @@ def build_mesh_upstream(*, sni: str, sans: Sequence[str], alpn: Sequence[str]) -
                 tls_params=_UPSTREAM_PARAMS,
                 alpn_protocols=alpn,
                 tls_certificate_sds_secret_configs=[_IDENTITY],
-                combined_validation_context=_combined(_BUNDLE, _exact(sans)),
+                combined_validation_context=_combined(_BUNDLE, exact_names(sans)),
             ),
         )
     )
@@ -189,27 +200,22 @@ def build_mesh_downstream(*, trust_domains: Sequence[str], alpn: Sequence[str] =
     )
 
 
-def kubernetes_secret(credential_name: str) -> str:
-    """Return the secret's name as it is fetched: one that has no scheme is a secret of the proxy's own namespace."""
-    return credential_name if "://" in credential_name else f"kubernetes://{credential_name}"
-
-
 def _roots_of(tls: UpstreamTls) -> str:
     if tls.credential_name:
-        return f"{kubernetes_secret(tls.credential_name)}-cacert"
-    return f"file-root:{tls.ca_certificates or 'system'}"
+        return roots_name(tls.credential_name)
+    return file_roots(tls.ca_certificates, tls.ca_crl)
 
 
 def _client_certificates(tls: UpstreamTls) -> list[SdsSecretConfig]:
     if tls.mode != "MUTUAL":
         return []
     if tls.credential_name:
-        return [secret(kubernetes_secret(tls.credential_name))]
-    return [secret(f"file-cert:{tls.client_certificate}~{tls.private_key}")]
+        return [secret(secret_resource_name(tls.credential_name))]
+    return [secret(file_certificate(tls.client_certificate, tls.private_key))]
 
 
 def _validation(roots: str, sans: Sequence[str]) -> CommonTlsContext.CombinedCertificateValidationContext:
-    return _combined(secret(roots), _exact(sans))
+    return _combined(secret(roots), exact_names(sans))
 
 
 def _combined(
@@ -221,7 +227,8 @@ def _combined(
     )
 
 
-def _exact(sans: Sequence[str]) -> list[SubjectAltNameMatcher]:
+def exact_names(sans: Sequence[str]) -> list[SubjectAltNameMatcher]:
+    """Return matchers of which a peer's certificate must satisfy one."""
     return [SubjectAltNameMatcher(san_type=_san_type(san), matcher=StringMatcher(exact=san)) for san in sans]
 
 
