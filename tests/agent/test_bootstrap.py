@@ -16,7 +16,7 @@ from lateen.agent.spec import Place, WorkloadSpec, build_node
 SPEC = WorkloadSpec(name="reviews-v3", service="reviews", version="v3", argv=("app",), locality="r/z")
 
 
-def make_input(mark: int | None = 1337, address: str = "0.0.0.0") -> BootstrapInput:
+def make_input(mark: int | None = 1337, address: str = "0.0.0.0", own_service: str = "") -> BootstrapInput:
     return BootstrapInput(
         node=build_node(SPEC, Place(mode="capture", ip="10.77.0.2"), MESH),
         xds_socket="/s/run/xds.sock",
@@ -24,11 +24,16 @@ def make_input(mark: int | None = 1337, address: str = "0.0.0.0") -> BootstrapIn
         admin_socket="/s/w/r/admin.sock",
         prometheus_address=address,
         mark=mark,
+        own_service=own_service,
     )
 
 
 @pytest.mark.envoy
-@pytest.mark.parametrize("inp", [make_input(), make_input(None, "127.77.0.5")], ids=["captured", "explicit"])
+@pytest.mark.parametrize(
+    "inp",
+    [make_input(), make_input(None, "127.77.0.5"), make_input(own_service="reviews.default.svc.cluster.local")],
+    ids=["captured", "explicit", "knows its own service"],
+)
 def test_envoy_takes_it(inp: BootstrapInput, tmp_path: Path) -> None:
     path = tmp_path / "bootstrap.json"
     path.write_bytes(encode_bootstrap(build_bootstrap(inp)))

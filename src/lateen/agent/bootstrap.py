@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from lateen.agent.spec import Node
 from lateen.wire.envoy import RUNTIME, SDS_CLUSTER, XDS_CLUSTER
+from lateen.wire.local_cluster import LOCAL_CLUSTER, local_endpoints_name
 
 __all__ = ["PROMETHEUS_PORT", "BootstrapInput", "build_bootstrap", "encode_bootstrap"]
 
@@ -87,6 +88,7 @@ class BootstrapInput:
     admin_socket: str
     prometheus_address: str  # where 15090 is bound
     mark: int | None  # of sockets towards upstreams; None where nothing is captured
+    own_service: str = ""  # hostname, for sharing between zones; "" for a proxy that does not
     server_name: str = PILOT_NAME
 
 
@@ -106,10 +108,18 @@ def build_bootstrap(inp: BootstrapInput) -> dict[str, Any]:
             "ads_config": _grpc(XDS_CLUSTER, "DELTA_GRPC"),
         },
         "static_resources": {
-            "clusters": [_xds_cluster(inp), _pipe_cluster(SDS_CLUSTER, inp.sds_socket, http2=True), _admin(inp)],
+            "clusters": [
+                _xds_cluster(inp),
+                _pipe_cluster(SDS_CLUSTER, inp.sds_socket, http2=True),
+                _admin(inp),
+                *([_own_service(inp.own_service)] if inp.own_service else []),
+            ],
             "listeners": [_prometheus_listener(inp.prometheus_address)],
         },
-        "cluster_manager": _cluster_manager(inp.mark),
+        "cluster_manager": {
+            **_cluster_manager(inp.mark),
+            **({"local_cluster_name": LOCAL_CLUSTER} if inp.own_service else {}),
+        },
         "stats_config": _stats_config(),
         "stats_flush_interval": "5s",
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
@@ -246,6 +256,20 @@ def _pipe_cluster(name: str, path: str, *, http2: bool) -> dict[str, Any]:
                 "@type": _type("upstreams.http.v3.HttpProtocolOptions"),
                 "explicit_http_config": protocol,
             }
+        },
+    }
+
+
+def _own_service(hostname: str) -> dict[str, Any]:
+    # Nothing is sent through it: where its endpoints are is what zones are balanced by.
+    return {
+        "name": LOCAL_CLUSTER,
+        "alt_stat_name": f"{LOCAL_CLUSTER};",
+        "type": "EDS",
+        "connect_timeout": "1s",
+        "eds_cluster_config": {
+            "service_name": local_endpoints_name(hostname),
+            "eds_config": {"ads": {}, "resource_api_version": "V3"},
         },
     }
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from lateen import __version__
 from lateen.errors import BadInput
 from lateen.wire.local import Probe, Registered, WorkloadPort
+from lateen.wire.local_cluster import SELF_DISCOVERY
 from lateen.wire.spiffe import check_namespace, check_service_account
 
 __all__ = ["HostListener", "Mode", "Node", "Place", "WorkloadSpec", "build_node", "check_spec", "effective_labels"]
@@ -139,6 +140,11 @@ def effective_labels(spec: WorkloadSpec) -> dict[str, str]:
     return labels
 
 
+def discovers_itself(spec: WorkloadSpec) -> bool:
+    """Tell whether the workload's proxy shall know its own service's endpoints, and with them share between zones."""
+    return bool(spec.service) and spec.env.get(SELF_DISCOVERY, "") == "true"
+
+
 def build_node(spec: WorkloadSpec, place: Place, mesh: Registered) -> Node:
     """Return the node of both streams of a workload, Envoy's and the agent's."""
     labels = effective_labels(spec)
@@ -161,6 +167,8 @@ def build_node(spec: WorkloadSpec, place: Place, mesh: Registered) -> Node:
         metadata["DNS_CAPTURE"] = metadata["DNS_AUTO_ALLOCATE"] = "true"
     if spec.annotations:
         metadata["ANNOTATIONS"] = dict(sorted(spec.annotations.items()))
+    if discovers_itself(spec):
+        metadata["ENABLE_SELF_DISCOVERY"] = "true"
     if spec.network:
         metadata["NETWORK"] = spec.network
     if place.http_proxy_port:

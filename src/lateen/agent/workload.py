@@ -36,7 +36,7 @@ from lateen.agent.registration import Registrar
 from lateen.agent.resolvers import HostResolvers
 from lateen.agent.sds import SdsServer
 from lateen.agent.secret_store import SecretStore
-from lateen.agent.spec import build_node, effective_labels
+from lateen.agent.spec import build_node, discovers_itself, effective_labels
 from lateen.agent.status import Facts, StatusHandler
 from lateen.agent.stop import Stop
 from lateen.errors import Unavailable
@@ -199,6 +199,9 @@ class Workload:
             admin_socket=str(self._admin.path),
             prometheus_address="0.0.0.0" if self._captured else grounds.place.ip,  # noqa: S104  # a network of its own
             mark=MARK if self._captured and spec.kind == "sidecar" else None,
+            own_service=f"{spec.service}.{spec.namespace}.svc.{self._mesh.cluster_domain}"
+            if discovers_itself(spec)
+            else "",
         )
         document, verdicts = await patched_bootstrap(
             build_bootstrap(bootstrap), self._mesh.bootstrap, self._judge_bootstrap

@@ -10,6 +10,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+APP = sys.argv[1] if len(sys.argv) > 1 else ""
+
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -19,7 +21,12 @@ class Handler(BaseHTTPRequestHandler):
         query = parse_qs(urlsplit(self.path).query)
         time.sleep(float(query.get("sleep", ["0"])[0]))
         body = json.dumps(
-            {"path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}, "pid": os.getpid()}
+            {
+                "path": self.path,
+                "headers": {k.lower(): v for k, v in self.headers.items()},
+                "pid": os.getpid(),
+                "app": APP,
+            }
         ).encode()
         self.send_response(int(query.get("status", ["200"])[0]))
         self.send_header("content-length", str(len(body)))

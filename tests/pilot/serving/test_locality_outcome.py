@@ -206,3 +206,27 @@ spec:
 """
     yard.use(SERVICE % "trafficDistribution: PreferClose" + rule, locality="eu/one", name="ruled")
     assert set(yard.share("ruled", 10, to=TO)) == {"c"}
+
+
+ZONES = "    loadBalancer: {zoneAwareLbSetting: {%s}}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "locality", "expected"),
+    [
+        pytest.param("zones", "enabled: true", "eu/one/x", "ab", id="own region"),
+        pytest.param("zones-unsaid", "minClusterSize: 1", "us/two", "c", id="on by being there"),
+        pytest.param("zones-next", "failover: [{from: asia, to: us}]", "asia/one", "c", id="region to fail over to"),
+        pytest.param("zones-lane", "failoverPriority: [lane]", "eu/one/x", "b", id="labels before regions"),
+        pytest.param("zones-none", "enabled: false", "eu/one/x", "abc", id="switched off"),
+    ],
+)
+def test_regions_of_zone_aware_balancing(yard: Yard, name: str, setting: str, locality: str, expected: str) -> None:
+    yard.use(policy(OUTLIERS, ZONES % setting), locality=locality, labels={"lane": "blue"}, name=name)
+    assert set(yard.share(f"{name}.test", 30, to=TO)) == set(expected)
+
+
+def test_regions_where_the_mesh_is_zone_aware(yard: Yard) -> None:
+    mesh = MESH.replace("localityLbSetting: {%s}", "zoneAwareLbSetting: {enabled: true}")
+    yard.use(policy(OUTLIERS) + mesh, locality="eu/one/x", name="mesh-zones")
+    assert set(yard.share("mesh-zones.test", 30, to=TO)) == set("ab")

@@ -60,12 +60,14 @@ from lateen.pilot.model.values import (
     TcpRoute,
     VirtualHostInput,
     VirtualOutboundInput,
+    ZoneAware,
 )
 from lateen.pilot.model.virtual_services import VirtualServices
 from lateen.pilot.model.visibility import service_age, virtual_hosts
 from lateen.pilot.registry.entries import written_endpoint
 from lateen.pilot.registry.services import CLUSTER_DOMAIN
 from lateen.pilot.registry.values import Service, ServicePort
+from lateen.wire.local_cluster import parse_local_endpoints_name
 
 __all__ = ["HTTP_PROXY_ROUTE", "Outbound", "cluster_name", "parse_cluster_name"]
 
@@ -215,6 +217,9 @@ class Outbound:
 
     def _endpoints(self, read: Read, key: tuple[View, str]) -> EndpointsInput | None:
         view, name = key
+        own = parse_local_endpoints_name(name)
+        if own is not None:
+            return self._own_endpoints(read, view, name, Hostname(own))
         parsed = parse_cluster_name(name)
         if parsed is None:
             return None
@@ -232,6 +237,17 @@ class Outbound:
         return EndpointsInput(
             cluster=Cluster(name), endpoints=self._select(read, view, service, port, subset, policy, places)
         )
+
+    def _own_endpoints(self, read: Read, view: View, name: str, hostname: Hostname) -> EndpointsInput | None:
+        """Where a client's own service is served, its region first: by that Envoy shares between zones."""
+        service = read.get(self.mesh.service, (view.namespace, hostname))
+        port = next((port for port in service.ports if port.protocol is not Protocol.UDP), None) if service else None
+        if service is None or port is None or service.resolution is not Resolution.EDS:
+            return None
+        regions = Balancing(by_locality=True, zones=ZoneAware())
+        places = self._places(read, service)
+        chosen = self._select(read, view, service, port, "", EffectivePolicy(), places, balancing=regions)
+        return EndpointsInput(cluster=Cluster(name), endpoints=chosen)
 
     def _places(self, read: Read, service: Service) -> tuple[Place, ...]:
         """Everything that serves `service`: running workloads, WorkloadEntries, endpoints written in it."""
@@ -252,6 +268,8 @@ class Outbound:
         subset: str,
         policy: EffectivePolicy,
         places: tuple[Place, ...],
+        *,
+        balancing: Balancing | None = None,  # None: as the policy has it
     ) -> tuple[EndpointInput, ...]:
         wanted: Iterable[tuple[str, str]] = ()
         if subset:
@@ -289,7 +307,7 @@ class Outbound:
                 peer=place.peer,
             )
             found.append((place.labels, endpoint))
-        return arrange(found, self._balancing(policy, service, settings), client)
+        return arrange(found, balancing or self._balancing(policy, service, settings), client)
 
     @staticmethod
     def _balancing(policy: EffectivePolicy, service: Service, settings: MeshSettings) -> Balancing:

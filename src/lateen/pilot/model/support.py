@@ -28,26 +28,11 @@ STORED_ONLY: Mapping[str, str] = {
     "MeshNetworks": "the mesh is one network",
 }
 
-# Below each traffic policy: the field, and what happens in its place; "": nothing does.
-_POLICY: Mapping[str, str] = {
-    "loadBalancer.zoneAwareLbSetting": "zones count only for proxies that know their own service's endpoints",
-}
-
 _SETTLED = "capture is set up before a proxy hears of the mesh"
 
 # Fields, by kind, whose setting has no effect yet, and what happens in their place. `[]` stands for each element of a
 # list, `*` for each field that is set.
 UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
-    "DestinationRule": {
-        f"{level}.{path}": consequence
-        for level in (
-            "trafficPolicy",
-            "trafficPolicy.portLevelSettings[]",
-            "subsets[].trafficPolicy",
-            "subsets[].trafficPolicy.portLevelSettings[]",
-        )
-        for path, consequence in _POLICY.items()
-    },
     "Gateway": {
         "servers[].defaultEndpoint": "Istio does not act on it either: requests go by the routes of VirtualServices",
     },
@@ -74,7 +59,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(
             (
                 "hboneIdleTimeout",
-                "zoneAwareLbSetting",
                 "serviceEntryVisibility",
                 "serviceSettings",
                 "serviceScopeConfigs",
