@@ -29,9 +29,11 @@ PROOF = re.compile(r"`((?:cases|golden)/[\w./-]+|tests/[\w/]+\.py::\w+(?:\[[^]`]
 
 # Kinds whose fields are written down in this form.
 KINDS: tuple[str, ...] = (
+    "DestinationRule",
     "EnvoyFilter",
     "Gateway",
     "Secret",
+    "Service",
     "WorkloadGroup",
 )
 

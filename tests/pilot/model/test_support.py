@@ -141,6 +141,12 @@ _PORTS = "ports: [{port: 80, name: http}]"
         ),
         pytest.param(
             "MeshConfig",
+            "{proxyListenPort: 16001, proxyInboundListenPort: 16006, proxyHttpPort: 8118}",
+            ["spec.proxyListenPort", "spec.proxyInboundListenPort"],
+            id="mesh ports",
+        ),
+        pytest.param(
+            "MeshConfig",
             "{trustDomain: a.b, defaultHttpRetryPolicy: {attempts: 0}, tcpKeepalive: {time: 5s}, enableTracing: true, "
             "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}, defaultConfig: {concurrency: 2, drainDuration: 9s}}",
             [

@@ -245,6 +245,20 @@ def test_time_to_connect(yard: Yard) -> None:
         assert time.monotonic() - started < 5  # the mesh's own would be 10 s
 
 
+def test_the_meshs_time_to_connect(yard: Yard) -> None:
+    with Full() as full:
+        use(
+            yard,
+            "mesh-connect",
+            "{loadBalancer: {simple: RANDOM}}",
+            more=MESH % "connectTimeout: 200ms",
+            http=full.port,
+        )
+        started = time.monotonic()
+        assert yard.get("mesh-connect.test", to=TO).status == 503
+        assert time.monotonic() - started < 5
+
+
 def test_keepalive_of_tcp(yard: Yard) -> None:
     keepalive = "{tcp: {tcpKeepalive: {time: 300s, interval: 30s, probes: 4}}}"
     use(yard, "alive", f"{{connectionPool: {keepalive}}}")

@@ -170,7 +170,7 @@ def outside(tls: str, more: str = "") -> str:
             "wrong",
             f"mode: SIMPLE, caCertificates: {ROOTS}, subjectAltNames: [b.test]",
             503,
-            id="other subjectAltNames",
+            id="another name",
         ),
         pytest.param("any", "mode: SIMPLE, insecureSkipVerify: true", 200, id="insecureSkipVerify"),
         pytest.param(
@@ -269,6 +269,15 @@ spec: {host: $name.test, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}
         assert world.yard.get("mixed.test", to=TO).status == 200
     assert {(seen["tls"], *seen.get("client", ())) for seen in world.mesh.seen} == {(True, IDENTITY)}
     assert {seen["tls"] for seen in world.outside.seen} == {False}
+
+
+def test_no_mutual_tls_of_itself_where_the_mesh_has_switched_it_off(world: World) -> None:
+    off = """apiVersion: mesh.istio.io/v1alpha1
+kind: MeshConfig
+metadata: {name: mesh}
+spec: {enableAutoMtls: false}
+"""
+    assert world.ask("auto-off", SERVER % ("MESH_INTERNAL", MESH_ENDPOINT) + off) == (200, {"tls": False})
 
 
 def test_a_server_must_be_who_its_service_says(world: World) -> None:

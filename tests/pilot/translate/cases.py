@@ -288,6 +288,7 @@ INBOUND_CLUSTERS: dict[str, InboundPort] = {
     "tcp": inbound_port(protocol=Protocol.TCP, service=None),
     "pool": inbound_port(connection_pool=FULL_POOL),
     "forward": inbound_port(forward="127.0.0.1:31234"),
+    "stat-name": inbound_port(stat_name="reviews.default_9080"),
     "forward-unix": inbound_port(forward="unix:///run/app.sock"),
 }
 
