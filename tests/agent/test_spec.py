@@ -27,6 +27,7 @@ def port(name: str = "http", number: int = 9080, target: int = 9080) -> Workload
         pytest.param({"ports": (port(), port("tcp", 9090, 9080))}, id="two ports, one target"),
         pytest.param({"kind": "gateway", "argv": (), "listeners": (HostListener(port=80, gateway_port=80),)}, id="gw"),
         pytest.param({"service_account": "a.b"}, id="service account with a dot"),
+        pytest.param({"locality": "eu-1/one/rack-7"}, id="locality"),
     ],
 )
 def test_workloads_that_can_be(change: dict[str, Any]) -> None:
@@ -42,6 +43,9 @@ def test_workloads_that_can_be(change: dict[str, Any]) -> None:
         pytest.param({"namespace": "a/b"}, "namespace 'a/b'", id="namespace"),
         pytest.param({"service_account": ""}, "service account ''", id="account"),
         pytest.param({"service": "a.b"}, "service: must be a DNS label", id="service"),
+        pytest.param({"locality": "eu//x"}, "locality: must be region", id="locality with a gap"),
+        pytest.param({"locality": "eu/*"}, "locality: must be region", id="locality with a wildcard"),
+        pytest.param({"locality": "a/b/c/d"}, "locality: must be region", id="locality too deep"),
         pytest.param({"argv": ()}, "command: must not be empty", id="no command"),
         pytest.param({"kind": "gateway"}, "a gateway runs none", id="gateway with a command"),
         pytest.param({"listeners": (HostListener(port=1, gateway_port=1),)}, "only a gateway", id="sidecar listening"),

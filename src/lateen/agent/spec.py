@@ -16,6 +16,7 @@ from lateen import __version__
 from lateen.errors import BadInput
 from lateen.wire.local import Probe, Registered, WorkloadPort
 from lateen.wire.local_cluster import SELF_DISCOVERY
+from lateen.wire.locality import check_locality
 from lateen.wire.spiffe import check_namespace, check_service_account
 
 __all__ = ["HostListener", "Mode", "Node", "Place", "WorkloadSpec", "build_node", "check_spec", "effective_labels"]
@@ -98,6 +99,7 @@ def check_spec(spec: WorkloadSpec) -> None:
         raise BadInput(f"name: must be a DNS label of at most {MAX_NAME} characters, got {spec.name!r}")
     check_namespace(spec.namespace)
     check_service_account(spec.service_account)
+    check_locality(spec.locality)
     if spec.service and not _LABEL.fullmatch(spec.service):
         raise BadInput(f"service: must be a DNS label, got {spec.service!r}")
     if spec.concurrency < 1:

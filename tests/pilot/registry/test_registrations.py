@@ -100,6 +100,7 @@ async def test_a_name_belongs_to_the_agent_that_lives(tmp_path: Path, agent: sub
     [
         pytest.param({"name": "../x"}, "name must be a DNS label", id="name"),
         pytest.param({"namespace": ""}, "namespace must be a DNS label", id="namespace"),
+        pytest.param({"locality": "eu/*"}, "locality: must be region", id="locality"),
         pytest.param({"kind": "waypoint"}, "kind must be", id="kind"),
         pytest.param({"ports": (WorkloadPort(name="a", number=0, target=1),)}, "between 1 and 65535", id="port"),
         pytest.param({"ports": (WorkloadPort(name="a", number=1, target=1),) * 2}, "unique", id="port twice"),

@@ -127,6 +127,8 @@ def arrange(
     found = list(endpoints)
     if balancing.distribute:
         arranged = _distribute([endpoint for _, endpoint in found], balancing.distribute, client)
+    elif not balancing.labels and not (balancing.by_locality and client.locality):
+        arranged = [endpoint for _, endpoint in found]
     else:
         priorities = _compressed([_priority(labels, endpoint, balancing, client) for labels, endpoint in found])
         arranged = [
@@ -171,11 +173,11 @@ def _parts(locality: str) -> tuple[str, str, str]:
 
 
 def _priority(labels: Mapping[str, str], endpoint: EndpointInput, balancing: Balancing, client: Client) -> int:
+    place = _nearness(endpoint.locality, balancing, client.locality) if balancing.by_locality else 0
+    if not balancing.labels:
+        return place
     priority = _by_labels(_with_topology(labels, endpoint.locality), balancing.labels, client)
-    if not balancing.by_locality:
-        return priority
-    place = _nearness(endpoint.locality, balancing, client.locality)
-    return priority * PLACES + place if balancing.labels else place
+    return priority * PLACES + place
 
 
 def _by_labels(labels: Mapping[str, str], wanted: Sequence[str], client: Client) -> int:

@@ -20,6 +20,7 @@ from lateen.net.process import start_ticks
 from lateen.pilot.registry.values import Workload
 from lateen.wire.files import write_atomically
 from lateen.wire.local import Registration
+from lateen.wire.locality import check_locality
 
 __all__ = ["Registrations", "check_registration", "to_workload"]
 
@@ -38,6 +39,7 @@ def check_registration(registration: Registration) -> None:
         raise BadInput(f"service must be a DNS label, got {registration.service!r}")
     if registration.kind not in ("sidecar", "gateway"):
         raise BadInput(f"kind must be 'sidecar' or 'gateway', got {registration.kind!r}")
+    check_locality(registration.locality)
     if registration.weight < 1:
         raise BadInput(f"weight must be at least 1, got {registration.weight}")
     for port in registration.ports:
