@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from tests.fakes.proxies import (
 from tests.pilot.translate.cases import inbound, inbound_port
 
 from lateen.api.protocol import Protocol
-from lateen.pilot.model.values import MtlsMode
+from lateen.pilot.model.values import MtlsMode, TcpLimits
 from lateen.pilot.translate.clusters import build_fixed_clusters
 from lateen.pilot.translate.inbound import build_inbound_clusters, build_inbound_listeners
 
@@ -57,6 +58,7 @@ class Sidecar(NamedTuple):
 
     port: int
     apps: dict[tuple[MtlsMode, Protocol], int]
+    brief: int  # of one whose connections end when they are idle
     unnamed: int  # the port of an application that no service names
     folder: Path
     client: Identity
@@ -70,11 +72,14 @@ def sidecar(authority: StrangeAuthority, server: ConfigServer, folder: Path) -> 
     foreign.load_cert_chain(*make_identity(StrangeAuthority(), "foreign").write(folder)[:2])
     with ExitStack() as stack:
         apps = {key: stack.enter_context(AnyApp(tls=foreign)).port for key in TABLE}
+        brief = stack.enter_context(AnyApp()).port
         unnamed = stack.enter_context(AnyApp(tls=foreign)).port
         port = free_port()
         ports = (inbound_port(port=apps[mode, kind], protocol=kind, mtls=mode) for mode, kind in TABLE)
+        limits = TcpLimits(idle_timeout=timedelta(milliseconds=200))
+        ended = inbound_port(port=brief, protocol=Protocol.TCP, mtls=MtlsMode.DISABLE, limits=limits)
         inp = inbound(
-            *sorted(ports, key=lambda entry: entry.port),
+            *sorted([*ports, ended], key=lambda entry: entry.port),
             port=port,
             passthrough_mtls=MtlsMode.PERMISSIVE,
         )
@@ -84,7 +89,7 @@ def sidecar(authority: StrangeAuthority, server: ConfigServer, folder: Path) -> 
             [*own.secrets(), *map(unmarked, clusters), *map(by_address, build_inbound_listeners(inp))],
         )
         envoy = stack.enter_context(RealEnvoy("app-v1", server, folder, labels={"app": "app", "version": "v1"}))
-        yield Sidecar(port, apps, unnamed, folder, make_identity(authority, "web"), envoy)
+        yield Sidecar(port, apps, brief, unnamed, folder, make_identity(authority, "web"), envoy)
     assert server.rejections == []
 
 
@@ -146,6 +151,13 @@ def test_identities_of_another_trust_domain_are_refused(sidecar: Sidecar, author
     port = sidecar.apps[MtlsMode.STRICT, Protocol.TCP]
     assert outcome(sidecar, port, "mesh tcp") == TCP
     assert outcome(sidecar, port, "mesh tcp", stranger) == REFUSED
+
+
+def test_idle_connections_to_the_application_end_where_a_rule_says_so(sidecar: Sidecar) -> None:
+    with dial(sidecar.port, to=("127.0.0.1", sidecar.brief)) as sock:
+        sock.sendall(b"hello")
+        assert sock.recv(100) == b"app:hello"
+        assert sock.recv(100) == b""
 
 
 def test_an_alias_of_the_trust_domain_is_accepted(sidecar: Sidecar, authority: StrangeAuthority) -> None:
