@@ -78,7 +78,7 @@ def test_random(yard: Yard) -> None:
 def test_whoever_is_busy_is_spared(yard: Yard, name: str, text: str) -> None:
     yard.use(balancer(text), name=name)
     slow = yard.apps["a"]
-    slow.delay_seconds = 2.0
+    slow.delay_seconds = 1.2
     # All three are asked at once, so that one of the requests stays at the slow one.
     threads = [threading.Thread(target=yard.get, args=(f"{name}.test", "/held"), kwargs={"to": TO}) for _ in range(12)]
     for thread in threads:
