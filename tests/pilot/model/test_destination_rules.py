@@ -10,6 +10,7 @@ import yaml
 from lateen.api.decode import decode_documents
 from lateen.flow import Graph
 from lateen.pilot.model.mesh import Mesh
+from lateen.pilot.model.overlaps import Overlaps
 from lateen.pilot.model.policy import EffectivePolicy, Rule, effective_policy
 from lateen.pilot.model.values import Hostname
 
@@ -159,6 +160,23 @@ def test_everywhere_may_be_written_or_left_out() -> None:
     found = chosen([rule("one", **subsets("v1")), rule("two", exportTo=["*"], **subsets("v2"))])
     assert found is not None
     assert [subset.name for subset in found.subsets] == ["v1", "v2"]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_what_an_older_rule_says_already_is_told(order: tuple[int, ...]) -> None:
+    rules = [
+        rule("oldest", age=1, **subsets("v1")),
+        rule("other", age=2, exportTo=["."], **subsets("v1")),
+        rule("newest", age=3, host="api", **subsets("v2", "v1")),
+    ]
+    overlaps = Overlaps()
+    objects = [decode_documents(_yaml(document), "it.yaml").objects[0] for document in rules]
+    for position in order:
+        overlaps.replace(objects[position].key, objects[position])
+    told = [(problem.resource.name, problem.field) for problem in overlaps.problems() if problem.resource is not None]
+    assert told == [("newest", "spec.trafficPolicy"), ("newest", "spec.subsets[1].name")]
+    overlaps.replace(objects[0].key, None)
+    assert list(overlaps.problems()) == []
 
 
 # ---------------------------------------------------------------- inheritance

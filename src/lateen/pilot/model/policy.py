@@ -19,6 +19,7 @@ __all__ = [
     "EffectivePolicy",
     "Rule",
     "age_key",
+    "audience_of",
     "balancer_of",
     "clients_of",
     "config_ref",
@@ -95,14 +96,16 @@ def select_rule(rules: Iterable[Object], labels: Mapping[str, str]) -> Rule | No
     """
     groups: dict[tuple[Any, Any], list[Object]] = {}
     for rule in sorted(rules, key=age_key):
-        wanted = clients_of(rule)
-        if all(labels.get(key) == value for key, value in wanted):
-            audience = frozenset(
-                rule.key.namespace if entry == "." else entry for entry in rule.spec.export_to or ("*",)
-            )
-            groups.setdefault((wanted, audience), []).append(rule)
+        if all(labels.get(key) == value for key, value in clients_of(rule)):
+            groups.setdefault(audience_of(rule), []).append(rule)
     chosen = min(groups, key=lambda group: not group[0], default=None)  # the first of equals, so the oldest
     return _merge_rules(groups[chosen]) if chosen is not None else None
+
+
+def audience_of(rule: Object) -> tuple[tuple[tuple[str, str], ...], frozenset[str]]:
+    """Return for whom a DestinationRule is: the clients it selects, () for all, and namespaces it is exported to."""
+    namespaces = (rule.key.namespace if entry == "." else entry for entry in rule.spec.export_to or ("*",))
+    return clients_of(rule), frozenset(namespaces)
 
 
 def clients_of(rule: Object) -> tuple[tuple[str, str], ...]:

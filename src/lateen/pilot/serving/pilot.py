@@ -22,6 +22,7 @@ from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.mesh import Mesh
 from lateen.pilot.model.names import Names
 from lateen.pilot.model.outbound import Outbound
+from lateen.pilot.model.overlaps import Overlaps
 from lateen.pilot.model.rivals import Rivals
 from lateen.pilot.model.support import unsupported
 from lateen.pilot.registry.services import implied_rows, service_rows
@@ -68,6 +69,7 @@ class Pilot:
         self.quarantine = Quarantine(self.mesh, self.scopes, self.gate)
         self.vips = vips
         self._claims = Claims()
+        self._overlaps = Overlaps()
         self._refused_bootstraps: dict[str, dict[str, str]] = {}  # proxy -> patch -> why
         self._rivals = Rivals()
         self._notes: dict[ResourceKey, tuple[Problem, ...]] = {}  # of resources that are not fully acted on
@@ -101,6 +103,7 @@ class Pilot:
     def _note(self, change: Change) -> None:
         self._claims.replace(change.key, change.obj)
         self._rivals.replace(change.key, change.obj)
+        self._overlaps.replace(change.key, change.obj)
         # Kept, not gathered when asked: `problems` is asked after each change, and must not go over all resources.
         found: list[Problem] = []
         if change.obj is not None:
@@ -126,6 +129,7 @@ class Pilot:
         found = [problem for notes in self._notes.values() for problem in notes]
         found.extend(self._idle_patches())
         found.extend(self._claims.problems())
+        found.extend(self._overlaps.problems())
         found.extend(self._refused_patches())
         found.extend(self._rivals.problems())
         for notes in self.scopes.notes.values():
