@@ -70,7 +70,7 @@ _PORTS = "ports: [{port: 80, name: http}]"
             "DestinationRule",
             "{host: a, subsets: [{name: s, labels: {v: x}}, {name: t, labels: {v: y}, trafficPolicy: "
             "{portLevelSettings: [{port: {number: 80}, loadBalancer: {zoneAwareLbSetting: {enabled: true}}}]}}]}",
-            ["spec.subsets[1].trafficPolicy.portLevelSettings[0].loadBalancer.zoneAwareLbSetting"],
+            [],
             id="deep below a subset",
         ),
         pytest.param(

@@ -9,12 +9,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateValidationContext, TlsCertificate
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
@@ -103,6 +106,7 @@ class World:
         authority = StrangeAuthority()
         self.client_key = ec.generate_private_key(ec.SECP256R1())
         client = pem_of(authority.certify(self.client_key, names=[x509.DNSName("client.test")]))
+        self.authority = authority
         self.yard.secrets += [
             Secret(
                 name=f"file-root:{ROOTS}",
@@ -121,6 +125,7 @@ class World:
         outside = self._context(certificate, key_pem(key), authority.root_pem)
         outside.verify_mode = ssl.CERT_OPTIONAL
         self.outside = TlsServer(outside)
+        self.certificate = x509.load_pem_x509_certificate(certificate)
         identity = make_identity(self.yard.authority, "server")
         self.mesh = TlsServer(self._context(identity.certificate, identity.key, identity.bundle))
 
@@ -133,6 +138,24 @@ class World:
         context.load_verify_locations(cadata=roots.decode())
         context.verify_mode = ssl.CERT_REQUIRED
         return context
+
+    def revoke(self, path: str, *certificates: x509.Certificate) -> None:
+        """Serve, as an agent would, the authority's roots with a list of what it revoked."""
+        now = self.authority.now
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.authority.certificate.subject)
+            .last_update(now - timedelta(minutes=1))
+            .next_update(now + timedelta(hours=1))
+        )
+        for certificate in certificates:
+            revoked = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number).revocation_date(now)
+            builder = builder.add_revoked_certificate(revoked.build())
+        crl = builder.sign(self.authority.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+        context = CertificateValidationContext(
+            trusted_ca=DataSource(inline_bytes=self.authority.root_pem), crl=DataSource(inline_bytes=crl)
+        )
+        self.yard.secrets.append(Secret(name=f"file-root:{ROOTS}~{path}", validation_context=context))
 
     def ask(self, name: str, text: str, *, host: str = "") -> tuple[int, dict[str, Any]]:
         """Configure `text`; return the status of one request, and what the server's last handshake said, if any."""
@@ -201,6 +224,14 @@ def test_who_is_believed(world: World, name: str, tls: str, status: int) -> None
 )
 def test_the_name_that_is_asked_for(world: World, name: str, tls: str, sni: str) -> None:
     assert world.ask(name, outside(tls))[1]["sni"] == sni
+
+
+def test_revoked_certificates(world: World) -> None:
+    world.revoke("/etc/none.crl")
+    world.revoke("/etc/all.crl", world.certificate)
+    rule = f"mode: SIMPLE, caCertificates: {ROOTS}, subjectAltNames: [api.test], caCrl: "
+    assert world.ask("good", outside(rule + "/etc/none.crl"))[0] == 200
+    assert world.ask("revoked", outside(rule + "/etc/all.crl"))[0] == 503
 
 
 def test_disable_is_plain_text(world: World) -> None:
