@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lateen.pilot.taste.book import Book
 from lateen.pilot.taste.probe import needs_no_taste
+from lateen.pilot.translate.patches.outcome import marks_of
 from lateen.pilot.xds.source import Resource
 from lateen.pilot.xds.type_urls import RDS, SDS
 
@@ -30,12 +31,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """What is served for one refused route configuration, as long as neither it nor what was served before changes."""
+    """What is served for one refused resource, as long as neither it nor what was served before changes.
+
+    A route configuration keeps its good virtual hosts; what EnvoyFilters patched is served without the bad patches.
+    """
 
     wanted: str  # version of the refused one
     served: str  # version that the old virtual hosts are from, "" for none
     resource: Resource | None  # None: it cannot be taken apart
-    bad: tuple[str, ...] = ()  # names of the virtual hosts that were refused
+    bad: tuple[str, ...] = ()  # names of the virtual hosts that were refused, or of the patches
     words: str = ""  # Envoy's, about the first of them
     suspects: tuple[str, ...] = ()  # paths of resources of the API that the refused routes name
 
@@ -73,8 +77,9 @@ class Gate:
         return True
 
     def unpatched(self, place: Place, wanted: Resource, served: Resource | None) -> bool:
-        """Tell whether a refused route configuration still has to be taken apart."""
-        if not self.active or place.type_url != RDS or not self.book.verdict(wanted.version):
+        """Tell whether a refused route configuration, or one that was patched, still has to be taken apart."""
+        apart = place.type_url == RDS or marks_of(wanted)
+        if not self.active or not apart or not self.book.verdict(wanted.version):
             return False
         patch = self._patches.get(place)
         last = self.last_of(place, served)
@@ -83,6 +88,12 @@ class Gate:
     def last_of(self, place: Place, served: Resource | None) -> Resource | None:
         """Return the last good version: what is served, or what was when the scope was last in use."""
         return served if served is not None else self.last_good.get(place)
+
+    def stands_in(self, place: Place, last: Resource | None) -> bool:
+        """Tell whether nothing good of its own stands at a place: only what was left of a refused one, or nothing."""
+        patch = self._patches.get(place)
+        standing = patch.resource if patch is not None else None
+        return last is None or (standing is not None and standing.version == last.version)
 
     def patch(self, place: Place, patch: Patch) -> None:
         self._patches[place] = patch
@@ -97,8 +108,10 @@ class Gate:
         last = self.last_of(place, served)
         instead, told = last, "the last good version stays" if last is not None else "it is left out"
         suspects: tuple[str, ...] = ()
+        if patch is not None and patch.wanted == wanted.version:
+            suspects, words = patch.suspects, patch.words or words
         if patch is not None and patch.wanted == wanted.version and patch.resource is not None:
-            instead, suspects, words = patch.resource, patch.suspects, patch.words
+            instead = patch.resource
             told = f"{' and '.join(patch.bad[:3])} stays as it was, or is left out; the rest is served"
             # What is served now is the one that the next patch is made with.
             self._patches[place] = Patch(patch.wanted, instead.version, instead, patch.bad, patch.words, patch.suspects)

@@ -36,8 +36,10 @@ def culprits_of(
     touched = {patch.key for patch in mark.touched} if mark is not None else set()
     found = {key for key in found if key.kind != "EnvoyFilter" or key in touched}
     paths = {path.rpartition("/apis/")[2].lower() for path in named}
-    closer = {key for key in found if key.kind == "EnvoyFilter" or _path_end(key) in {_end(path) for path in paths}}
-    if any(key.kind != "EnvoyFilter" for key in closer):
+    ends = {_end(path) for path in paths}
+    known = any(kind == "envoyfilter" for kind, _, _ in ends)  # which patch it is was found out
+    closer = {key for key in found if _path_end(key) in ends or (key.kind == "EnvoyFilter" and not known)}
+    if known or any(key.kind != "EnvoyFilter" for key in closer):
         found = closer
     return tuple(sorted(found, key=lambda key: (key.kind in BACKGROUND, key)))
 

@@ -12,9 +12,9 @@ from typing import Any
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
-from lateen.pilot.model.envoy_filters import Patch
+from lateen.pilot.model.envoy_filters import Patch, PatchId
 from lateen.pilot.translate.pack import resource_of
-from lateen.pilot.translate.patches.outcome import Mark, Marked, MarkedResource, Trace
+from lateen.pilot.translate.patches.outcome import Again, Mark, Marked, MarkedResource, Trace
 from lateen.pilot.translate.patches.routes import (
     RouteContext,
     acts_on_config,
@@ -58,12 +58,17 @@ def patch_key(patches: Iterable[Patch]) -> tuple[tuple[str, str, int, str], ...]
     return tuple((patch.id.namespace, patch.id.name, patch.id.index, patch.digest) for patch in patches)
 
 
-def shape(message: Any, patches: tuple[Patch, ...], apply: Apply) -> Shaped:
-    """Apply patches to one message."""
+def shape(build: Callable[[], Any], patches: tuple[Patch, ...], apply: Apply) -> Shaped:
+    """Apply patches to one message, which is built anew each time."""
+
+    def again(without: frozenset[PatchId]) -> Resource | None:
+        return shape(build, tuple(patch for patch in patches if patch.id not in without), apply).resource
+
+    message = build()
     trace = Trace()
     result = apply(message, usable(patches), trace)
     mark = trace.mark(message.name)
-    return Shaped(None if result is None else with_mark(resource_of(result), mark), mark)
+    return Shaped(None if result is None else with_mark(resource_of(result), mark, again), mark)
 
 
 def gather(shaped: Iterable[Shaped]) -> tuple[Resource, ...]:
@@ -74,10 +79,10 @@ def gather(shaped: Iterable[Shaped]) -> tuple[Resource, ...]:
     return Marked(resources, marks) if marks else resources
 
 
-def with_mark(resource: Resource, mark: Mark | None) -> Resource:
+def with_mark(resource: Resource, mark: Mark | None, again: Again | None = None) -> Resource:
     if mark is None:
         return resource
-    return MarkedResource(resource.name, resource.version, resource.body, mark)
+    return MarkedResource(resource.name, resource.version, resource.body, mark, again)
 
 
 def added(patches: tuple[Patch, ...], make: Callable[[Sequence[Patch], Trace], Sequence[Any]]) -> list[Shaped]:
@@ -93,9 +98,9 @@ def added(patches: tuple[Patch, ...], make: Callable[[Sequence[Patch], Trace], S
 # ---------------------------------------------------------------- routes
 
 
-def shape_config(config: RouteConfiguration, patches: tuple[Patch, ...], context: RouteContext) -> Shaped:
+def shape_config(build: Callable[[], RouteConfiguration], patches: tuple[Patch, ...], context: RouteContext) -> Shaped:
     """Patch a route configuration that holds all of its virtual hosts."""
-    return shape(config, patches, lambda message, mine, trace: patch_whole_route_config(message, mine, trace, context))
+    return shape(build, patches, lambda message, mine, trace: patch_whole_route_config(message, mine, trace, context))
 
 
 def shape_shell(

@@ -7,7 +7,7 @@ grow with distinct content.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -28,6 +28,7 @@ from lateen.pilot.model.envoy_filters import (
     ROUTES,
     EnvoyFilters,
     Patch,
+    PatchId,
 )
 from lateen.pilot.model.gateway import Gateways
 from lateen.pilot.model.gateway_servers import Note
@@ -199,7 +200,10 @@ class Render:
         if not patches:
             return tuple(resource_of(listener) for listener in listeners)
         return gather(
-            [*(shape(listener, patches, patch_listener) for listener in listeners), *added(patches, added_listeners)]
+            [
+                *(shape(each, patches, patch_listener) for each in _each(build_inbound_listeners, found, listeners)),
+                *added(patches, added_listeners),
+            ]
         )
 
     def _inbound_clusters(self, read: Read, workload: str) -> tuple[Resource, ...]:
@@ -211,7 +215,10 @@ class Render:
         if not patches:
             return tuple(resource_of(cluster) for cluster in clusters)
         return gather(
-            [*(shape(cluster, patches, _patch_inbound) for cluster in clusters), *added(patches, added_clusters)]
+            [
+                *(shape(each, patches, _patch_inbound) for each in _each(build_inbound_clusters, found, clusters)),
+                *added(patches, added_clusters),
+            ]
         )
 
     # ---- EnvoyFilters
@@ -232,7 +239,7 @@ class Render:
         key = patch_key(patches)
         name = f"{build.__qualname__} patched"
         return gather(
-            self.interned.keyed(name, (entry, key), lambda one: shape(build(one), patches, apply), entry)
+            self.interned.keyed(name, (entry, key), lambda one: shape(partial(build, one), patches, apply), entry)
             for entry in inputs
         )
 
@@ -247,9 +254,9 @@ class Render:
         if not patches and not inbound:
             return tuple(resource_of(cluster) for cluster in clusters)
         return gather(
-            shape(cluster, inbound, _patch_inbound)
+            shape(partial(_same, cluster), inbound, _patch_inbound)
             if cluster.name == INBOUND_PASSTHROUGH
-            else shape(cluster, patches, _patch_cluster)
+            else shape(partial(_same, cluster), patches, _patch_cluster)
             for cluster in clusters
         )
 
@@ -311,17 +318,7 @@ class Render:
             if patches:
                 return self._patched_gateway_routes(read, view, shell, hosts, patches)
         made = [read.get(self.virtual_hosts, host) for host in hosts]
-        spliced = [(host.domains, host.data) for host in made if host is not None and host.data is not None]
-        patches = self._patches(read, view, ROUTES)
-        if not patches and all(host is None or host.mark is None for host in made):
-            return splice_route_config(shell, spliced)
-        context = RouteContext(name=shell.name, port=_port_of(shell.name))
-        rest, mark = shape_shell(build_route_config(shell), patches, context)
-        trace = Trace()
-        for one in (mark, *(host.mark for host in made if host is not None)):
-            if one is not None:
-                trace.include(one)
-        return with_mark(splice_route_config(shell, spliced, rest), trace.mark(shell.name))
+        return _splice(shell, [host for host in made if host is not None], self._patches(read, view, ROUTES))
 
     def _patched_gateway_routes(
         self, read: Read, view: View, shell: RouteConfigInput, hosts: Iterable[Any], patches: tuple[Patch, ...]
@@ -333,7 +330,7 @@ class Render:
         shaped: Shaped = self.interned.keyed(
             "patched gateway routes",
             (whole, patch_key(patches), port, servers),
-            lambda one: shape_config(build_route_config(one), patches, context),
+            lambda one: shape_config(partial(build_route_config, one), patches, context),
             whole,
         )
         return shaped.resource
@@ -383,12 +380,19 @@ _LISTENER_BUILDERS: dict[type, Callable[[Any], Any]] = {
 class _HostBytes:
     """One virtual host, serialised, and its domains; None when a patch removed it. Equal data is equal."""
 
-    __slots__ = ("__weakref__", "data", "domains", "mark")
+    __slots__ = ("__weakref__", "again", "data", "domains", "mark")
 
-    def __init__(self, domains: tuple[str, ...], data: bytes | None, mark: Mark | None = None) -> None:
+    def __init__(
+        self,
+        domains: tuple[str, ...],
+        data: bytes | None,
+        mark: Mark | None = None,
+        again: Callable[[frozenset[PatchId]], _HostBytes] | None = None,
+    ) -> None:
         self.domains = domains
         self.data = data
         self.mark = mark
+        self.again = again  # makes it without some patches
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _HostBytes) and other.data == self.data and other.mark == self.mark
@@ -402,10 +406,45 @@ def _host_bytes(inp: VirtualHostInput) -> _HostBytes:
 
 
 def _patched(inp: VirtualHostInput, patches: tuple[Patch, ...], context: RouteContext) -> _HostBytes:
+    def again(without: frozenset[PatchId]) -> _HostBytes:
+        return _patched(inp, tuple(patch for patch in patches if patch.id not in without), context)
+
     host, mark = shape_host(build_virtual_host(inp), patches, context)
     if host is None:
-        return _HostBytes((), None, mark)
-    return _HostBytes(tuple(host.domains), host.SerializeToString(deterministic=True), mark)
+        return _HostBytes((), None, mark, again)
+    return _HostBytes(tuple(host.domains), host.SerializeToString(deterministic=True), mark, again)
+
+
+def _splice(shell: RouteConfigInput, hosts: list[_HostBytes], patches: tuple[Patch, ...]) -> Resource:
+    """Return a sidecar's route configuration of virtual hosts that are made already, and patched."""
+    spliced = [(host.domains, host.data) for host in hosts if host.data is not None]
+    if not patches and all(host.mark is None for host in hosts):
+        return splice_route_config(shell, spliced)
+
+    def again(without: frozenset[PatchId]) -> Resource:
+        others = [host if host.again is None else host.again(without) for host in hosts]
+        return _splice(shell, others, tuple(patch for patch in patches if patch.id not in without))
+
+    context = RouteContext(name=shell.name, port=_port_of(shell.name))
+    rest, mark = shape_shell(build_route_config(shell), patches, context)
+    trace = Trace()
+    for one in (mark, *(host.mark for host in hosts)):
+        if one is not None:
+            trace.include(one)
+    return with_mark(splice_route_config(shell, spliced, rest), trace.mark(shell.name), again)
+
+
+def _each(build: Callable[[Any], Sequence[Any]], inp: Any, made: Sequence[Any]) -> list[Callable[[], Any]]:
+    """Return one builder a message, so that none is kept for the case that it must be built again."""
+    return [partial(_nth, build, inp, at) for at in range(len(made))]
+
+
+def _nth(build: Callable[[Any], Sequence[Any]], inp: Any, at: int) -> Any:
+    return build(inp)[at]
+
+
+def _same(message: Any) -> Any:
+    return message
 
 
 def _port_of(name: str) -> int:

@@ -404,7 +404,7 @@ class Scopes:
         return list(found.values())
 
     def unpatched(self) -> list[tuple[Place, Resource, Resource | None]]:
-        """Return (place, wanted, last good) of refused route configurations that are to be taken apart."""
+        """Return (place, wanted, last good) of refused resources that are to be taken apart."""
         return [entry for scope in self._touched for entry in self._unpatched(scope)]
 
     def _unjudged(self, scope: Scope) -> Iterator[tuple[str, Resource]]:
@@ -418,13 +418,14 @@ class Scopes:
                     yield part.type_url, resource
 
     def _unpatched(self, scope: Scope) -> Iterator[tuple[Place, Resource, Resource | None]]:
-        if not scope.judged or not self.gate.active or not isinstance(scope, ViewScope):
+        if not scope.judged or not self.gate.active:
             return
-        for name, resource in scope.routes.staged():
-            place = Place(scope.name, RDS, name)
-            served = scope.routes.all().get(name)
-            if resource is not None and self.gate.unpatched(place, resource, served):
-                yield place, resource, self.gate.last_of(place, served)
+        for part in scope.parts():
+            for name, resource in part.staged():
+                place = Place(scope.name, part.type_url, name)
+                served = part.all().get(name)
+                if resource is not None and self.gate.unpatched(place, resource, served):
+                    yield place, resource, self.gate.last_of(place, served)
 
     def _open_questions(self, scope: Scope) -> Iterator[object]:
         yield from self._unjudged(scope)

@@ -16,10 +16,12 @@ from typing import Final, Protocol
 import structlog
 
 from lateen.errors import LateenError
-from lateen.pilot.serving.gate import Gate, Patch
+from lateen.pilot.model.envoy_filters import PatchId
+from lateen.pilot.serving.gate import Gate, Patch, Place
 from lateen.pilot.serving.scopes import Scopes
 from lateen.pilot.serving.source import MeshSource
 from lateen.pilot.taste.routes import config_paths, each_host, each_route, with_last_hosts
+from lateen.pilot.translate.patches.outcome import MarkedResource
 from lateen.pilot.xds.source import Resource
 from lateen.pilot.xds.type_urls import RDS
 
@@ -91,7 +93,7 @@ class Tasting:
                 await self._taste(unjudged)
             elif unpatched := scopes.unpatched():
                 for place, wanted, last in unpatched:
-                    self._gate.patch(place, await self._take_apart(wanted, last))
+                    self._gate.patch(place, await self._part_from(place, wanted, last))
             else:
                 break
         self._source.release()
@@ -122,10 +124,52 @@ class Tasting:
             self.fault = fault
             self._gate.changed = True
 
-    async def _verdicts(self, resources: Sequence[Resource]) -> dict[str, str]:
-        """Return Envoy's words against each route configuration, by version."""
+    async def _part_from(self, place: Place, wanted: Resource, last: Resource | None) -> Patch:
+        """Find what is bad of a refused resource, and what to serve instead of it."""
+        patch = await self._without_patches(place, wanted, last) if isinstance(wanted, MarkedResource) else None
+        if patch is None and place.type_url == RDS:
+            return await self._take_apart(wanted, last)
+        return patch or Patch(wanted.version, last.version if last is not None else "", None)
+
+    async def _without_patches(self, place: Place, wanted: MarkedResource, last: Resource | None) -> Patch | None:
+        """Find the patches of EnvoyFilters that make a resource bad; None when it is bad without them.
+
+        They are put in one after the other, in their order, and stay where Envoy takes the result. What is served is
+        the last good version, as ever; where there is none, the resource without the bad patches.
+        """
+        if wanted.again is None:
+            return None
+        without = frozenset(wanted.mark.touched)
+        best = wanted.again(without)
+        words = ""
+        bad = []
+        if best is None or await self._word(place.type_url, best):
+            return None
+        for patch in wanted.mark.touched:
+            candidate = wanted.again(without - {patch})
+            said = await self._word(place.type_url, candidate) if candidate is not None else ""
+            if said:
+                bad.append(patch)
+                words = words or said
+            else:
+                without -= {patch}
+                best = candidate
+        return Patch(
+            wanted.version,
+            last.version if last is not None else "",
+            best if self._gate.stands_in(place, last) else None,
+            tuple(f"{patch.key} {patch.path}" for patch in bad),
+            words,
+            tuple(_path_of(patch) for patch in bad),
+        )
+
+    async def _word(self, type_url: str, resource: Resource) -> str:
+        return (await self._verdicts([resource], type_url))[resource.version]
+
+    async def _verdicts(self, resources: Sequence[Resource], type_url: str = RDS) -> dict[str, str]:
+        """Return Envoy's words against each resource of one type, by version."""
         book = self._gate.book
-        unknown = {r.version: (RDS, r) for r in resources if book.verdict(r.version) is None}
+        unknown = {r.version: (type_url, r) for r in resources if book.verdict(r.version) is None}
         if unknown:
             await self._taste(list(unknown.values()))
         return {resource.version: book.verdict(resource.version) or "" for resource in resources}
@@ -149,3 +193,8 @@ class Tasting:
             guilty = [route for route in routes if own[route.version]] or [hosts[name]]
             suspects.update(path for route in guilty for path in config_paths(RDS, route))
         return Patch(wanted.version, served, patched, tuple(bad), words, tuple(sorted(suspects)))
+
+
+def _path_of(patch: PatchId) -> str:
+    """Return how metadata would name the EnvoyFilter of a patch: see `parts.config_path`."""
+    return f"/apis/networking.istio.io/v1alpha3/namespaces/{patch.namespace}/envoy-filter/{patch.name}"

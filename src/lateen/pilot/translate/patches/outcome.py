@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from lateen.pilot.model.envoy_filters import Patch, PatchId
 from lateen.pilot.xds.source import Resource
 
-__all__ = ["Mark", "Marked", "MarkedResource", "Trace", "marks_of"]
+__all__ = ["Again", "Mark", "Marked", "MarkedResource", "Trace", "marks_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,16 @@ class Trace:
         return Mark(name, tuple(sorted(self._touched)), tuple(sorted(self._failed.items())))
 
 
+# Makes a resource again without some patches; None when it is removed then.
+Again = Callable[[frozenset[PatchId]], "Resource | None"]
+
+
 @dataclass(frozen=True, slots=True)
 class MarkedResource(Resource):
     """A resource that patches acted on."""
 
     mark: Mark = Mark("")
+    again: Again | None = field(default=None, compare=False, repr=False)
 
 
 class Marked(tuple[Resource, ...]):
