@@ -42,6 +42,9 @@ class Folder:
         self._files: dict[str, _File] = {}
         self._owners: dict[ResourceKey, list[str]] = {}  # sorted paths of the files that hold it
         self._unreadable: dict[str, Problem] = {}
+        # Asked after each change, so what is wrong is kept, and not looked for among all that is right.
+        self._faulty: set[str] = set()  # paths of files with problems
+        self._contested: set[ResourceKey] = set()  # resources that several files hold
 
     @property
     def files(self) -> frozenset[str]:
@@ -73,10 +76,10 @@ class Folder:
     def problems(self) -> tuple[Problem, ...]:
         """Return every fault that stands now, by file and line."""
         found: list[Problem] = [*self._unreadable.values()]
-        for file in self._files.values():
-            found.extend(file.problems)
-        for key, paths in self._owners.items():
-            found.extend(self._conflicts(key, paths))
+        for path in self._faulty:
+            found.extend(self._files[path].problems)
+        for key in self._contested:
+            found.extend(self._conflicts(key, self._owners[key]))
         return tuple(sorted(found, key=lambda p: (p.file, p.line, p.field, p.message)))
 
     def _conflicts(self, key: ResourceKey, paths: list[str]) -> Iterable[Problem]:
@@ -93,6 +96,9 @@ class Folder:
     def _replace(self, path: str, decoded: Decoded, before: dict[ResourceKey, Object | None]) -> None:
         file = self._files.setdefault(path, _File())
         file.problems = decoded.problems
+        self._faulty.discard(path)
+        if decoded.problems:
+            self._faulty.add(path)
         if any(problem.level == "error" for problem in decoded.problems):
             return
         objects = {obj.key: obj for obj in decoded.objects}
@@ -104,6 +110,8 @@ class Folder:
             owners = self._owners.setdefault(key, [])
             owners.append(path)
             owners.sort()
+            if len(owners) > 1:
+                self._contested.add(key)
 
     def _remove(self, path: str, before: dict[ResourceKey, Object | None]) -> None:
         self._unreadable.pop(path, None)
@@ -113,12 +121,15 @@ class Folder:
         for key in file.objects:
             before.setdefault(key, self._winner(key))
         self._disown(path, file.objects)
+        self._faulty.discard(path)
         del self._files[path]
 
     def _disown(self, path: str, keys: Iterable[ResourceKey]) -> None:
         for key in keys:
             owners = self._owners[key]
             owners.remove(path)
+            if len(owners) < 2:
+                self._contested.discard(key)
             if not owners:
                 del self._owners[key]
 
