@@ -9,7 +9,8 @@ import pytest
 
 from lateen.api.decode import decode_documents
 from lateen.pilot.model.ties import NO_TIES, Tie, Ties, givers_of, service_tie, ties_of
-from lateen.pilot.serving.halves import Halves
+from lateen.pilot.serving.halves import PATIENCE_SECONDS, Halves, WaitingRoom
+from lateen.pilot.sources.folder import Change
 
 A = service_tie("a.default.svc.cluster.local")
 V1, V2 = (("subset", A[1], name) for name in ("v1", "v2"))
@@ -186,3 +187,45 @@ def test_bookkeeping_forgets_what_is_gone() -> None:
             for tie in value.needs:
                 was_broken = tie in before.get(key, NO_TIES).needs and given_before.isdisjoint(givers_of(tie))
                 assert was_broken or not given.isdisjoint(givers_of(tie))
+
+
+def test_what_waits_goes_when_its_half_comes_or_its_time_is_over() -> None:
+    text = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: a}
+spec: {hosts: [a], http: [{route: [{destination: {host: a, subset: v1}}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: a}
+spec: {host: a, subsets: [{name: v1}]}
+"""
+    routes, rule = (Change(obj.key, obj) for obj in decode_documents(text.encode(), "x.yaml").objects)
+    now, woken = [100.0], list[float]()
+    room = WaitingRoom(clock=lambda: now[0], wake_later=woken.append)
+    room.runs("a-v1", ties(gives=(service_tie("a.default.svc.cluster.local"),)))
+
+    assert room.whole([routes]) == []
+    assert room.whole([]) == []
+    assert woken == [PATIENCE_SECONDS]
+    assert room.whole([rule]) == [routes, rule]
+    assert room.whole([Change(rule.key, None)]) == []  # it is in use
+    now[0] += PATIENCE_SECONDS - 0.1
+    assert room.whole([]) == []
+    now[0] += 0.1
+    assert room.whole([]) == [Change(rule.key, None)]
+    assert woken == [PATIENCE_SECONDS] * 2
+    assert room.whole([routes]) == [routes]  # broken before: nothing to wait for
+
+
+def test_at_the_start_nothing_waits() -> None:
+    text = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: a}
+spec: {hosts: [a], http: [{route: [{destination: {host: a, subset: v1}}]}]}
+"""
+    (routes,) = (Change(obj.key, obj) for obj in decode_documents(text.encode(), "x.yaml").objects)
+    room = WaitingRoom(clock=lambda: 0.0, wake_later=lambda seconds: pytest.fail("nobody waits"))
+    assert room.whole([routes], at_once=True) == [routes]

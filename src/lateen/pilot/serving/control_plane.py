@@ -9,7 +9,8 @@ import gc
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Iterable, Mapping
+import time
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -32,13 +33,13 @@ from lateen.errors import BadInput, LateenError, Refused, Unsupported
 from lateen.logs import configure_logging
 from lateen.net.client import Lease, ensure_holder
 from lateen.net.process import start_ticks
-from lateen.pilot.model.ties import NO_TIES, Ties, service_tie, ties_of
+from lateen.pilot.model.ties import Ties, service_tie
 from lateen.pilot.registry.registrations import Registrations, to_workload
 from lateen.pilot.registry.services import implied_rows
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import load_vips, save_vips
 from lateen.pilot.serving.groups import group_info
-from lateen.pilot.serving.halves import PATIENCE_SECONDS, Halves
+from lateen.pilot.serving.halves import WaitingRoom
 from lateen.pilot.serving.metrics import metrics_text
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.reports import Reporter
@@ -124,9 +125,10 @@ class ControlPlane:
         self._lease: Lease | None = None
         # What is not applied yet: resources by key, workloads by name (None: gone).
         self._batcher: Batcher[ResourceKey | str, Change | Workload | None] = Batcher()
-        self._halves = Halves()
-        self._held: dict[ResourceKey, Change] = {}  # changes that wait for their other half
-        self._held_until: dict[ResourceKey, float] = {}  # the loop's time at which each waits no more
+        self._waiting = WaitingRoom(
+            clock=time.monotonic,
+            wake_later=lambda seconds: asyncio.get_running_loop().call_later(seconds, self._batcher.wake),
+        )
         self._shown: frozenset[Problem] = frozenset()
         self.taster: Taster | None = None
         self.tasting: Tasting | None = None
@@ -342,8 +344,9 @@ class ControlPlane:
         )
         for name, workload in workloads.items():
             implied = implied_rows(workload) if workload is not None else ()
-            self._halves.take(name, Ties(gives=frozenset(service_tie(row.hostname) for row, _ in implied)))
-        changes = self._whole(change for change in batch.values() if isinstance(change, Change))
+            self._waiting.runs(name, Ties(gives=frozenset(service_tie(row.hostname) for row, _ in implied)))
+        written = (change for change in batch.values() if isinstance(change, Change))
+        changes = self._waiting.whole(written, at_once=not self.pilot.source.ready)
         self.pilot.apply(changes, workloads)
         try:
             save_vips(self.settings.vips_file, self.vips)
@@ -353,23 +356,6 @@ class ControlPlane:
         if changes:
             log.info("configuration applied", changed=[str(change.key) for change in changes[:20]], count=len(changes))
             self._show_problems()
-
-    def _whole(self, new: Iterable[Change]) -> list[Change]:
-        """Return which of the new and the held changes to apply now; the others wait (see `halves`)."""
-        self._held.update((change.key, change) for change in new)
-        ties = {key: ties_of(change.obj) if change.obj else NO_TIES for key, change in self._held.items()}
-        loop, now = asyncio.get_running_loop(), asyncio.get_running_loop().time()
-        waited = [key for key, until in self._held_until.items() if until <= now] if self.pilot.source.ready else ties
-        incomplete = self._halves.incomplete(ties, waited)
-        for key in incomplete - self._held_until.keys():
-            log.info("change waits for its other half", change=str(key), seconds=PATIENCE_SECONDS)
-            self._held_until[cast("ResourceKey", key)] = now + PATIENCE_SECONDS
-            loop.call_later(PATIENCE_SECONDS, self._batcher.wake)
-        ready = [self._held.pop(key) for key in list(self._held) if key not in incomplete]
-        for change in ready:
-            self._held_until.pop(change.key, None)
-            self._halves.take(change.key, ties[change.key])
-        return ready
 
     def problems(self) -> list[Problem]:
         """Return everything that is wrong with the configuration now, by file and line."""

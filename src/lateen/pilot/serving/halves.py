@@ -11,12 +11,18 @@ Pure bookkeeping; the caller has the clock. A change costs the resources that it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
-from lateen.pilot.model.ties import NO_TIES, Tie, Ties, givers_of
+import structlog
 
-__all__ = ["PATIENCE_SECONDS", "Halves"]
+from lateen.api.base import ResourceKey
+from lateen.pilot.model.ties import NO_TIES, Tie, Ties, givers_of, ties_of
+from lateen.pilot.sources.folder import Change
+
+__all__ = ["PATIENCE_SECONDS", "Halves", "WaitingRoom"]
+
+log = structlog.get_logger(__name__)
 
 PATIENCE_SECONDS = 2.0  # longer than any tool takes between two files of one apply; short for who made a mistake
 
@@ -99,3 +105,35 @@ class Halves:
             return [given] if given in self._needed else []
         # A wildcard that goes is rare enough to look at all that is needed.
         return [needed for needed in self._needed if given in givers_of(needed)]
+
+
+class WaitingRoom:
+    """The changes that wait, and until when. `wake_later(seconds)` has `whole` called again after that time."""
+
+    def __init__(self, *, clock: Callable[[], float], wake_later: Callable[[float], object]) -> None:
+        self._clock = clock
+        self._wake_later = wake_later
+        self._halves = Halves()
+        self._held: dict[ResourceKey, Change] = {}
+        self._until: dict[ResourceKey, float] = {}  # the clock's seconds at which each waits no more
+
+    def runs(self, name: str, ties: Ties) -> None:
+        """Note what a running workload gives; `NO_TIES` when it is gone. Workloads wait for nobody."""
+        self._halves.take(name, ties)
+
+    def whole(self, new: Iterable[Change], *, at_once: bool = False) -> list[Change]:
+        """Return which of the new and the held changes to apply now; with `at_once` all of them."""
+        self._held.update((change.key, change) for change in new)
+        ties = {key: ties_of(change.obj) if change.obj else NO_TIES for key, change in self._held.items()}
+        now = self._clock()
+        forced = ties.keys() if at_once else [key for key, until in self._until.items() if until <= now]
+        incomplete = self._halves.incomplete(ties, forced)
+        for key in ties.keys() & incomplete - self._until.keys():
+            log.info("change waits for its other half", change=str(key), seconds=PATIENCE_SECONDS)
+            self._until[key] = now + PATIENCE_SECONDS
+            self._wake_later(PATIENCE_SECONDS)
+        ready = [self._held.pop(key) for key in list(self._held) if key not in incomplete]
+        for change in ready:
+            self._until.pop(change.key, None)
+            self._halves.take(change.key, ties[change.key])
+        return ready
