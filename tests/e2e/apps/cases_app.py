@@ -49,7 +49,7 @@ class Http(BaseHTTPRequestHandler):
         asked = {
             "method": self.command,
             "path": self.path,
-            "headers": {name.lower(): value for name, value in self.headers.items()},
+            "headers": {name.lower(): ",".join(self.headers.get_all(name, ())) for name in self.headers},
             "body": body,
         }
         if len(seen) > KEPT:
