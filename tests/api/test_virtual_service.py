@@ -288,10 +288,31 @@ H = "spec.http[0]"
         pytest.param(
             http("redirect: {uri: /a, redirectCode: 200}"), f"{H}.redirect.redirectCode", "got 200", id="VS-57"
         ),
+        pytest.param(
+            http("redirect: {uri: /a, redirectCode: 304}"),
+            f"{H}.redirect.redirectCode",
+            "301, 302, 303, 307 or 308",
+            id="VS-57-unknown-to-envoy",
+        ),
         pytest.param(http("redirect: {scheme: ftp}"), f"{H}.redirect.scheme", 'got "ftp"', id="VS-58"),
         pytest.param(http("redirect: {port: 70000}"), f"{H}.redirect.port", "got 70000", id="VS-59"),
         pytest.param(http("directResponse: {status: 600}"), f"{H}.directResponse.status", "got 600", id="VS-60-most"),
         pytest.param(http("directResponse: {status: 99}"), f"{H}.directResponse.status", "got 99", id="VS-60"),
+        pytest.param(
+            http(
+                "route: [{destination: {host: a}, weight: 2000000000}, {destination: {host: b}, weight: 2000000000}, "
+                "{destination: {host: c}, weight: 2000000000}]"
+            ),
+            f"{H}.route",
+            "at most 4294967295 together, got 6000000000",
+            id="weights beyond 32 bits",
+        ),
+        pytest.param(
+            "hosts: ['*.b.com']\ntls: [{match: [{sniHosts: ['*a.b.com']}], route: [{destination: {host: a}}]}]",
+            "spec.tls[0].match[0].sniHosts[0]",
+            "for whole labels",
+            id="server name with a wildcard within a label",
+        ),
         pytest.param(
             http(f"directResponse: {{status: 200, body: {{string: {'a' * 1048577}}}}}"),
             f"{H}.directResponse.body",

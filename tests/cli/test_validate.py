@@ -70,8 +70,8 @@ def test_names_that_nothing_defines_are_warned_of(
     assert [(one["file"], one["resource"], one["message"]) for one in report["warnings"]] == [
         ("<stdin>", "VirtualService default/web", message)
         for message in (
-            "subset v9 of host web.default.svc.cluster.local is defined by no DestinationRule in what was given here",
-            "there is no Gateway default/edge in what was given here",
+            "there is no Gateway default/edge",
+            "no DestinationRule for web.default.svc.cluster.local has a subset v9; requests to it get 503",
         )
     ]
 

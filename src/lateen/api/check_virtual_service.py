@@ -13,13 +13,14 @@ from lateen.api.check_common import check_export_to, check_label_map, check_port
 from lateen.api.check_http_route import check_http_route, is_claim_key
 from lateen.api.check_unreachable import check_unreachable
 from lateen.api.hosts import covering_patterns, most_specific_host
-from lateen.api.names import is_dns_label, is_fqdn, is_ip, is_port, is_wildcard_domain
+from lateen.api.names import is_dns_label, is_fqdn, is_ip, is_partial_wildcard, is_port, is_wildcard_domain
 from lateen.api.places import join_path
 from lateen.api.virtual_service import Destination, RouteDestination, TCPRoute, TLSRoute, VirtualService
 
 __all__ = ["check_destination", "check_virtual_service"]
 
 MESH: Final = "mesh"
+WEIGHT_LIMIT: Final = 2**32 - 1
 
 
 def check_virtual_service(obj: Object) -> Iterator[Problem]:
@@ -130,6 +131,8 @@ def check_destinations(obj: Object, entries: Sequence[Any], path: str) -> Iterat
             yield obj.problem(f"{path}[{i}].weight", f"must be 0 or more, got {entry.weight}")
     if len(entries) > 1 and sum(entry.weight for entry in entries) == 0:  # VS-53
         yield obj.problem(path, f"must have weights: {len(entries)} destinations with 0 together get no traffic")
+    if (total := sum(max(entry.weight, 0) for entry in entries)) > WEIGHT_LIMIT:  # Envoy adds them up in 32 bits
+        yield obj.problem(path, f"must have weights of at most {WEIGHT_LIMIT} together, got {total}")
 
 
 def check_destination(obj: Object, destination: Destination, path: str) -> Iterator[Problem]:
@@ -157,6 +160,8 @@ def _check_tls(obj: Object, vs: VirtualService, route: TLSRoute, path: str) -> I
             where = f"{place}.sniHosts[{j}]"
             if is_ip(host):  # VS-74
                 yield obj.problem(where, f'an IP is never a server name in TLS, got "{host}"', "warning")
+            elif is_partial_wildcard(host):  # Envoy compares server names label by label
+                yield obj.problem(where, f'must have its wildcard for whole labels, as in *.foo.com, got "{host}"')
             elif not (is_wildcard_domain(host) or _is_cluster_sni(host)):  # VS-73
                 yield obj.problem(where, f'must be a host name or a wildcard as in *.foo.com, got "{host}"')
             if most_specific_host(host.lower(), hosts) is None:  # VS-75

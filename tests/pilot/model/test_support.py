@@ -37,12 +37,6 @@ _PORTS = "ports: [{port: 80, name: http}]"
     ("kind", "spec", "warned"),
     [
         pytest.param("VirtualService", f"{{hosts: [a], http: [{{{_TO}}}]}}", [], id="routes"),
-        pytest.param(
-            "VirtualService",
-            "{hosts: [a], http: [{redirect: {uri: /b, redirectCode: 304}}]}",
-            ["spec.http[0].redirect.redirectCode"],
-            id="redirect that Envoy does not know",
-        ),
         pytest.param("VirtualService", "{hosts: [a], http: [{redirect: {uri: /b, redirectCode: 308}}]}", [], id="308"),
         pytest.param(
             "VirtualService",

@@ -29,8 +29,9 @@ EDGE = {"istio": "ingressgateway", "app": "ingressgateway"}
 
 @pytest.fixture
 def shop(shop: Bench) -> Bench:
-    """The shop without its own Gateway."""
+    """The shop without its own Gateway, and what is bound to it."""
     shop.delete("Gateway", "bookinfo-gateway")
+    shop.delete("VirtualService", "bookinfo")
     return shop
 
 

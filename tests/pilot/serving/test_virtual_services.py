@@ -244,3 +244,63 @@ def test_a_change_of_one_delegate_touches_nobody_else(mesh: Bench) -> None:
     mesh.apply(LEAF.replace("{host: till,", "{host: safe,"))
     assert mesh.recorder.take() == {"RouteConfiguration": (["80"], [])}
     assert mesh.pilot.graph.stats.recomputed["virtual host bytes"] == 1
+
+
+# ---------------------------------------------------------------- what is told
+
+
+def told(bench: Bench) -> list[str]:
+    return [f"{p.line}: {p.field}: {p.message}" for p in bench.pilot.problems()]
+
+
+TO_V1 = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shop, namespace: owner}
+spec:
+  hosts: [shop]
+  http:
+  - route:
+    - destination:
+        host: shop
+        subset: v1
+"""
+V1 = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: shop, namespace: owner}
+spec: {host: shop, subsets: [{name: v1, labels: {version: v1}}]}
+"""
+
+
+def test_what_is_missing_is_told_until_it_is_there_at_the_line_where_it_is_asked_for(mesh: Bench) -> None:
+    missing = f"spec.http[0].route[0].destination.subset: no DestinationRule for {HOST} has a subset v1"
+    mesh.apply(TO_V1)
+    assert told(mesh) == [f"11: {missing}; requests to it get 503"]
+    mesh.apply("\n\n" + TO_V1)  # moved within its file, and nothing else
+    assert told(mesh) == [f"13: {missing}; requests to it get 503"]
+    mesh.apply(V1)
+    assert told(mesh) == []
+    mesh.delete("DestinationRule", "shop", "owner")
+    assert told(mesh) == [f"13: {missing}; requests to it get 503"]
+    mesh.delete("VirtualService", "shop", "owner")
+    assert told(mesh) == []
+
+
+def test_only_what_is_concerned_is_looked_at_again(mesh: Bench) -> None:
+    mesh.apply(TO_V1 + "".join(rule("client", host=f"h{number}.com", name=f"r{number}") for number in range(20)))
+    mesh.pilot.graph.stats.reset()
+    mesh.apply(V1)
+    assert mesh.pilot.graph.stats.recomputed["findings of virtual services"] == 1
+    mesh.delete("VirtualService", "r7", "client")
+    assert mesh.pilot.graph.stats.recomputed["findings of virtual services"] == 2
+
+
+def test_a_rule_for_others_about_anothers_host_is_told(mesh: Bench) -> None:
+    text = V1.replace("namespace: owner", "namespace: client").replace("host: shop", f"host: {HOST}, exportTo: [%s]")
+    mesh.apply(text % "'.'")
+    assert told(mesh) == []
+    mesh.apply(text % "'*'")
+    assert [line.partition(": ")[2] for line in told(mesh)] == [
+        f"spec.exportTo: acts for clients of namespace client alone: {HOST} is of namespace owner"
+    ]

@@ -401,6 +401,18 @@ ROUTES: dict[str, tuple[RouteInput, ...]] = {
             ),
             rule=ConfigRef("networking.istio.io", "v1", "VirtualService", "default", "reviews"),
         ),
+        # The rule's headers are repeated before those of each destination, which come after them.
+        route(
+            headers=headers(set={"x-lane": "rule"}),
+            destinations=(
+                Destination(cluster=V1, weight=1, headers=headers(set={"x-lane": "v1"})),
+                Destination(cluster=V2, weight=1),
+            ),
+        ),
+        route(
+            headers=headers(set={"x-lane": "rule"}),
+            destinations=(Destination(cluster=V1, weight=1), Destination(cluster=V2, weight=1)),
+        ),
     ),
     "redirects": (
         route(destinations=(), redirect=vs.HTTPRedirect(uri="/new", authority="new.example.com", redirect_code=308)),
@@ -411,7 +423,6 @@ ROUTES: dict[str, tuple[RouteInput, ...]] = {
         route(destinations=(), listen_port=80, redirect=vs.HTTPRedirect(derive_port="FROM_REQUEST_PORT")),
         route(destinations=(), redirect=vs.HTTPRedirect(derive_port="FROM_PROTOCOL_DEFAULT", redirect_code=303)),
         route(destinations=(), tls=True, redirect=vs.HTTPRedirect(port=443, redirect_code=307)),
-        route(destinations=(), name="not sendable", redirect=vs.HTTPRedirect(uri="/", redirect_code=305)),
     ),
     "direct-responses": (
         route(
@@ -554,7 +565,10 @@ OUTBOUND: dict[str, OutboundListenerInput] = {
     "redis": outbound(tcp=(tcp(protocol=Protocol.REDIS),)),
     "redis-proxy": outbound(tcp=(tcp(protocol=Protocol.REDIS, redis_proxy=True),)),
     "auto": outbound(http_route="svc:9000", tcp=(tcp(),)),
-    "tls": outbound(bind="0.0.0.0", tcp=(tcp(sni=("a.test", "b.test")), tcp(subnets=("10.1.0.0/16", "10.9.9.9")))),
+    "tls": outbound(
+        bind="0.0.0.0",
+        tcp=(tcp(sni=("a.test", "b.test")), tcp(subnets=("10.1.0.0/16", "10.9.9.9")), tcp(sources=("10.77.0.0/16",))),
+    ),
     "tls-default": outbound(tcp=(tcp(sni=("a.test",)), tcp())),
     "tcp-egress-proxy": outbound(
         tcp=(tcp(sni=("a.test",)),), egress_proxy=Cluster("outbound|80||egress"), bind="0.0.0.0"

@@ -19,7 +19,7 @@ from lateen.flow import Read
 from lateen.pilot.model.chains import first_of_each_match
 from lateen.pilot.model.domains import service_domains
 from lateen.pilot.model.locality import HOST_LABEL, Balancing, Client, arrange, select_balancing
-from lateen.pilot.model.mesh import Mesh, MeshSettings, View, host_patterns
+from lateen.pilot.model.mesh import Mesh, MeshSettings, View
 from lateen.pilot.model.places import THIS_MACHINE, Place
 from lateen.pilot.model.policy import (
     EffectivePolicy,
@@ -62,8 +62,8 @@ from lateen.pilot.model.values import (
     VirtualOutboundInput,
     ZoneAware,
 )
-from lateen.pilot.model.virtual_services import VirtualServices
-from lateen.pilot.model.visibility import service_age, virtual_hosts
+from lateen.pilot.model.virtual_services import HTTP_PORT, VirtualServices
+from lateen.pilot.model.visibility import Membership, service_age
 from lateen.pilot.registry.entries import written_endpoint
 from lateen.pilot.registry.services import CLUSTER_DOMAIN
 from lateen.pilot.registry.values import Service, ServicePort
@@ -72,7 +72,6 @@ from lateen.wire.local_cluster import parse_local_endpoints_name
 __all__ = ["HTTP_PROXY_ROUTE", "Outbound", "cluster_name", "parse_cluster_name"]
 
 HTTP_PROXY_ROUTE = "http_proxy"
-FOREIGN_PORT = 80  # of hosts that no service is behind
 WILDCARD = "0.0.0.0"  # noqa: S104  # the bind of a listener that captures, not one that is open to the world
 RESERVED_PORTS = frozenset({15001, 15006, 15021, 15090})  # Envoy's own listeners: a service port there is not captured
 
@@ -111,10 +110,12 @@ class Outbound:
         self.base_listeners = graph.derive("base listeners", self._base_listeners)
         # (view, port, hostname, name of the route configuration) -> VirtualHostInput | None
         self.virtual_host = graph.derive("virtual host", self._virtual_host)
-        # view -> hosts that only VirtualServices name
-        self.foreign_hosts = graph.derive("foreign hosts", self._foreign_hosts)
         # (view, name) -> (RouteConfigInput without virtual hosts, keys of virtual hosts, others) | None
         self.route_config = graph.derive("route configuration", self._route_config)
+
+    def memberships(self, view: View) -> list[Membership]:
+        """Return the index keys to follow for what `view` is served."""
+        return [*self.mesh.sight.memberships(view), *self.virtual_services.memberships(view)]
 
     # ---- clusters
 
@@ -377,6 +378,8 @@ class Outbound:
             elif spoken is not Protocol.UDP and self._shares_wildcard(read, view, service):
                 port = replace(port, protocol=spoken)
                 chains.extend(self.tcp_chains(read, view, service, port, by_address=False, through=through))
+        if not http and number == HTTP_PORT:
+            http = bool(self.virtual_services.unregistered(read, view, port=number, served=(), importer=through))
         if not http and not chains:
             return None
         policy = outbound_policy(view, settings)
@@ -577,6 +580,11 @@ class Outbound:
                 for service in self.mesh.sight.on_port(read, view, number, placed)
                 if (port := service.port(number)) and (port.protocol.is_http or port.protocol is Protocol.AUTO)
             ]
+            served = [host for _, number, host, _ in keys if number == HTTP_PORT]
+            unregistered = self.virtual_services.unregistered(
+                read, view, port=HTTP_PORT, served=served, importer=placed
+            )
+            keys.extend((view, HTTP_PORT, host, name) for host in unregistered)
             return RouteConfigInput(
                 name=name,
                 virtual_hosts=(),
@@ -586,9 +594,13 @@ class Outbound:
             ), tuple(keys)
         if placed is not None:
             services = self.mesh.sight.on_port(read, view, placed.port, placed)
+            hosts = [service.hostname for service in services if service.alias_of is None]
+            hosts.extend(
+                self.virtual_services.unregistered(read, view, port=placed.port, served=hosts, importer=placed)
+            )
             return RouteConfigInput(
                 name=name, virtual_hosts=(), catch_all=policy.mode, egress_proxy=policy.egress_proxy
-            ), tuple((view, placed.port, service.hostname, name) for service in services if service.alias_of is None)
+            ), tuple((view, placed.port, host, name) for host in hosts)
         host, colon, text = name.rpartition(":")
         if not text.isdecimal() or len(text) > 5:
             return None
@@ -603,28 +615,10 @@ class Outbound:
             for service in self.mesh.sight.on_port(read, view, number, through)
             if service.alias_of is None and (port := service.port(number)) and spoken_on(port, through).is_http
         ]
-        if number == FOREIGN_PORT:
-            foreign: tuple[Hostname, ...] = read.get(self.foreign_hosts, view)
-            hosts.extend(foreign)
+        hosts.extend(self.virtual_services.unregistered(read, view, port=number, served=hosts, importer=through))
         return RouteConfigInput(
             name=name, virtual_hosts=(), catch_all=policy.mode, egress_proxy=policy.egress_proxy
         ), tuple((view, number, host, name) for host in sorted(dict.fromkeys(hosts)))
-
-    def _foreign_hosts(self, read: Read, view: View) -> tuple[Hostname, ...]:
-        """Hosts that only VirtualServices name, sorted: they are reached on port 80."""
-        hosts = set()
-        sight, through = self.mesh.sight, view.scope.at(FOREIGN_PORT)
-        for obj in sight.bound_to_mesh(read, view, through):
-            for written in virtual_hosts(obj):
-                host = Hostname(written)
-                known = sight.imported(read, view, host) is not None
-                claims = "*" in host and any(
-                    host in host_patterns(service.hostname)
-                    for service in sight.on_port(read, view, FOREIGN_PORT, through)
-                )
-                if not known and not claims:
-                    hosts.add(host)
-        return tuple(sorted(hosts))
 
     def _virtual_host(self, read: Read, key: tuple[View, int, Hostname, str]) -> VirtualHostInput | None:
         view, number, hostname, config = key

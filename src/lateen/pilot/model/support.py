@@ -106,7 +106,6 @@ _HARMLESS: Mapping[tuple[str, str], tuple[Any, ...]] = {
 }
 
 _TAKEN_OF_ALL = frozenset({"spec.defaultConfig.gatewayTopology"})  # of the fields that a `*` stands for
-_SENT_REDIRECTS = frozenset({0, 301, 302, 303, 307, 308})  # those that Envoy knows; 0: not set
 _CLAIMS = "@request.auth.claims"
 
 
@@ -159,8 +158,6 @@ def _untaken_entry(obj: Object) -> Iterator[tuple[str, str]]:
 def _untaken_rules(obj: Object) -> Iterator[tuple[str, str]]:
     """Yield what of a VirtualService depends on more than its fields being set."""
     for i, rule in enumerate(obj.spec.http):
-        if rule.redirect is not None and rule.redirect.redirect_code not in _SENT_REDIRECTS:
-            yield f"spec.http[{i}].redirect.redirectCode", "only 301, 302, 303, 307 and 308 are: the rule is left out"
         for j, match in enumerate(rule.match):
             for field, headers in (("headers", match.headers), ("withoutHeaders", match.without_headers)):
                 for header in headers:

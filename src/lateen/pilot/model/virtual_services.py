@@ -6,9 +6,9 @@ Rules: docs/api/VirtualService.md "Precedence", "Ownership" and "Delegates".
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,14 +19,20 @@ from lateen.api.virtual_service import HTTPRoute
 from lateen.flow import Read
 from lateen.pilot.model.delegates import delegate_key, merge_delegate
 from lateen.pilot.model.hosts import full_name, host_patterns
-from lateen.pilot.model.mesh import PARTIAL, Mesh, MeshSettings
+from lateen.pilot.model.mesh import PARTIAL, Mesh, MeshSettings, View
 from lateen.pilot.model.ownership import precedence, reaches
 from lateen.pilot.model.policy import age_key, exported_to
+from lateen.pilot.model.routes import MESH_GATEWAY, bound_gateways
 from lateen.pilot.model.scope import EVERYTHING, Egress, Scope
 from lateen.pilot.model.values import Hostname
-from lateen.pilot.model.visibility import imports
+from lateen.pilot.model.visibility import Membership, imports
+from lateen.pilot.registry.values import EVERYWHERE
 
-__all__ = ["Expanded", "VirtualServices"]
+__all__ = ["HTTP_PORT", "Expanded", "VirtualServices"]
+
+HTTP_PORT: Final = 80  # where a host that no service has is reached
+
+NameKey = tuple[str, Hostname, ResourceKey]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,12 @@ class VirtualServices:
         self.mesh = mesh
         # key of one that delegates -> Expanded | None
         self.expanded = mesh.graph.derive("expanded virtual services", self._expanded)
+        # (scope, host that no service of everybody's has, key) -> the other hosts of that VirtualService
+        self.names = mesh.graph.table("hosts of virtual services", mesh.objects, self._names)
+        # (scope, whether there are other hosts) -> keys of `names`
+        self.names_by_scope = mesh.graph.index(
+            "hosts of virtual services by scope", self.names, lambda key, others: [(key[0], bool(others))]
+        )
         # (namespace of the client, hostname) -> keys, the one that goes first at the front
         self.speakers = mesh.graph.derive("virtual services of a host", self._speakers)
 
@@ -87,6 +99,64 @@ class VirtualServices:
             and exported_to(obj.spec.export_to or settings.virtual_export_to, obj.key.namespace, namespace)
         ]
         return sorted(visible, key=age_key)
+
+    def unregistered(
+        self, read: Read, view: View, *, port: int, served: Collection[Hostname], importer: Egress | None
+    ) -> list[Hostname]:
+        """Return the hosts that only VirtualServices name and that proxies of `view` reach on `port`, sorted.
+
+        `served` are the hosts that services have on that port. Others are reached on port 80, and on the ports of the
+        services that the same VirtualService names. A wildcard that covers one of `served` speaks for that, and is no
+        host of its own. `importer` is the listener of a Sidecar by which they are reached, if there is one.
+        """
+        found: dict[Hostname, None] = {}
+        by = importer or view.scope
+        for index_key in self._name_keys(view.namespace, port):
+            for row in read.lookup(self.names_by_scope, index_key):
+                _, host, key = row
+                others: tuple[Hostname, ...] = read.get(self.names, row, ())
+                if host in found or (port != HTTP_PORT and not set(others) & set(served)):
+                    continue
+                if by is not EVERYTHING and not by.imports_virtual(key.namespace, (host, *others)):
+                    continue
+                if self.mesh.sight.imported(read, view, host) is not None:
+                    continue
+                if host.startswith("*") and any(host_covers(host, other) for other in served):
+                    continue
+                if read.get(self.speakers, (view.namespace, host)):
+                    found[host] = None
+        return sorted(found)
+
+    def memberships(self, view: View) -> list[Membership]:
+        """Return the index keys to follow for a view because of hosts that only VirtualServices name."""
+        return [
+            Membership("name", self.names_by_scope, key, frozenset())
+            for key in self._name_keys(view.namespace, HTTP_PORT)
+        ]
+
+    @staticmethod
+    def _name_keys(namespace: str, port: int) -> list[tuple[str, bool]]:
+        lists = (True, False) if port == HTTP_PORT else (True,)
+        return [(scope, beside) for scope in dict.fromkeys((EVERYWHERE, namespace)) for beside in lists]
+
+    def _names(self, read: Read, key: ResourceKey, obj: Object) -> Iterator[tuple[NameKey, tuple[Hostname, ...]]]:
+        if key.kind != "VirtualService" or MESH_GATEWAY not in bound_gateways(obj):
+            return
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        entries = obj.spec.export_to or settings.virtual_export_to or (EVERYWHERE,)
+        hosts = tuple(full_name(host, key.namespace) for host in obj.spec.hosts)
+        for host in hosts:
+            if not self._is_everybodys(read, host):
+                others = tuple(other for other in hosts if other != host)
+                for scope in sorted({key.namespace if entry == "." else entry for entry in entries}):
+                    yield (scope, host, key), others
+
+    def _is_everybodys(self, read: Read, host: Hostname) -> bool:
+        """Tell whether a service that every namespace sees has `host`."""
+        if read.lookup(self.mesh.implied_by_host, host):
+            return True
+        rows = (read.get(self.mesh.services, row) for row in read.lookup(self.mesh.rows_by_host, host))
+        return any(row is not None and EVERYWHERE in row.export_to for row in rows)
 
     def _speakers(self, read: Read, key: tuple[str, Hostname]) -> tuple[ResourceKey, ...]:
         client, host = key

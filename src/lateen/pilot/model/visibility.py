@@ -9,7 +9,7 @@ name a few that turn out not to be seen). A service outside of a scope touches n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,6 @@ from lateen.api.hosts import host_covers
 from lateen.flow import Index, Read
 from lateen.pilot.model.delegates import delegate_key
 from lateen.pilot.model.hosts import full_name
-from lateen.pilot.model.policy import age_key
-from lateen.pilot.model.routes import MESH_GATEWAY, bound_gateways
 from lateen.pilot.model.same_host import merge_same_host
 from lateen.pilot.model.scope import ANY, EVERYTHING, Egress, Scope
 from lateen.pilot.model.values import Hostname
@@ -36,7 +34,9 @@ __all__ = ["Membership", "Sight", "imports", "service_age", "virtual_destination
 class Membership:
     """One index key whose members are (parts of) a view."""
 
-    kind: str  # "host": service rows; "port": port rows; "virtual": VirtualServices whose destinations are members
+    # "host": service rows; "port": port rows; "virtual": VirtualServices whose destinations are members; "name": hosts
+    # that only VirtualServices name
+    kind: str
     index: Index[Any, Any]
     key: Any
     patterns: frozenset[str]  # hosts that count; ANY for all
@@ -160,28 +160,6 @@ class Sight:
             for index in (self.mesh.ports_by_scope, self.mesh.implied_ports_by_scope) if patterns else ():
                 numbers.update(key[1] for key in read.lookup(index, (exported, owner)))
         return sorted(numbers)
-
-    def virtual_services(
-        self, read: Read, view: View, keys: Iterable[ResourceKey], through: Egress | None = None
-    ) -> list[Object]:
-        """Return those of the VirtualServices `keys` that act in `view`, oldest first."""
-        found = []
-        for obj in self.mesh.objects_of(read, keys):
-            if not self.mesh.exported(read, obj, view.namespace):
-                continue
-            if imports(through or view.scope, obj):
-                found.append(obj)
-        return sorted(found, key=age_key)
-
-    def bound_to_mesh(self, read: Read, view: View, through: Egress | None) -> list[Object]:
-        """Return all VirtualServices that act for the sidecars of `view`, oldest first."""
-        if through is None or any(entry.namespace == ANY for entry in through.imports):
-            keys: Iterable[ResourceKey] = read.lookup(self.mesh.virtual_by_gateway, MESH_GATEWAY)
-        else:
-            owners = sorted({entry.namespace for entry in through.imports})
-            keys = [key for owner in owners for key in read.lookup(self.virtual_by_owner, owner)]
-        found = self.virtual_services(read, view, keys, through)
-        return [obj for obj in found if MESH_GATEWAY in bound_gateways(obj)]
 
     # ---- following
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from lateen.api.base import Object, Problem
 from lateen.api.decode import MAX_FILE_BYTES, decode_documents
 from lateen.errors import BadInput, Unavailable
-from lateen.pilot.model.ties import Tie, givers_of, ties_of
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.pilot import Pilot
@@ -26,12 +26,6 @@ from lateen.pilot.xds.source import Identity, NodeInfo
 __all__ = ["STDIN", "Offline", "read_files"]
 
 STDIN = "-"
-_WORDS = {
-    "service": "host {0} is no service",
-    "subset": "subset {1} of host {0} is defined by no DestinationRule",
-    "gateway": "there is no Gateway {0}",
-    "rules": "there is no VirtualService {0} without hosts to delegate to",
-}
 
 
 def read_files(paths: Iterable[str]) -> dict[str, bytes | OSError | None]:
@@ -67,7 +61,10 @@ class Offline:
 
     def problems(self) -> list[Problem]:
         """Return every problem, by file and line: what is wrong, what does not act, what refers to nothing here."""
-        found = {*self._folder.problems(), *self._pilot.problems(), *_dangling(self.objects)}
+        # What is not among these files may well be in the mesh.
+        findings = {*self._pilot.findings.problems(self._pilot.mesh.objects.get)}
+        told = {replace(finding, level="warning") for finding in findings}
+        found = {*self._folder.problems(), *self._pilot.problems()} - findings | told
         return sorted(found, key=lambda p: (p.file, p.line, p.field, p.message))
 
     async def taste(self, judge: Judge) -> None:
@@ -121,17 +118,3 @@ class Offline:
                 ports=ports,
                 ready=True,
             )
-
-
-def _dangling(objects: Iterable[Object]) -> Iterator[Problem]:
-    """Yield a warning for each name that a resource needs and none of these gives."""
-    ties = [(obj, ties_of(obj)) for obj in objects]
-    given = {tie for _, each in ties for tie in each.gives}
-    for obj, each in ties:
-        for tie in sorted(each.needs):
-            if not any(giver in given for giver in givers_of(tie)):
-                yield obj.problem("spec", f"{_dangling_words(tie)} in what was given here", "warning")
-
-
-def _dangling_words(tie: Tie) -> str:
-    return _WORDS[tie[0]].format(*tie[1:])

@@ -17,6 +17,7 @@ from lateen.flow import Graph
 from lateen.pilot.model.claims import Claims
 from lateen.pilot.model.credentials import Credentials
 from lateen.pilot.model.envoy_filters import EnvoyFilters, parse_patch_id
+from lateen.pilot.model.findings import Findings
 from lateen.pilot.model.gateway import Gateways
 from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.mesh import Mesh
@@ -24,7 +25,9 @@ from lateen.pilot.model.names import Names
 from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.overlaps import Overlaps
 from lateen.pilot.model.rivals import Rivals
+from lateen.pilot.model.rule_findings import RuleFindings
 from lateen.pilot.model.support import unsupported
+from lateen.pilot.model.virtual_service_findings import VirtualServiceFindings
 from lateen.pilot.registry.services import implied_rows, service_rows
 from lateen.pilot.registry.values import Registry, Service, Workload
 from lateen.pilot.registry.vips import VipTable
@@ -72,6 +75,12 @@ class Pilot:
         self._overlaps = Overlaps()
         self._refused_bootstraps: dict[str, dict[str, str]] = {}  # proxy -> patch -> why
         self._rivals = Rivals()
+        self.findings = Findings(
+            {
+                "DestinationRule": RuleFindings(self.mesh).found,
+                "VirtualService": VirtualServiceFindings(self.mesh, self.outbound.virtual_services).found,
+            }
+        )
         self._notes: dict[ResourceKey, tuple[Problem, ...]] = {}  # of resources that are not fully acted on
         self.graph.on_error(self._log_errors)
 
@@ -99,6 +108,8 @@ class Pilot:
                 else:
                     self.mesh.workloads.set(name, workload)
         self.source.flush()
+        for change in changes:
+            self.findings.follow(change.key, exists=change.obj is not None)
 
     def _note(self, change: Change) -> None:
         self._claims.replace(change.key, change.obj)
@@ -125,7 +136,7 @@ class Pilot:
         self.mesh.vips.set(service.hostname, address)
 
     def problems(self) -> list[Problem]:
-        """Return what is decoded but not acted on, what fails to translate, and what a proxy rejected."""
+        """Return what is not acted on, refers to nothing, fails to translate, or was rejected by a proxy."""
         found = [problem for notes in self._notes.values() for problem in notes]
         found.extend(self._idle_patches())
         found.extend(self._claims.problems())
@@ -137,6 +148,7 @@ class Pilot:
                 noted = self.mesh.objects.get(note.key)
                 if noted is not None:
                     found.append(noted.problem(note.path, note.message, note.level))
+        found.extend(self.findings.problems(self.mesh.objects.get))
         for rejection in self.source.rejections.values():
             message = f"proxy {rejection.proxy} rejected {rejection.name}: {rejection.error}"
             culprits = [obj for key in rejection.culprits if (obj := self.mesh.objects.get(key)) is not None]

@@ -16,6 +16,7 @@ from lateen.pilot.model.gateway_servers import Note
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.model.names import NameEntry
 from lateen.pilot.model.outbound import Outbound
+from lateen.pilot.model.virtual_services import HTTP_PORT
 from lateen.pilot.model.visibility import Membership
 from lateen.pilot.serving.gate import Gate, Place
 from lateen.pilot.serving.marks import Keeper, Ledger
@@ -89,7 +90,7 @@ class ViewScope:
         self._virtuals: dict[Any, tuple[Any, ...]] = {}  # VirtualService -> hosts it sends to
         self._entries: dict[Any, NameEntry] = {}
         self._names_touched = False
-        self._memberships = scopes.mesh.sight.memberships(view) if not proxyless else []
+        self._memberships = scopes.outbound.memberships(view) if not proxyless else []
         if not proxyless:
             self._open()
 
@@ -162,6 +163,8 @@ class ViewScope:
                     case "port":
                         if member.accepts(key[2].hostname):
                             self._count(self._ports, key[1], step, self._add_port, self._drop_port)
+                    case "name":
+                        self._count(self._ports, HTTP_PORT, step, self._add_port, self._drop_port)
                     case _:
                         self._add_virtual(key) if step > 0 else self._drop_virtual(key)
 
@@ -539,6 +542,7 @@ class Scopes:
             mesh.ports_by_host,
             mesh.implied_ports_by_host,
             mesh.sight.virtual_by_owner,
+            self.outbound.virtual_services.names_by_scope,
         ):
             graph.on_index_change(index, self._membership_teller(index))
         graph.on_change(mesh.sight.destinations, self._destinations_changed)

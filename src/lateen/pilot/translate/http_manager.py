@@ -114,6 +114,7 @@ def outbound_manager(
     forward = () if dynamic_dns is None else (forward_http(dynamic_dns),)
     return _manager(
         stat_prefix=stat_name(f"outbound_{name}"),
+        strip_trailing_host_dot=True,  # `reviews.default.` is `reviews.default`
         **({"rds": _rds(route_name)} if route is None else {"route_config": route}),
         http_filters=(*OUTBOUND_FILTERS[:-1], *forward, OUTBOUND_FILTERS[-1]),
         early_header_mutation_extensions=[STRIP_PEER],
@@ -172,6 +173,7 @@ def gateway_manager(
     return _manager(
         stat_prefix=stat_name(f"outbound_{name}"),
         rds=_rds(route_name),
+        strip_trailing_host_dot=True,  # `reviews.default.` is `reviews.default`
         http_filters=OUTBOUND_FILTERS,
         early_header_mutation_extensions=[STRIP_PEER],
         use_remote_address=TRUE,

@@ -30,7 +30,7 @@ from lateen.pilot.model.values import (
     RouteInput,
     VirtualHostInput,
 )
-from lateen.pilot.translate.actions import NO_TIMEOUT, build_action
+from lateen.pilot.translate.actions import NO_TIMEOUT, build_action, cluster_headers
 from lateen.pilot.translate.headers import header_fields
 from lateen.pilot.translate.matches import EVERYTHING, build_match
 from lateen.pilot.translate.names import DYNAMIC, PASSTHROUGH
@@ -113,18 +113,18 @@ def build_virtual_host(inp: VirtualHostInput) -> VirtualHost:
     return VirtualHost(
         name=inp.name,
         domains=inp.domains,
-        routes=[route for route in map(_route, inp.routes) if route is not None],
+        routes=[_route(route) for route in inp.routes],
         require_tls=VirtualHost.ALL if inp.require_tls else VirtualHost.NONE,
         include_request_attempt_count=True,
     )
 
 
-def _route(inp: RouteInput) -> Route | None:
-    action = build_action(inp)
-    if not action:
-        return None
-    # One destination's headers are the route's; of several, each cluster has its own.
-    headers = (inp.headers, inp.destinations[0].headers) if len(inp.destinations) == 1 else (inp.headers,)
+def _route(inp: RouteInput) -> Route:
+    # One destination's headers are the route's; of several, each cluster has its own (see `cluster_headers`).
+    if len(inp.destinations) == 1:
+        headers = header_fields(inp.headers, inp.destinations[0].headers)
+    else:
+        headers = header_fields(inp.headers) if cluster_headers(inp) is None else {}
     return Route(
         name=inp.name,
         match=build_match(inp.match),
@@ -132,8 +132,8 @@ def _route(inp: RouteInput) -> Route | None:
         decorator=Decorator(operation=inp.operation) if inp.operation else None,
         stat_prefix=(inp.match.stat_prefix or "") if inp.match is not None else "",
         typed_per_filter_config=per_filter_config(inp.fault, inp.cors),
-        **action,
-        **header_fields(*headers),
+        **build_action(inp),
+        **headers,
     )
 
 
