@@ -22,8 +22,10 @@ from envoy.service.discovery.v3.ads_pb2_grpc import AggregatedDiscoveryServiceSt
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from tests.e2e.harness import MeshRun, eventually, free_port
 from tests.fakes.certs import StrangeAuthority
+from tests.fakes.http3_client import http3_get
 from tests.fakes.proxies import Answer, ask, dial
 from tests.fakes.tls_clients import Pair, TlsClient, make_pair, revoke, rsa_key, secret_yaml, serial_of
+from websockets.sync.client import connect as websocket
 
 from lateen.pilot.translate.pack import TYPE_PREFIX
 
@@ -111,6 +113,22 @@ spec:
 """
 
 SERVICES = """
+apiVersion: v1
+kind: Service
+metadata: {name: speak}
+spec: {selector: {app: speak}, ports: [{name: http, port: 8083}, {name: grpc, port: 7070}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: speak}
+spec:
+  hosts: [speak.wild.test]
+  gateways: [edge]
+  http:
+  - match: [{headers: {content-type: {prefix: application/grpc}}}]
+    route: [{destination: {host: speak, port: {number: 7070}}}]
+  - route: [{destination: {host: speak, port: {number: 8083}}}]
+---
 apiVersion: v1
 kind: Service
 metadata: {name: lines}
@@ -209,9 +227,11 @@ def edge() -> Iterator[Edge]:
             words=["--port", "tcp-lines:9092", "--port", "tls-web:9443"],
             env={"CERT": str(web_crt), "KEY": str(web_key), "SERVICE_VERSION": "v1"},
         )
+        speak = [sys.executable, str(APPS / "speak.py"), "ws:8083", "grpc:7070"]
+        run.workload("speak", "v1", speak, port="http:8083", words=["--port", "grpc:7070"])
         listen = [word for number, port in edge.ports.items() for word in ("--listen", f"127.0.0.1:{port}:{number}")]
-        run.start("ingressgateway", run.command("gateway", *listen))
-        run.wait_ready("web-v1", "ingressgateway")
+        run.start("ingressgateway", run.command("gateway", "--http3", *listen))
+        run.wait_ready("web-v1", "speak-v1", "ingressgateway")
         eventually(lambda: edge.get("shop.test").status == 200, what="shop is served")
         yield edge
     finally:
@@ -297,6 +317,35 @@ def test_tls_is_passed_on_by_the_name_asked_for(edge: Edge) -> None:
     assert edge.serial("web.through.test", port=7443) == edge.pairs["web"].serial
     assert edge.get("web.through.test", port=7443).json["port"] == 9443
     assert edge.refuses("other.through.test", port=7443, check_name=False)
+
+
+def test_https_carries_websocket_and_grpc(edge: Edge) -> None:
+    raw = socket.create_connection(("127.0.0.1", edge.ports[443]), timeout=10)
+    with websocket(
+        "wss://speak.wild.test/ws", sock=raw, ssl=edge.client().context(), server_hostname="speak.wild.test"
+    ) as stream:
+        stream.send("ahoy")
+        assert stream.recv(10) == "ahoy"
+    credentials = grpc.ssl_channel_credentials(edge.authority.root_pem)
+    options = (("grpc.ssl_target_name_override", "speak.wild.test"), ("grpc.default_authority", "speak.wild.test"))
+    with grpc.secure_channel(f"127.0.0.1:{edge.ports[443]}", credentials, options) as channel:
+        assert channel.unary_unary("/speak.Speak/Say")(b"ahoy", timeout=10) == b"heard ahoy"
+
+
+def test_what_is_served_by_https_is_served_by_http3(edge: Edge) -> None:
+    told = edge.get("shop.test").headers["alt-svc"]
+    assert told == f'h3=":{edge.ports[443]}"; ma=86400'  # the port that clients know, which the host shows
+    answer = http3_get(edge.ports[443], "shop.test", "/by-quic", edge.authority.root_pem)
+    assert (answer.status, answer.serial) == (200, edge.pairs["shop"].serial)
+    assert json.loads(answer.body)["headers"]["x-forwarded-proto"] == "https"
+    assert answer.headers["alt-svc"] == told
+    # By server name as over TCP. Where clients must show a certificate there is no HTTP/3: Envoy would not ask for it.
+    wild = http3_get(edge.ports[443], "x.wild.test", "/", edge.authority.root_pem)
+    assert wild.serial in (edge.pairs["wild-rsa"].serial, edge.pairs["wild-ecdsa"].serial)
+    assert http3_get(edge.ports[443], "x.wild.test", "/", edge.authority.root_pem, host="admin.wild.test").status == 421
+    assert "alt-svc" not in edge.get("partner.test", shows=edge.shown("a")).headers
+    with pytest.raises(OSError):
+        http3_get(edge.ports[443], "partner.test", "/", edge.authority.root_pem, seconds=1.5)
 
 
 def test_a_missing_secret_hurts_its_own_server_only_until_it_comes(edge: Edge) -> None:

@@ -182,5 +182,5 @@ def test_a_target_that_cannot_be(lease: Lease, ip: str, port: int) -> None:
 
 
 def test_a_socket_that_does_not_listen(lease: Lease) -> None:
-    with socket.socket() as sock, pytest.raises(BadInput, match="wants a listening TCP socket"):
+    with socket.socket() as sock, pytest.raises(BadInput, match="wants a listening TCP or a bound UDP socket"):
         lease.forward(sock, "10.77.0.2", 80)

@@ -109,6 +109,9 @@ async def _take_network(spec: WorkloadSpec, lease: Lease) -> Grounds:
         for listener in spec.listeners:
             with _listen(listener) as sock:
                 await asyncio.to_thread(lease.forward, sock, attachment.ip, listener.gateway_port)
+            if listener.datagrams:
+                with _listen(listener, kind=socket.SOCK_DGRAM) as sock:
+                    await asyncio.to_thread(lease.forward, sock, attachment.ip, listener.gateway_port)
     except BaseException:
         attachment.close()
         raise
@@ -165,22 +168,24 @@ def _take_address(name: str) -> tuple[str, socket.socket, socket.socket]:
     raise Unsupported(f"no free address in {NETWORK}.0.0/16 for the ports {HEALTH_PORT} and {METRICS_PORT}: {failure}")
 
 
-def _listen(listener: HostListener) -> socket.socket:
+def _listen(listener: HostListener, *, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
     try:
-        return _bound(listener.address, listener.port)
+        return _bound(listener.address, listener.port, kind)
     except OSError as error:
         raise Refused(
             f"cannot listen on {listener.address}:{listener.port}: {error.strerror}; choose another port"
         ) from error
 
 
-def _bound(address: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+def _bound(address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind == socket.SOCK_STREAM:  # of UDP sockets it would let a second one in
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setblocking(False)
         sock.bind((address, port))
-        sock.listen(BACKLOG)
+        if kind == socket.SOCK_STREAM:
+            sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise

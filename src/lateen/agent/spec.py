@@ -38,6 +38,7 @@ class HostListener:
     address: str = "127.0.0.1"
     port: int
     gateway_port: int
+    datagrams: bool = False  # UDP as well: HTTP/3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

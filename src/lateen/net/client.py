@@ -118,7 +118,7 @@ class Lease:
         self._call(protocol.ReleaseRequest(name=name), protocol.Ok)
 
     def forward(self, listener: socket.socket, ip: str, port: int) -> None:
-        """Carry every connection that `listener` accepts, a TCP socket of the host, to `ip`:`port` in the mesh.
+        """Carry what reaches `listener`, a listening TCP or a bound UDP socket of the host, to `ip`:`port` in the mesh.
 
         The holder takes it over until this lease ends; the caller may close its own copy.
         """

@@ -58,7 +58,10 @@ class AttachRequest(_Request, frozen=True, kw_only=True, tag="attach"):
 
 
 class ForwardRequest(_Request, frozen=True, kw_only=True, tag="forward"):
-    """Carry every connection that the passed listening socket accepts to `ip`:`port` in the mesh. Reply: `Ok`."""
+    """Carry every connection that the passed listening socket accepts to `ip`:`port` in the mesh. Reply: `Ok`.
+
+    A bound UDP socket is taken as well: its datagrams are carried.
+    """
 
     ip: str
     port: int

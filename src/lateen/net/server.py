@@ -10,14 +10,15 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address
-from typing import assert_never
+from typing import Any, assert_never
 
 from lateen.errors import BadInput, LateenError, Refused, Unavailable
 from lateen.net import protocol
 from lateen.net.addresses import GATEWAY, NETWORK
+from lateen.net.datagrams import run_datagram_forwarder
 from lateen.net.forward import run_forwarder
 from lateen.net.mesh import Mesh, Workload, kill_inside
 
@@ -185,15 +186,12 @@ class Server:
         if len(fds) != 1:
             raise BadInput(f"forward: wants one listening socket, got {len(fds)} descriptors")
         listener = socket.socket(fileno=os.dup(fds[0]))
-        try:
-            listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        except OSError:
-            listening = 0
-        if listener.type != socket.SOCK_STREAM or not listening:
+        run = _forwarder_of(listener)
+        if run is None:
             listener.close()
-            raise BadInput("forward: wants a listening TCP socket, got something else")
+            raise BadInput("forward: wants a listening TCP or a bound UDP socket, got something else")
         listener.setblocking(False)
-        task = asyncio.get_running_loop().create_task(run_forwarder(listener, str(address), port))
+        task = asyncio.get_running_loop().create_task(run(listener, str(address), port))
         lease.forwarders.add(task)
         task.add_done_callback(lease.forwarders.discard)
 
@@ -238,3 +236,14 @@ async def _kill_rest(netns_inode: int) -> None:
         await asyncio.sleep(KILL_GAP_SECONDS)
         if not kill_inside(netns_inode):
             return
+
+
+def _forwarder_of(sock: socket.socket) -> Callable[[socket.socket, str, int], Coroutine[Any, Any, None]] | None:
+    """Return what carries the traffic of a socket, None for one that is neither listening TCP nor bound UDP."""
+    with contextlib.suppress(OSError):
+        inet = sock.family in (socket.AF_INET, socket.AF_INET6)
+        if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return run_forwarder
+        if inet and sock.type == socket.SOCK_DGRAM and sock.getsockname()[1]:
+            return run_datagram_forwarder
+    return None

@@ -164,7 +164,7 @@ class Gateways:
                         http_route=server.route,
                     )
                     for server in port.servers
-                    if server.terminates and server.serves_http
+                    if server.serves_http3
                 )
                 if quic:
                     yield GatewayListenerInput(
@@ -239,7 +239,7 @@ class Gateways:
         shell = RouteConfigInput(
             name=name,
             virtual_hosts=(),
-            http3_port=outside if _http3(view) and servers[0].terminates else 0,
+            http3_port=outside if _http3(view) and servers[0].serves_http3 else 0,
         )
         return shell, tuple((view, name, host) for host in hosts) or ((view, name, ""),)
 

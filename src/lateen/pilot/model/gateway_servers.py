@@ -66,6 +66,11 @@ class Server:
         return self.protocol.is_http or (self.protocol is Protocol.HTTPS and self.terminates)
 
     @property
+    def serves_http3(self) -> bool:
+        """Tell whether HTTP/3 may stand beside it: Envoy (1.40) never asks QUIC clients for a certificate."""
+        return self.protocol is Protocol.HTTPS and self.mode == "SIMPLE"
+
+    @property
     def server_names(self) -> tuple[str, ...]:
         """Return the names that select this server in a client's hello, sorted; () for any."""
         names = sorted({host for _, host in self.hosts})

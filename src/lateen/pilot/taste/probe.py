@@ -7,7 +7,7 @@ it differs from what a proxy gets. Nothing is bound, and a probe is taken back a
     Cluster                  itself
     ClusterLoadAssignment    a STATIC cluster of these endpoints: the same checks as for endpoints that come by EDS
     Secret                   a cluster whose TLS uses it in place
-    Listener                 itself, bound to nothing
+    Listener                 itself, bound to nothing; one of QUIC as if it were TCP, since UDP is always bound
     RouteConfiguration       a listener whose HTTP connection manager has it in place
     TypedExtensionConfig     a listener whose HTTP connection manager has it as a filter
 """
@@ -33,6 +33,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
     HttpFilter,
 )
+from envoy.extensions.transport_sockets.quic.v3.quic_transport_pb2 import QuicDownstreamTransport
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext, UpstreamTlsContext
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -176,11 +177,30 @@ def _cluster_with(secret: Secret, name: str) -> Cluster:
 
 def _unbound(listener: Listener, number: int) -> Listener:
     """Return a listener that binds to nothing and has addresses of its own: Envoy refuses two listeners of one."""
+    if listener.udp_listener_config.HasField("quic_options"):
+        _make_tcp(listener)
     listener.bind_to_port.value = False
     for at, address in enumerate(_addresses(listener)):
         _judge_address(address)
         address.CopyFrom(_own_address(number, at, address.socket_address))
     return listener
+
+
+def _make_tcp(listener: Listener) -> None:
+    """Turn a listener of QUIC into one of TCP with the same TLS and the same filters."""
+    listener.ClearField("udp_listener_config")
+    for address in _addresses(listener):
+        address.socket_address.protocol = SocketAddress.TCP
+    for chain in listener.filter_chains:
+        transport = QuicDownstreamTransport()
+        if chain.transport_socket.typed_config.Unpack(transport):
+            chain.transport_socket.name = "envoy.transport_sockets.tls"
+            chain.transport_socket.typed_config.CopyFrom(_pack(transport.downstream_tls_context))
+        for entry in chain.filters:
+            manager = HttpConnectionManager()
+            if entry.typed_config.Unpack(manager):
+                manager.codec_type = HttpConnectionManager.AUTO
+                entry.typed_config.CopyFrom(_pack(manager))
 
 
 def _addresses(listener: Listener) -> Iterator[Address]:
