@@ -96,7 +96,7 @@ def structs(struct: type[Spec], depth: int = 0) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_every_struct_survives_being_written(kind: str, data: st.DataObject) -> None:
     info = kind_info(kind)
