@@ -34,6 +34,28 @@ pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark
 SECRET_TYPE = TYPE_PREFIX + Secret.DESCRIPTOR.full_name
 LISTENER_TYPE = TYPE_PREFIX + Listener.DESCRIPTOR.full_name
 APPS = Path(__file__).parent / "apps"
+CROSSING = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: far}}
+spec:
+  hosts: [far.test]
+  resolution: STATIC
+  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: 15443}}]
+  endpoints: [{{address: {gateway}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: far}}
+spec:
+  host: far.test
+  trafficPolicy:
+    tls:
+      mode: ISTIO_MUTUAL
+      sni: {sni}
+      subjectAltNames: ["spiffe://cluster.local/ns/default/sa/default"]
+"""
+
 PORTS = (80, 443, 6443, 7000, 7443, 9443)
 
 GATEWAY = """
@@ -81,6 +103,9 @@ spec:
   - port: {{number: 7443, name: through, protocol: TLS}}
     hosts: ["*.through.test"]
     tls: {{mode: PASSTHROUGH}}
+  - port: {{number: 15443, name: mesh, protocol: TLS}}
+    hosts: ["web.default.svc.cluster.local"]
+    tls: {{mode: AUTO_PASSTHROUGH}}
   - port: {{number: 9443, name: pinned, protocol: HTTPS}}
     hosts: ["pinned.test"]
     tls:
@@ -346,6 +371,23 @@ def test_what_is_served_by_https_is_served_by_http3(edge: Edge) -> None:
     assert "alt-svc" not in edge.get("partner.test", shows=edge.shown("a")).headers
     with pytest.raises(OSError):
         http3_get(edge.ports[443], "partner.test", "/", edge.authority.root_pem, seconds=1.5)
+
+
+def test_mesh_clients_reach_what_auto_passthrough_opens_by_its_name_alone(edge: Edge) -> None:
+    gateway = edge.run.workload_status("ingressgateway")
+    assert gateway is not None
+
+    def cross(service: str, port: int) -> Any:
+        sni = f"outbound_.{port}_._.{service}.default.svc.cluster.local"
+        edge.run.write("crossing.yaml", CROSSING.format(gateway=gateway["ip"], sni=sni))
+        done = edge.run.inside("speak-v1", [sys.executable, str(APPS / "ask.py"), "http", "http://far.test/", "1"])
+        return json.loads(done.stdout)[0]
+
+    answer = eventually(lambda: found if (found := cross("web", 9080))[0] == 200 else None, what="web is reached")
+    assert answer[1]["port"] == 9080
+    # The TLS is between the two sidecars: the gateway neither ends it nor sees into it.
+    assert "URI=spiffe://cluster.local/ns/default/sa/default" in answer[1]["headers"]["x-forwarded-client-cert"]
+    assert eventually(lambda: cross("speak", 8083)[0] == 503, what="what is not opened is not reached")
 
 
 def test_a_missing_secret_hurts_its_own_server_only_until_it_comes(edge: Edge) -> None:

@@ -12,7 +12,9 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from tests.fakes.certs import StrangeAuthority
@@ -220,6 +222,28 @@ defaultConfig: {gatewayTopology: {numTrustedProxies: 2, forwardClientCertDetails
     assert manager.xff_num_trusted_hops == 2
     assert manager.forward_client_cert_details == HttpConnectionManager.SANITIZE
     assert not manager.HasField("set_current_client_cert_details")
+
+
+def test_the_meshs_defaults_fill_what_a_server_leaves_open(shop: Bench) -> None:
+    mesh = """
+apiVersion: mesh.istio.io/v1alpha1
+kind: MeshConfig
+tlsDefaults: {minProtocolVersion: TLSV1_3, ecdhCurves: [P-256]}
+"""
+    servers = (
+        server(443, "HTTPS", "a.test", name="a", tls="{mode: SIMPLE, credentialName: c}"),
+        server(443, "HTTPS", "b.test", name="b", tls="{mode: SIMPLE, credentialName: c, minProtocolVersion: TLSV1_2}"),
+        server(443, "HTTPS", "c.test", name="c", tls="{mode: ISTIO_MUTUAL}"),
+    )
+    apply(shop, gateway("edge", *servers), mesh)
+    (listener,) = listeners(connect(shop)).values()
+    found = []
+    for chain in listener.filter_chains:
+        context = unpack(chain.transport_socket.typed_config, DownstreamTlsContext)
+        params = context.common_tls_context.tls_params
+        found.append((params.tls_minimum_protocol_version, list(params.ecdh_curves)))
+    new, old = TlsParameters.TLSv1_3, TlsParameters.TLSv1_2
+    assert found == [(new, ["P-256"]), (old, ["P-256"]), (old, [])]
 
 
 def test_one_changed_rule_changes_the_virtual_hosts_it_is_in_and_no_other(shop: Bench) -> None:

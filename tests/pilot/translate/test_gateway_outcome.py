@@ -94,6 +94,30 @@ def test_what_clients_claim_does_not_get_in(ingress: Ingress) -> None:
     assert answer.headers["server"] == "istio-envoy"
 
 
+def test_what_stands_in_front_is_believed_as_far_as_it_is_said(ingress: Ingress) -> None:
+    port = free_port()
+    listener = GatewayListenerInput(
+        bind="127.0.0.1",
+        port=port,
+        servers=(GatewayServer(http_route="http.80"),),
+        num_trusted_proxies=1,
+        forward_client_cert="ALWAYS_FORWARD_ONLY",
+        proxy_protocol=True,
+        telemetry=QUIET,
+    )
+    ingress.server.serve(NODE, [*ingress.messages(*ingress.ports), build_gateway_listener(listener)])
+    ingress.envoy.wait_until("/listeners", lambda text: f":{port}" in text)
+    claims = {"x-forwarded-for": "6.6.6.6,1.2.3.4", "x-forwarded-client-cert": "Hash=balancer"}
+    with dial(port) as sock:
+        sock.sendall(b"PROXY TCP4 10.9.8.7 127.0.0.1 4000 80\r\n")
+        seen = {
+            name.lower(): value for name, value in ask(sock, host="shop.test", headers=claims).json["headers"].items()
+        }
+    assert seen["x-forwarded-for"] == "6.6.6.6,1.2.3.4,10.9.8.7"  # the balancer's word of who connected
+    assert seen["x-envoy-external-address"] == "1.2.3.4"  # one proxy is trusted, and this is whom it saw
+    assert seen["x-forwarded-client-cert"] == "Hash=balancer"
+
+
 def test_a_gateway_reports_as_source_and_does_not_trust_the_host(ingress: Ingress) -> None:
     with dial(ingress.ports[0]) as sock:
         ask(sock, host="shop.test")

@@ -160,7 +160,13 @@ class Gateways:
                     GatewayServer(
                         name=server.name,
                         sni=server.server_names,
-                        tls=build_server_tls(server.tls, server.protocol, settings.trust_domains, quic=True),
+                        tls=build_server_tls(
+                            server.tls,
+                            server.protocol,
+                            settings.trust_domains,
+                            defaults=settings.tls_defaults,
+                            quic=True,
+                        ),
                         http_route=server.route,
                     )
                     for server in port.servers
@@ -181,7 +187,11 @@ class Gateways:
             (host, (), ()) for server in port.servers if server.terminates for host in server.server_names or ("*",)
         }
         for server in port.servers:
-            tls = build_server_tls(server.tls, server.protocol, settings.trust_domains) if server.terminates else None
+            tls = (
+                build_server_tls(server.tls, server.protocol, settings.trust_domains, defaults=settings.tls_defaults)
+                if server.terminates
+                else None
+            )
             if server.serves_http:
                 yield GatewayServer(name=server.name, sni=server.server_names, tls=tls, http_route=server.route)
             elif routes := self.tcp.routes(read, view, server, taken):

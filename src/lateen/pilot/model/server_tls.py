@@ -29,10 +29,16 @@ MAX_CERTIFICATES: Final = 2  # GW-25
 _COLONS: Final = re.compile("[: ]")
 
 
-def build_server_tls(tls: Any, protocol: Protocol, trust_domains: tuple[str, ...], *, quic: bool = False) -> ServerTls:
-    """Return how a server with these settings ends TLS. Only for modes that end it."""
+def build_server_tls(
+    tls: Any, protocol: Protocol, trust_domains: tuple[str, ...], *, defaults: Any = None, quic: bool = False
+) -> ServerTls:
+    """Return how a server with these settings ends TLS. Only for modes that end it.
+
+    `defaults` are the mesh's (api TLSConfig), for what the server leaves open; not for the mesh's own identities.
+    """
     mesh = tls.mode == "ISTIO_MUTUAL"
     asks = tls.mode in ("MUTUAL", "OPTIONAL_MUTUAL", "ISTIO_MUTUAL")
+    defaults = None if mesh else defaults
     return ServerTls(
         certificates=(OWN_CERTIFICATE,) if mesh else _certificates(tls),
         roots=(OWN_ROOTS if mesh else _roots(tls)) if asks else "",
@@ -42,11 +48,20 @@ def build_server_tls(tls: Any, protocol: Protocol, trust_domains: tuple[str, ...
         subject_alt_names=tuple(sorted(tls.subject_alt_names)) if asks else (),
         spki_pins=tls.verify_certificate_spki if asks else (),
         hash_pins=tuple(_COLONS.sub("", pin).lower() for pin in tls.verify_certificate_hash) if asks else (),
-        min_version=tls.min_protocol_version,
+        min_version=_least(tls, defaults),
         max_version=tls.max_protocol_version,
-        cipher_suites=_ciphers(tls.cipher_suites),
+        cipher_suites=_ciphers(
+            tls.cipher_suites or (defaults.cipher_suites if defaults is not None and not mesh else ())
+        ),
+        ecdh_curves=defaults.ecdh_curves if defaults is not None else (),
         alpn=_alpn(protocol, mesh=mesh, quic=quic),
     )
+
+
+def _least(tls: Any, defaults: Any) -> str:
+    if tls.min_protocol_version == "TLS_AUTO" and defaults is not None and defaults.min_protocol_version is not None:
+        return str(defaults.min_protocol_version)
+    return str(tls.min_protocol_version)
 
 
 def _alpn(protocol: Protocol, *, mesh: bool, quic: bool) -> tuple[str, ...]:

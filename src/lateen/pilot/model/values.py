@@ -465,6 +465,7 @@ class ServerTls:
     min_version: str = "TLS_AUTO"
     max_version: str = "TLS_AUTO"
     cipher_suites: tuple[str, ...] = ()
+    ecdh_curves: tuple[str, ...] = ()
     alpn: tuple[str, ...] = ()
 
 

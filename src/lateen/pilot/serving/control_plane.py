@@ -96,6 +96,7 @@ async def run_control_plane(settings: Settings, options: ControlPlaneOptions) ->
     """
     configure_logging(json=options.log_json)
     _raise_descriptor_limit()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # keys are in this memory: the authority's, those of Secrets
     if not options.config.is_dir():
         raise BadInput(f"{options.config} is not a folder; 'lateen up' wants the folder of the mesh's YAML")
     if options.secrets is not None and not options.secrets.is_dir():

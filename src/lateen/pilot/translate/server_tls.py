@@ -66,6 +66,7 @@ def _parameters(tls: ServerTls) -> TlsParameters:
     return TlsParameters(
         tls_minimum_protocol_version=VERSIONS.get(tls.min_version, TlsParameters.TLSv1_2),
         tls_maximum_protocol_version=VERSIONS.get(tls.max_version, TlsParameters.TLSv1_3),
+        ecdh_curves=tls.ecdh_curves,
         cipher_suites=tls.cipher_suites or (MESH_CIPHERS if tls.trust_domains else ()),
     )
 
