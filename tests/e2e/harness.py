@@ -260,9 +260,16 @@ class MeshRun:
             [*self.enter(workload), *argv], capture_output=True, timeout=seconds, check=False, input=feed
         )
 
-    def start_inside(self, workload: str, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    def start_inside(
+        self, workload: str, argv: Sequence[str], env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start a command in the network of a workload; it belongs to the caller, who also ends it."""
-        return subprocess.Popen([*self.enter(workload), *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen(
+            [*self.enter(workload), *argv],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(env or {})},
+        )
 
     def wait_ready(self, *names: str) -> None:
         """Wait until these workloads are ready, and their proxies are connected."""

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.e2e.harness import MeshRun, eventually
 from tests.e2e.measuring import samples
+from tests.fakes.certs import StrangeAuthority, key_pem, pem_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.timeout(180)]
 
@@ -22,7 +25,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "traffic.md"
 APPS = Path(__file__).parent / "apps"
 JASON = {"end-user": "jason"}
 LIBRARY = {"host": "library.example.com"}
-OUTSIDE = "192.0.2.10"  # what the page calls a server outside
+OUTSIDE, ROOTS = "192.0.2.10", "/etc/weather/ca.pem"  # what the page calls a server outside, and who vouches for it
 
 
 def _tasks() -> dict[str, list[str]]:
@@ -46,14 +49,15 @@ def task(heading: str) -> Callable[[Test], Test]:
     return lambda test: test
 
 
-def apply(shop: MeshRun, *tasks: tuple[str, int], outside: str = OUTSIDE) -> None:
+def apply(shop: MeshRun, *tasks: tuple[str, int], outside: str = OUTSIDE, roots: Path | None = None) -> None:
     """Let these blocks be all that is written beside the shop and its versions."""
     blocks = [TASKS["Name the versions"][0]]
     for heading, number in tasks:
         if heading == "Stick to one endpoint":
             blocks.clear()  # it has a rule for the same host
         blocks.append(TASKS[heading][number])
-    shop.write("task.yaml", "\n---\n".join(blocks).replace(OUTSIDE, outside))
+    text = "\n---\n".join(blocks).replace(OUTSIDE, outside)
+    shop.write("task.yaml", text if roots is None else text.replace(ROOTS, str(roots)))
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +292,12 @@ def test_delegate(shop: MeshRun) -> None:
     assert shop.get("/details/0", LIBRARY).status == 404
 
 
+def fetch(shop: MeshRun, url: str) -> Any:
+    """Ask as productpage would: status and body; 0 for no answer."""
+    result = shop.inside("productpage-v1", [sys.executable, str(APPS / "ask.py"), "http", url, "1"], seconds=40)
+    return json.loads(result.stdout)[0]
+
+
 @task("Reach the outside")
 def test_reach_the_outside(shop: MeshRun) -> None:
     """The server outside runs beside the gateway, where nothing is captured and there is no sidecar."""
@@ -297,9 +307,7 @@ def test_reach_the_outside(shop: MeshRun) -> None:
     where = str(gateway["ip"])
 
     def get(url: str) -> int:
-        result = shop.inside("productpage-v1", [sys.executable, str(APPS / "ask.py"), "http", url, "1"], seconds=40)
-        status: int = json.loads(result.stdout)[0][0]
-        return status
+        return int(fetch(shop, url)[0])
 
     try:
         eventually(lambda: get(f"http://{where}:8999/") == 200, what="what is not known is reached")
@@ -321,6 +329,40 @@ def test_reach_the_outside(shop: MeshRun) -> None:
     finally:
         server.terminate()
         server.communicate(timeout=10)
+
+
+@pytest.fixture
+def weather(shop: MeshRun, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A server of HTTPS beside the gateway, where there is no sidecar: its address, and the roots that vouch for it."""
+    authority, key = StrangeAuthority(), ec.generate_private_key(ec.SECP256R1())
+    certificate = authority.certify(key, names=[x509.DNSName("weather.example.com")])
+    for name, data in (("cert", pem_of(certificate)), ("key", key_pem(key)), ("ca", authority.root_pem)):
+        (tmp_path / f"{name}.pem").write_bytes(data)
+    files = {"CERT": str(tmp_path / "cert.pem"), "KEY": str(tmp_path / "key.pem")}
+    server = shop.start_inside("ingressgateway", [sys.executable, str(APPS / "speak.py"), "https:8443"], files)
+    found = shop.workload_status("ingressgateway")
+    assert found is not None
+    try:
+        yield str(found["ip"]), tmp_path / "ca.pem"
+    finally:
+        server.terminate()
+        server.communicate(timeout=10)
+
+
+@task("Start TLS on the way out")
+def test_start_tls_on_the_way_out(shop: MeshRun, weather: tuple[str, Path], tmp_path: Path) -> None:
+    where, roots = weather
+    apply(shop, ("Start TLS on the way out", 0), outside=where, roots=roots)
+    _, body = eventually(
+        lambda: found if (found := fetch(shop, "http://weather.example.com/"))[0] == 200 else None,
+        what="the server is reached by TLS",
+    )
+    assert body["headers"]["host"] == "weather.example.com"
+    assert fetch(shop, f"http://{where}:8443/")[0] != 200, "it speaks nothing but TLS"
+    stranger = tmp_path / "stranger.pem"
+    stranger.write_bytes(StrangeAuthority().root_pem)
+    apply(shop, ("Start TLS on the way out", 0), outside=where, roots=stranger)
+    eventually(lambda: fetch(shop, "http://weather.example.com/")[0] == 503, what="other roots do not vouch for it")
 
 
 @task("Stay near")

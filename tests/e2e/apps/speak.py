@@ -7,6 +7,7 @@ ws      WebSocket: repeats messages
 grpc    /speak.Speak/{Say,Count,Chat}: one message, as many as asked, as many as come. Metadata `fail` is a status
         that the first `times` calls of a `key` end with; `/speak.Speak/Calls` tells how often a key was called
 connect an HTTP proxy that knows CONNECT
+https   as h1, behind TLS: certificate and key are the files CERT and KEY
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -82,6 +84,14 @@ class Http(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Keep quiet: the tests look at answers."""
+
+
+class Https(Http):
+    def setup(self) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(os.environ["CERT"], os.environ["KEY"])
+        self.request = context.wrap_socket(self.request, server_side=True)
+        super().setup()
 
 
 class Http2(BaseRequestHandler):
@@ -207,6 +217,7 @@ _kept: list[Any] = []
 KINDS: dict[str, Callable[[int], None]] = {
     "h1": lambda port: _threads(Http, port),
     "h2": lambda port: _threads(Http2, port),
+    "https": lambda port: _threads(Https, port),
     "connect": lambda port: _threads(Proxy, port),
     "ws": websocket,
     "grpc": grpc_server,
