@@ -21,6 +21,7 @@ from tests.fakes.certs import StrangeAuthority
 from tests.fakes.tls_clients import Pair, make_pair, secret_yaml
 from tests.pilot.serving.conftest import Bench, make_workload
 
+from lateen.pilot.registry.values import Workload
 from lateen.pilot.serving.scopes import CDS, EDS, LDS, RDS, SDS
 from lateen.pilot.serving.source import MeshProxy
 from lateen.pilot.translate.pack import unpack
@@ -418,3 +419,53 @@ def test_secrets_do_not_print(served: Bench, pair: Pair) -> None:
     line = pair.private_key.decode().splitlines()[1]
     assert not any(line in text for text in texts)
     assert any("tls.key" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("labels", "rule", "mutual"),
+    [
+        pytest.param({}, "", False, id="by-itself-plain"),
+        pytest.param({"security.istio.io/tlsMode": "istio"}, "", True, id="its-label-says-otherwise"),
+        pytest.param({}, "{mode: ISTIO_MUTUAL, sni: shop.test}", True, id="a-rule-says-otherwise"),
+    ],
+)
+def test_what_sidecars_speak_to_a_gateway(shop: Bench, labels: dict[str, str], rule: str, mutual: bool) -> None:
+    """Its ports take what Gateways say, plain HTTP as a rule: mutual TLS nobody asked for would be no request."""
+    apply(
+        shop,
+        """
+apiVersion: v1
+kind: Service
+metadata: {name: egress}
+spec: {selector: {istio: egressgateway}, ports: [{name: http, port: 80}]}
+""",
+        *(
+            [
+                f"""
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: egress}}
+spec: {{host: egress, trafficPolicy: {{tls: {rule}}}}}
+"""
+            ]
+            if rule
+            else []
+        ),
+    )
+    shop.run(
+        Workload(
+            name="egressgateway",
+            kind="gateway",
+            namespace="default",
+            service_account="egressgateway",
+            labels={"istio": "egressgateway", **labels},
+            ip="10.77.0.9",
+            ready=True,
+        )
+    )
+    proxy = connect(shop, "productpage-v1", account="bookinfo-productpage")
+    name = "outbound|80||egress.default.svc.cluster.local"
+    found = next(resource for one in proxy.slices[EDS] if (resource := one.get(name)) is not None)
+    (locality,) = unpacked(found, ClusterLoadAssignment).endpoints
+    (endpoint,) = locality.lb_endpoints
+    assert ("envoy.transport_socket_match" in endpoint.metadata.filter_metadata) == mutual

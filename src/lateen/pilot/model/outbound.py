@@ -201,7 +201,7 @@ class Outbound:
         balancer = policy.load_balancer
         simple = str(getattr(getattr(balancer, "simple", None), "value", getattr(balancer, "simple", None)) or "")
         if service.resolution is Resolution.ORIGINAL_DST or simple == "PASSTHROUGH":
-            return AutoMtls.ALL if places and all(place.in_mesh for place in places) else AutoMtls.OFF
+            return AutoMtls.ALL if places and all(place.auto_mtls for place in places) else AutoMtls.OFF
         return AutoMtls.PER_ENDPOINT
 
     @staticmethod
@@ -297,8 +297,8 @@ class Outbound:
                 mtls = tls.mode == "ISTIO_MUTUAL"
             else:
                 labels = tuple(sorted(place.labels.items()))
-                mode = read.get(self.mesh.port_mtls, (place.namespace, labels, number)) if place.in_mesh else None
-                mtls = place.in_mesh and not service.mesh_external and mode is not MtlsMode.DISABLE
+                mode = read.get(self.mesh.port_mtls, (place.namespace, labels, number)) if place.auto_mtls else None
+                mtls = place.auto_mtls and not service.mesh_external and mode is not MtlsMode.DISABLE
             endpoint = EndpointInput(
                 address=place.address,
                 port=number,

@@ -23,6 +23,7 @@ class Place:
         "_ports",
         "account",
         "address",
+        "auto_mtls",
         "in_mesh",
         "labels",
         "locality",
@@ -45,6 +46,7 @@ class Place:
         namespace: str,
         account: str,
         in_mesh: bool,
+        auto_mtls: bool,
         ready: bool,
         weight: int,
         locality: str,
@@ -60,6 +62,7 @@ class Place:
         self.namespace = namespace
         self.account = (namespace, account) if account else None
         self.in_mesh = in_mesh
+        self.auto_mtls = auto_mtls  # clients may speak mutual TLS to it without being told to
         self.ready = ready
         self.weight = weight
         self.locality = locality_of(locality, labels)
@@ -78,6 +81,9 @@ class Place:
             namespace=workload.namespace,
             account=workload.service_account,
             in_mesh=True,
+            # What a gateway's ports take is what its Gateways say, and often it is plain text.
+            auto_mtls=workload.labels.get(TLS_MODE_LABEL, "disabled" if workload.kind == "gateway" else "istio")
+            == "istio",
             ready=workload.ready,
             weight=workload.weight,
             locality=workload.locality,
@@ -99,6 +105,7 @@ class Place:
             namespace=endpoint.namespace,
             account=endpoint.service_account,
             in_mesh=in_mesh,
+            auto_mtls=in_mesh,
             ready=True,
             weight=endpoint.weight,
             locality=endpoint.locality,
