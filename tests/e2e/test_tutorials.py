@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.e2e.harness import MeshRun, eventually
+from tests.e2e.harness import MeshRun, eventually, free_port
 from tests.e2e.measuring import samples
 from tests.fakes.certs import StrangeAuthority, key_pem, pem_of
+from tests.fakes.tls_clients import Pair, TlsClient, make_pair, secret_yaml, serial_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.timeout(180)]
 
@@ -292,6 +293,47 @@ def test_delegate(shop: MeshRun) -> None:
     assert shop.get("/details/0", LIBRARY).status == 404
 
 
+# Python's ssl forgets to close a socket that is reset before its handshake, as those are that come before the listener.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@task("Let requests in by HTTPS")
+def test_let_requests_in_by_https(shop: MeshRun, tmp_path: Path) -> None:
+    authority, partners, port = StrangeAuthority(), StrangeAuthority(), free_port()
+    first, second = (make_pair(authority, "library.example.com") for _ in range(2))
+    shown = make_pair(partners, "reader.example.com").write(tmp_path, "reader")
+    secrets = shop.state / "secrets"
+    secrets.mkdir(mode=0o700, exist_ok=True)
+    client = TlsClient(authority.root_pem)
+
+    def write(pair: Pair) -> None:
+        (secrets / ".new").write_text(secret_yaml("library-cert", pair, roots=partners.root_pem))
+        (secrets / ".new").replace(secrets / "library.yaml")
+
+    def get(greeting: TlsClient) -> tuple[int, int]:
+        """Return the status, 0 for none, and the serial number of the certificate that was shown."""
+        with greeting.connect(port, "library.example.com") as sock:
+            serial = serial_of(sock)
+            try:
+                sock.sendall(b"GET /details/0 HTTP/1.1\r\nhost: library.example.com\r\nconnection: close\r\n\r\n")
+                head = sock.recv(65536)
+            except OSError:
+                return 0, serial
+            return int(head.split()[1]) if head else 0, serial
+
+    shop.start("edge", shop.command("gateway", "--name", "edge", "--listen", f"127.0.0.1:{port}:443"))
+    try:
+        write(first)
+        apply(shop, ("Let requests in by HTTPS", 0))
+        eventually(lambda: get(client) == (200, first.serial), what="the library is open")
+        write(second)
+        eventually(lambda: get(client) == (200, second.serial), what="the new certificate is shown")
+        routes = TASKS["Let requests in by HTTPS"][0].partition("---\n")[2]
+        shop.write("task.yaml", f"{TASKS['Let requests in by HTTPS'][1]}\n---\n{routes}")
+        eventually(lambda: get(client)[0] == 0, what="who shows no certificate is turned away")
+        assert get(TlsClient(authority.root_pem, shows=shown))[0] == 200
+    finally:
+        assert shop.stop("edge") == 0
+
+
 def fetch(shop: MeshRun, url: str) -> Any:
     """Ask as productpage would: status and body; 0 for no answer."""
     result = shop.inside("productpage-v1", [sys.executable, str(APPS / "ask.py"), "http", url, "1"], seconds=40)
@@ -363,6 +405,54 @@ def test_start_tls_on_the_way_out(shop: MeshRun, weather: tuple[str, Path], tmp_
     stranger.write_bytes(StrangeAuthority().root_pem)
     apply(shop, ("Start TLS on the way out", 0), outside=where, roots=stranger)
     eventually(lambda: fetch(shop, "http://weather.example.com/")[0] == 503, what="other roots do not vouch for it")
+
+
+@task("Leave by an egress gateway")
+def test_leave_by_an_egress_gateway(shop: MeshRun, weather: tuple[str, Path]) -> None:
+    where, roots = weather
+    shop.start(
+        "egressgateway",
+        shop.command("gateway", "--name", "egressgateway", "--listen", f"127.0.0.1:{free_port()}:15021"),
+    )
+    try:
+        shop.wait_ready("egressgateway")
+        sent = ('destination_service="weather.example.com"', 'response_code="200"')
+
+        def passed(way: str) -> bool:
+            """One request goes by way of the gateway, whose name the client has seen (by mutual TLS) or not."""
+            at_client = (
+                'destination_service="egressgateway.default.svc.cluster.local"',
+                f'destination_principal="{way}"',
+                'response_code="200"',
+            )
+            before = (
+                samples(shop, "egressgateway", "istio_requests_total", *sent),
+                samples(shop, "productpage-v1", "istio_requests_total", *at_client),
+            )
+            if fetch(shop, "http://weather.example.com/")[0] != 200:
+                return False
+            return bool(
+                eventually(
+                    lambda: (
+                        samples(shop, "egressgateway", "istio_requests_total", *sent) > before[0]
+                        and samples(shop, "productpage-v1", "istio_requests_total", *at_client) > before[1]
+                    ),
+                    what=f"the gateway ({way}) and the client count it",
+                    seconds=3,
+                )
+            )
+
+        for number, way in enumerate(("unknown", "spiffe://cluster.local/ns/default/sa/egressgateway")):
+            apply(
+                shop,
+                ("Start TLS on the way out", 0),
+                ("Leave by an egress gateway", number),
+                outside=where,
+                roots=roots,
+            )
+            eventually(lambda way=way: passed(way), what=f"requests leave by the gateway, {way}")
+    finally:
+        assert shop.stop("egressgateway") == 0
 
 
 @task("Stay near")
