@@ -36,6 +36,7 @@ SUBZONE_LABEL = "topology.istio.io/subzone"
 HOST_LABEL = "kubernetes.io/hostname"
 TOPOLOGY = (REGION_LABEL, ZONE_LABEL, SUBZONE_LABEL)
 LOCALITY_LABELS = ("topology.istio.io/locality", "istio-locality")  # dots stand for slashes, which labels cannot have
+_PLACING = frozenset({*TOPOLOGY, *LOCALITY_LABELS})
 
 SAME_ZONE = (NETWORK_LABEL, REGION_LABEL, ZONE_LABEL)
 SAME_NODE = (*SAME_ZONE, SUBZONE_LABEL, HOST_LABEL)
@@ -227,7 +228,7 @@ def _compressed(priorities: list[int]) -> list[int]:
 
 def locality_of(written: str, labels: Mapping[str, str]) -> str:
     """Return a workload's locality: as it was given, else what its labels say."""
-    if written:
+    if written or _PLACING.isdisjoint(labels):
         return written
     for label in LOCALITY_LABELS:
         if found := labels.get(label, ""):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from lateen.api.names import is_ip
 from lateen.pilot.model.locality import HOST_LABEL, locality_of
@@ -14,6 +15,10 @@ __all__ = ["THIS_MACHINE", "Place", "peer_of", "served_at"]
 
 THIS_MACHINE = "@"  # the node of all running workloads that no label puts elsewhere
 TLS_MODE_LABEL = "security.istio.io/tlsMode"
+
+
+# Asked of every endpoint of a service whenever one of them changes.
+_is_ip = lru_cache(maxsize=16_384)(is_ip)
 
 
 class Place:
@@ -123,7 +128,7 @@ class Place:
     @property
     def has_address(self) -> bool:
         """Tell whether it is reached by an IP address or a Unix socket, and not by a name."""
-        return self.is_unix or is_ip(self.address)
+        return self.is_unix or _is_ip(self.address)
 
     def port_for(self, port: ServicePort) -> int | None:
         """Return the number at which this place serves `port`, 0 for a Unix socket; None when it does not."""
