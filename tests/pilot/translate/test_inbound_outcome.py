@@ -16,6 +16,7 @@ from tests.fakes.certs import StrangeAuthority
 from tests.fakes.proxies import (
     AnyApp,
     ConfigServer,
+    HttpApp,
     Identity,
     RealEnvoy,
     ask,
@@ -25,7 +26,7 @@ from tests.fakes.proxies import (
     make_identity,
     unmarked,
 )
-from tests.pilot.translate.cases import inbound, inbound_port
+from tests.pilot.translate.cases import http_pool, inbound, inbound_port
 
 from lateen.api.protocol import Protocol
 from lateen.pilot.model.values import MtlsMode, TcpLimits
@@ -58,6 +59,7 @@ class Sidecar(NamedTuple):
 
     port: int
     apps: dict[tuple[MtlsMode, Protocol], int]
+    narrow: HttpApp  # takes one request at a time, a rule says
     brief: int  # of one whose connections end when they are idle
     unnamed: int  # the port of an application that no service names
     folder: Path
@@ -72,14 +74,21 @@ def sidecar(authority: StrangeAuthority, server: ConfigServer, folder: Path) -> 
     foreign.load_cert_chain(*make_identity(StrangeAuthority(), "foreign").write(folder)[:2])
     with ExitStack() as stack:
         apps = {key: stack.enter_context(AnyApp(tls=foreign)).port for key in TABLE}
+        narrow = stack.enter_context(HttpApp("narrow"))
         brief = stack.enter_context(AnyApp()).port
         unnamed = stack.enter_context(AnyApp(tls=foreign)).port
         port = free_port()
         ports = (inbound_port(port=apps[mode, kind], protocol=kind, mtls=mode) for mode, kind in TABLE)
         limits = TcpLimits(idle_timeout=timedelta(milliseconds=200))
         ended = inbound_port(port=brief, protocol=Protocol.TCP, mtls=MtlsMode.DISABLE, limits=limits)
+        one = inbound_port(
+            port=narrow.port,
+            protocol=Protocol.HTTP,
+            mtls=MtlsMode.DISABLE,
+            connection_pool=http_pool(http2_max_requests=1),
+        )
         inp = inbound(
-            *sorted([*ports, ended], key=lambda entry: entry.port),
+            *sorted([*ports, ended, one], key=lambda entry: entry.port),
             port=port,
             passthrough_mtls=MtlsMode.PERMISSIVE,
         )
@@ -89,7 +98,7 @@ def sidecar(authority: StrangeAuthority, server: ConfigServer, folder: Path) -> 
             [*own.secrets(), *map(unmarked, clusters), *map(by_address, build_inbound_listeners(inp))],
         )
         envoy = stack.enter_context(RealEnvoy("app-v1", server, folder, labels={"app": "app", "version": "v1"}))
-        yield Sidecar(port, apps, brief, unnamed, folder, make_identity(authority, "web"), envoy)
+        yield Sidecar(port, apps, narrow, brief, unnamed, folder, make_identity(authority, "web"), envoy)
     assert server.rejections == []
 
 
@@ -158,6 +167,18 @@ def test_idle_connections_to_the_application_end_where_a_rule_says_so(sidecar: S
         sock.sendall(b"hello")
         assert sock.recv(100) == b"app:hello"
         assert sock.recv(100) == b""
+
+
+def test_the_application_is_spared_as_a_rule_of_its_namespace_says(sidecar: Sidecar) -> None:
+    to = ("127.0.0.1", sidecar.narrow.port)
+    with dial(sidecar.port, to=to) as held:
+        sidecar.narrow.delay_seconds = 1.0
+        with sidecar.narrow.expect("/first"):
+            held.sendall(b"GET /first HTTP/1.1\r\nhost: a\r\n\r\n")
+        sidecar.narrow.delay_seconds = 0.0
+        with dial(sidecar.port, to=to) as second:
+            answer = ask(second)
+    assert (answer.status, answer.headers["x-envoy-overloaded"]) == (503, "true")
 
 
 def test_an_alias_of_the_trust_domain_is_accepted(sidecar: Sidecar, authority: StrangeAuthority) -> None:

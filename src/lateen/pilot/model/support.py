@@ -58,7 +58,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
     "MeshConfig": {
         **dict.fromkeys(
             (
-                "hboneIdleTimeout",
                 "serviceEntryVisibility",
                 "serviceSettings",
                 "serviceScopeConfigs",
@@ -84,6 +83,7 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
             ),
             "",
         ),
+        "hboneIdleTimeout": "there is no ambient mode, so no proxy speaks HBONE",
         "proxyListenPort": f"captured connections arrive at 15001: {_SETTLED}",
         "proxyInboundListenPort": f"captured connections arrive at 15006: {_SETTLED}",
         "trustDomain": "identities have the trust domain that the control plane was started with",
