@@ -32,6 +32,7 @@ KINDS: tuple[str, ...] = (
     "DestinationRule",
     "EnvoyFilter",
     "Gateway",
+    "ProxyConfig",
     "Secret",
     "Service",
     "WorkloadGroup",

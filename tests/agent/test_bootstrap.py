@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.fakes.agent_mesh import MESH
 from lateen.agent.bootstrap import BootstrapInput, build_bootstrap, encode_bootstrap
 from lateen.agent.envoy import find_envoy
 from lateen.agent.spec import Place, WorkloadSpec, build_node
+from lateen.wire.local import ProxySettings
 
 SPEC = WorkloadSpec(name="reviews-v3", service="reviews", version="v3", argv=("app",), locality="r/z")
 
@@ -41,6 +43,26 @@ def test_envoy_takes_it(inp: BootstrapInput, tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no warning about something deprecated or unknown either
+
+
+def test_what_the_mesh_says_of_its_proxies() -> None:
+    proxy = ProxySettings(
+        stats_prefixes=("a",),
+        stats_suffixes=("b",),
+        stats_regexes=("c",),
+        runtime={"d": "1", "e": "x"},
+        connection_limit=7,
+    )
+    document = build_bootstrap(replace(make_input(), proxy=proxy))
+    kept = document["stats_config"]["stats_matcher"]["inclusion_list"]["patterns"]
+    assert {"prefix": "a"} in kept
+    assert {"suffix": "b"} in kept
+    assert {"safe_regex": {"regex": "c"}} in kept
+    assert {"prefix": "istio"} in kept  # what is counted anyway still is
+    runtime = document["layered_runtime"]["layers"][0]["static_layer"]
+    assert (runtime["d"], runtime["e"]) == (1, "x")
+    (monitor,) = document["overload_manager"]["resource_monitors"]
+    assert monitor["typed_config"]["max_active_downstream_connections"] == 7
 
 
 def test_same_input_same_bytes() -> None:

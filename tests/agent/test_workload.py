@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from subprocess import DEVNULL
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -30,7 +32,7 @@ from lateen.agent.runner import Stdio, Stop, run_workload
 from lateen.agent.spec import HostListener, WorkloadSpec
 from lateen.errors import BadInput, Refused, Unavailable
 from lateen.pilot.xds.type_urls import LDS
-from lateen.wire.local import GroupInfo, Probe, WorkloadPort
+from lateen.wire.local import GroupInfo, Probe, ProxySettings, WorkloadPort
 from lateen.wire.spiffe import SpiffeId
 
 pytestmark = pytest.mark.envoy
@@ -181,6 +183,40 @@ async def test_a_workload_joins_serves_and_leaves(mesh: FakeMesh, log: Any, unti
         assert not any(alive(pid) for pid in pids)
         assert not folder.exists()
         assert "PRIVATE KEY" not in log.buffer.getvalue()
+
+
+async def test_the_proxy_is_started_as_the_mesh_says(mesh: FakeMesh, log: Any, until: Any) -> None:
+    proxy = ProxySettings(
+        concurrency=2,
+        environment={"GREETING": "ahoy", "ISTIO_META_NETWORK": "docks", "ISTIO_META_NAMESPACE": "other"},
+        tracing_service_name="CANONICAL_NAME_ONLY",
+        mesh_id="harbour",
+        drain_seconds=7.0,
+        termination_drain_seconds=0.25,
+        flush_seconds=2.0,
+        flush_kilobytes=8,
+        stats_prefixes=("cluster.inbound",),
+        runtime={"envoy.reloadable_features.x": "false", "limit": "9"},
+        connection_limit=1000,
+    )
+    mesh.joined = msgspec.structs.replace(mesh.joined, proxy=proxy)
+    async with running(mesh, log, until) as run:
+        admin = Admin(run.folder / "admin.sock")
+        info = json.loads((await admin.request("GET", "/server_info")).body)
+        options, node = info["command_line_options"], info["node"]
+        assert (options["concurrency"], options["drain_time"], options["file_flush_interval"]) == (2, "7s", "2s")
+        command = Path(f"/proc/{mesh.last.envoy_pid}/cmdline").read_bytes().split(b"\0")
+        assert command[command.index(b"--file-flush-min-size-kb") + 1] == b"8"
+        assert (node["cluster"], node["metadata"]["MESH_ID"]) == ("reviews", "harbour")
+        # The mesh adds to what the agent says of the workload, and never says otherwise.
+        assert (node["metadata"]["NETWORK"], node["metadata"]["NAMESPACE"]) == ("docks", "default")
+        runtime = json.loads((await admin.request("GET", "/runtime")).body)["entries"]
+        assert runtime["limit"]["final_value"] == "9"
+        assert runtime["envoy.reloadable_features.x"]["final_value"] == "false"
+        await run.get("/x")
+        assert b"cluster.inbound" in (await admin.request("GET", "/stats?filter=cluster.inbound")).body
+        environment = Path(f"/proc/{mesh.last.envoy_pid}/environ").read_bytes().split(b"\0")
+        assert b"GREETING=ahoy" in environment
 
 
 async def test_the_key_is_on_no_disk(mesh: FakeMesh, log: Any, until: Any) -> None:

@@ -36,6 +36,7 @@ from lateen.wire.local import (
     Goodbye,
     GroupInfo,
     GroupQuery,
+    MetricsReport,
     ProxyReport,
     Query,
     Registered,
@@ -67,6 +68,7 @@ class FakeMesh:
     goodbyes: list[Goodbye] = field(default_factory=list)
     refusal: LateenError | None = None
     groups: dict[str, GroupInfo] = field(default_factory=dict)
+    joined: Registered = MESH  # what agents are told when they register
 
     def __post_init__(self) -> None:
         self.settings.run.mkdir(mode=0o700, parents=True)
@@ -123,11 +125,14 @@ class FakeMesh:
         if self.refusal is not None:
             raise self.refusal
         self.registrations.append(message)
-        return MESH
+        return self.joined
 
     async def deregister(self, message: Goodbye) -> Registered:
         self.goodbyes.append(message)
-        return MESH
+        return self.joined
+
+    async def metrics(self, _: Query) -> MetricsReport:
+        return MetricsReport(text="")
 
     async def status(self, _: Query) -> StatusReport:
         raise Unavailable("not in tests")

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from lateen.agent.spec import Node
 from lateen.wire.envoy import RUNTIME, SDS_CLUSTER, XDS_CLUSTER
+from lateen.wire.local import AGENTS_CHOICE, ProxySettings
 from lateen.wire.local_cluster import LOCAL_CLUSTER, local_endpoints_name
 
 __all__ = ["PROMETHEUS_PORT", "BootstrapInput", "build_bootstrap", "encode_bootstrap"]
@@ -90,6 +91,7 @@ class BootstrapInput:
     mark: int | None  # of sockets towards upstreams; None where nothing is captured
     own_service: str = ""  # hostname, for sharing between zones; "" for a proxy that does not
     server_name: str = PILOT_NAME
+    proxy: ProxySettings = AGENTS_CHOICE  # what the mesh says: statistics, runtime, limits
 
 
 def build_bootstrap(inp: BootstrapInput) -> dict[str, Any]:
@@ -120,12 +122,12 @@ def build_bootstrap(inp: BootstrapInput) -> dict[str, Any]:
             **_cluster_manager(inp.mark),
             **({"local_cluster_name": LOCAL_CLUSTER} if inp.own_service else {}),
         },
-        "stats_config": _stats_config(),
+        "stats_config": _stats_config(inp.proxy),
         "stats_flush_interval": "5s",
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
         "layered_runtime": {
             "layers": [
-                {"name": "global config", "static_layer": dict(RUNTIME)},
+                {"name": "global config", "static_layer": {**RUNTIME, **_runtime(inp.proxy.runtime)}},
                 {"name": "admin", "admin_layer": {}},
             ]
         },
@@ -135,7 +137,7 @@ def build_bootstrap(inp: BootstrapInput) -> dict[str, Any]:
                     "name": "envoy.resource_monitors.global_downstream_max_connections",
                     "typed_config": {
                         "@type": _type("resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"),
-                        "max_active_downstream_connections": MAX_CONNECTIONS,
+                        "max_active_downstream_connections": inp.proxy.connection_limit or MAX_CONNECTIONS,
                     },
                 }
             ]
@@ -317,16 +319,29 @@ def _stats_host() -> dict[str, Any]:
     return {"name": "stats", "domains": ["*"], "routes": [route]}
 
 
-def _stats_config() -> dict[str, Any]:
+def _runtime(values: Mapping[str, str]) -> dict[str, Any]:
+    """Return runtime flags with the types that Envoy wants: numbers and booleans are written as text in the API."""
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
+
+
+def _stats_config(proxy: ProxySettings) -> dict[str, Any]:
     return {
         "use_all_default_tags": False,
         "stats_tags": [{"tag_name": name, "regex": regex} for name, regex in STATS_TAGS.items()],
         "stats_matcher": {
             "inclusion_list": {
                 "patterns": [
-                    *_patterns("prefix", STATS_PREFIXES),
-                    *_patterns("suffix", STATS_SUFFIXES),
-                    *({"safe_regex": {"regex": regex}} for regex in STATS_REGEXES),
+                    *_patterns("prefix", (*STATS_PREFIXES, *proxy.stats_prefixes)),
+                    *_patterns("suffix", (*STATS_SUFFIXES, *proxy.stats_suffixes)),
+                    *({"safe_regex": {"regex": regex}} for regex in (*STATS_REGEXES, *proxy.stats_regexes)),
                 ]
             }
         },

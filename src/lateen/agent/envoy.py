@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from lateen.agent.backoff import Backoff
 from lateen.agent.log import Log
 from lateen.wire.envoy import find_envoy
+from lateen.wire.local import AGENTS_CHOICE, ProxySettings
 
 __all__ = ["DRAIN_TIME_SECONDS", "Child", "EnvoySupervisor", "envoy_arguments", "find_envoy", "validate_arguments"]
 
@@ -24,6 +25,7 @@ LONGEST_WAIT_SECONDS: Final = 10.0
 HEALTHY_SECONDS: Final = 30.0  # having run so long, it starts again at once
 DRAIN_TIME_SECONDS: Final = 45  # Istio's; how long Envoy spreads a graceful drain. Its clients hear of it much earlier
 STOP_SECONDS: Final = 3.0
+FLUSH_SECONDS: Final = 1.0  # of access logs, Istio's
 
 
 class Child(Protocol):
@@ -49,17 +51,20 @@ def validate_arguments(binary: Path, bootstrap: Path) -> list[str]:
 
 
 def envoy_arguments(
-    binary: Path, bootstrap: Path, *, concurrency: int, log_level: str, drain_seconds: int = DRAIN_TIME_SECONDS
+    binary: Path, bootstrap: Path, *, concurrency: int, log_level: str, proxy: ProxySettings = AGENTS_CHOICE
 ) -> list[str]:
     """Return Envoy's command line."""
+    drain = DRAIN_TIME_SECONDS if proxy.drain_seconds is None else int(proxy.drain_seconds)
+    flush = FLUSH_SECONDS if proxy.flush_seconds is None else proxy.flush_seconds
     return [
         str(binary),
         *("-c", str(bootstrap)),
         *("--concurrency", str(concurrency)),
-        *("--drain-time-s", str(drain_seconds)),
+        *("--drain-time-s", str(drain)),
         *("--drain-strategy", "immediate"),
         *("--local-address-ip-version", "v4"),
-        *("--file-flush-interval-msec", "1000"),
+        *("--file-flush-interval-msec", str(int(flush * 1000))),
+        *(() if proxy.flush_kilobytes is None else ("--file-flush-min-size-kb", str(proxy.flush_kilobytes))),
         "--disable-hot-restart",
         "--allow-unknown-static-fields",
         "--skip-deprecated-logs",

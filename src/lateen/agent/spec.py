@@ -68,9 +68,9 @@ class WorkloadSpec:
     listeners: tuple[HostListener, ...] = ()  # gateways only
     resolvers: tuple[tuple[str, int], ...] = ()  # asked for names outside of the mesh; (): the host's
     certificate_lifetime: timedelta | None = None  # None: Citadel's default
-    concurrency: int = 1  # worker threads of Envoy: on a laptop, one a workload
+    concurrency: int | None = None  # worker threads of Envoy; None: what the mesh says, or one
     envoy_log_level: str = "warning"
-    drain: timedelta = timedelta(seconds=5)  # longest wait for requests in flight when leaving
+    drain: timedelta | None = None  # longest wait for requests in flight when leaving; None: what the mesh says, or 5 s
     app_grace: timedelta = timedelta(seconds=10)  # longest wait for the application after SIGTERM
     join_timeout: timedelta = timedelta(seconds=10)  # longest wait for a control plane at the start
 
@@ -103,7 +103,7 @@ def check_spec(spec: WorkloadSpec) -> None:
     check_locality(spec.locality)
     if spec.service and not _LABEL.fullmatch(spec.service):
         raise BadInput(f"service: must be a DNS label, got {spec.service!r}")
-    if spec.concurrency < 1:
+    if spec.concurrency is not None and spec.concurrency < 1:
         raise BadInput(f"concurrency: must be at least 1, got {spec.concurrency}")
     if spec.kind == "sidecar" and not spec.argv:
         raise BadInput("command: must not be empty for a sidecar")
@@ -112,7 +112,7 @@ def check_spec(spec: WorkloadSpec) -> None:
     if spec.kind == "sidecar" and spec.listeners:
         raise BadInput("listeners: only a gateway is reached from the host")
     for name in ("drain", "app_grace", "join_timeout"):
-        if getattr(spec, name) < timedelta(0):
+        if (getattr(spec, name) or timedelta(0)) < timedelta(0):
             raise BadInput(f"{name}: must not be negative, got {getattr(spec, name)}")
     _check_ports(spec.ports)
 

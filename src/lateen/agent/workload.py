@@ -31,12 +31,13 @@ from lateen.agent.names import Entry, build_names
 from lateen.agent.nds import NameTableClient
 from lateen.agent.place import Grounds
 from lateen.agent.probe import Health, at_the_workload, run_probe
+from lateen.agent.proxy_settings import CONCURRENCY, DRAIN, node_with, spec_with
 from lateen.agent.readiness import ProxyState, Readiness
 from lateen.agent.registration import Registrar
 from lateen.agent.resolvers import HostResolvers
 from lateen.agent.sds import SdsServer
 from lateen.agent.secret_store import SecretStore
-from lateen.agent.spec import build_node, discovers_itself, effective_labels
+from lateen.agent.spec import build_node, effective_labels
 from lateen.agent.status import Facts, StatusHandler
 from lateen.agent.stop import Stop
 from lateen.errors import Unavailable
@@ -87,7 +88,7 @@ class Workload:
         began: float,
     ) -> None:
         """`began` is when the agent was started, on the loop's clock."""
-        spec = self._spec = grounds.spec
+        spec = self._spec = spec_with(grounds.spec, mesh.proxy)
         self._grounds = grounds
         self._folder = settings.workload_dir(spec.name)
         self._mesh = mesh
@@ -106,7 +107,7 @@ class Workload:
             ill="not probed yet" if spec.probe is not None else "",
         )
         self._proxy_ready = asyncio.Event()
-        self._node = build_node(spec, grounds.place, mesh)
+        self._node = node_with(build_node(spec, grounds.place, mesh), spec, mesh.proxy)
 
         self._admin = Admin(self._folder / "admin.sock")
         self._citadel = CitadelClient(
@@ -200,8 +201,9 @@ class Workload:
             prometheus_address="0.0.0.0" if self._captured else grounds.place.ip,  # noqa: S104  # a network of its own
             mark=MARK if self._captured and spec.kind == "sidecar" else None,
             own_service=f"{spec.service}.{spec.namespace}.svc.{self._mesh.cluster_domain}"
-            if discovers_itself(spec)
+            if spec.service and self._node.metadata.get("ENABLE_SELF_DISCOVERY") == "true"
             else "",
+            proxy=self._mesh.proxy,
         )
         document, verdicts = await patched_bootstrap(
             build_bootstrap(bootstrap), self._mesh.bootstrap, self._judge_bootstrap
@@ -259,8 +261,9 @@ class Workload:
         argv = envoy_arguments(
             find_envoy(),
             self._folder / "bootstrap.json",
-            concurrency=spec.concurrency,
+            concurrency=spec.concurrency or CONCURRENCY,
             log_level=spec.envoy_log_level,
+            proxy=self._mesh.proxy,
         )
         peer = peer_environment(
             workload=spec.name, namespace=spec.namespace, cluster=self._mesh.cluster_id, labels=effective_labels(spec)
@@ -271,7 +274,8 @@ class Workload:
             return await spawn(
                 argv,
                 attachment=self._grounds.attachment,
-                env={"PATH": spec.env.get("PATH", os.defpath), **peer},  # nothing of the user's
+                # Nothing of the user's; what the agent says stands before what the mesh says.
+                env={**self._mesh.proxy.environment, "PATH": spec.env.get("PATH", os.defpath), **peer},
                 cwd=self._folder,
                 role="proxy",
                 resolv_conf=self._folder / PROXY_RESOLV_CONF,
@@ -423,7 +427,9 @@ class Workload:
         self._changed(replace(self._readiness, draining=True))
         await self._registrar.leave(name=self._spec.name, pid=os.getpid())
         # An application that ended by itself has nothing in flight but answers on their way through Envoy.
-        seconds = self._spec.drain.total_seconds() if self._spec.ports and self._readiness.proxy.ready else 0.0
+        seconds = (
+            (self._spec.drain or DRAIN).total_seconds() if self._spec.ports and self._readiness.proxy.ready else 0.0
+        )
         inbound_only = self._spec.kind == "sidecar"
         left = await stop.unless_hurried(drain(self._admin, inbound_only=inbound_only, seconds=seconds))
         if left:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 __all__ = [
+    "AGENTS_CHOICE",
     "HTTP3_LABEL",
     "SERVICE",
     "BootstrapPatch",
@@ -31,6 +32,7 @@ __all__ = [
     "ProblemInfo",
     "ProxyInfo",
     "ProxyReport",
+    "ProxySettings",
     "QuarantineInfo",
     "Query",
     "Registered",
@@ -94,6 +96,28 @@ class BootstrapPatch(_Message, frozen=True, kw_only=True):
     replace_lists: bool = False
 
 
+class ProxySettings(_Message, frozen=True, kw_only=True):
+    """How a proxy that starts now is run; what is not set is the agent's own choice."""
+
+    concurrency: int | None = None  # worker threads; 0: one a core
+    environment: dict[str, str] = {}  # variables of Envoy's process; ISTIO_META_* are metadata of its node, too
+    service_cluster: str = ""
+    tracing_service_name: str = ""  # "" | APP_LABEL_AND_NAMESPACE | CANONICAL_NAME_ONLY | CANONICAL_NAME_AND_NAMESPACE
+    mesh_id: str = ""
+    drain_seconds: float | None = None  # how long Envoy spreads a graceful drain
+    termination_drain_seconds: float | None = None  # longest wait for requests in flight when leaving
+    flush_seconds: float | None = None  # of access logs
+    flush_kilobytes: int | None = None
+    stats_prefixes: tuple[str, ...] = ()  # native statistics to keep, besides the agent's own choice
+    stats_suffixes: tuple[str, ...] = ()
+    stats_regexes: tuple[str, ...] = ()
+    runtime: dict[str, str] = {}  # Envoy's runtime flags
+    connection_limit: int | None = None  # connections from clients, all listeners together
+
+
+AGENTS_CHOICE = ProxySettings()  # nobody says anything
+
+
 class Registered(_Message, frozen=True, kw_only=True):
     """What an agent must know of the mesh it joined."""
 
@@ -102,6 +126,7 @@ class Registered(_Message, frozen=True, kw_only=True):
     mesh_id: str
     cluster_id: str
     bootstrap: tuple[BootstrapPatch, ...] = ()  # for a proxy that starts now, in order
+    proxy: ProxySettings = AGENTS_CHOICE
 
 
 class Goodbye(_Message, frozen=True, kw_only=True):

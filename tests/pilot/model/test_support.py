@@ -142,12 +142,13 @@ _PORTS = "ports: [{port: 80, name: http}]"
         pytest.param(
             "MeshConfig",
             "{trustDomain: a.b, defaultHttpRetryPolicy: {attempts: 0}, tcpKeepalive: {time: 5s}, enableTracing: true, "
-            "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}, defaultConfig: {concurrency: 2, drainDuration: 9s}}",
+            "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}, defaultConfig: "
+            "{concurrency: 2, drainDuration: 9s, statNameLength: 9, proxyMetadata: {LD_PRELOAD: /x, A: b}}}",
             [
                 "spec.enableTracing",
-                "spec.defaultConfig.drainDuration",
-                "spec.defaultConfig.concurrency",
+                "spec.defaultConfig.statNameLength",
                 "spec.trustDomain",
+                "spec.defaultConfig.proxyMetadata[LD_PRELOAD]",
             ],
             id="mesh in part",
         ),

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from lateen.api.base import Object, ResourceKey
+from lateen.api.mesh_proxy import MeshProxyConfig
 from lateen.api.names import is_partial_wildcard
 from lateen.api.protocol import Protocol
 from lateen.flow import Graph, Read
@@ -24,6 +25,7 @@ from lateen.pilot.model.locality import asks_locality, locality_of
 from lateen.pilot.model.ownership import ISTIO, NAMESPACE
 from lateen.pilot.model.peer_auth import mtls_mode
 from lateen.pilot.model.policy import Rule, age_key, client_tls, clients_of, exported_to, select_rule
+from lateen.pilot.model.proxy_config import effective_proxy
 from lateen.pilot.model.routes import bound_gateways
 from lateen.pilot.model.same_host import merge_same_host
 from lateen.pilot.model.scope import ANY, EVERYTHING, Scope, scope_of
@@ -113,6 +115,7 @@ class MeshSettings:
     service_export_to: tuple[str, ...] = (EVERYWHERE,)
     virtual_export_to: tuple[str, ...] = (EVERYWHERE,)
     rule_export_to: tuple[str, ...] = (EVERYWHERE,)
+    proxy: Any = None  # api MeshProxyConfig | None: defaultConfig, for proxies that start
     gateway_topology: Any = None  # api Topology of defaultConfig: what stands in front of gateways
 
     @property
@@ -176,6 +179,7 @@ class Mesh:
         self.asks_locality = graph.index("localities asked for", self.objects, lambda key, obj: asks_locality(obj))
         self.locality_matters = graph.derive("locality matters", self._locality_matters)  # of such a namespace
         self.sidecars = graph.index("sidecars", self.objects, _by_namespace("Sidecar"))
+        self.proxy_configs = graph.index("proxy configs", self.objects, _by_namespace("ProxyConfig"))
         self.choosy_filters = graph.index("envoy filters that choose", self.objects, _choosy_filters)
 
         self.settings = graph.derive("mesh settings", self._settings)
@@ -184,6 +188,8 @@ class Mesh:
         self.port_mtls = graph.derive("mtls mode", self._port_mtls)
         # (namespace, labels of a workload) -> Object of the Sidecar in force | None
         self.sidecar = graph.derive("sidecar", self._sidecar)
+        # (namespace, labels of a workload) -> api MeshProxyConfig in force when its proxy starts
+        self.proxy = graph.derive("proxy config", self._proxy)
         self.view = graph.derive("view", self._view)
         self.sight = Sight(self)
 
@@ -374,6 +380,17 @@ class Mesh:
         asked = any(read.get(self.locality_matters, scope) for scope in (EVERYWHERE, workload.namespace))
         return locality_of(workload.locality, workload.labels) if asked else ""
 
+    def _proxy(self, read: Read, key: tuple[str, tuple[tuple[str, str], ...]]) -> MeshProxyConfig:
+        namespace, labels = key
+        settings: MeshSettings = read.get(self.settings, "mesh")
+        root = settings.root_namespace
+        return effective_proxy(
+            settings.proxy,
+            of_root=self.objects_of(read, read.lookup(self.proxy_configs, root)) if namespace != root else (),
+            of_namespace=self.objects_of(read, read.lookup(self.proxy_configs, namespace)),
+            labels=dict(labels),
+        )
+
     def sidecars_of(self, view: View) -> list[ResourceKey]:
         """Return the Sidecars that make a view what it is: its scope is their content, which does not say whose."""
         root = self.settings.peek("mesh").root_namespace
@@ -548,6 +565,7 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
         access_log=AccessLog(
             path=spec.access_log_file or "", json=encoding == "JSON", format=spec.access_log_format or ""
         ),
+        proxy=spec.default_config,
         gateway_topology=spec.default_config.gateway_topology if spec.default_config is not None else None,
     )
 

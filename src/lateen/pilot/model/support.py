@@ -14,6 +14,7 @@ import msgspec
 from lateen.api.base import Object, Problem
 from lateen.api.names import is_partial_wildcard
 from lateen.api.protocol import known_protocol
+from lateen.pilot.model.proxy_config import is_allowed_variable
 
 __all__ = ["STORED_ONLY", "UNTAKEN_FIELDS", "unsupported"]
 
@@ -24,11 +25,55 @@ STORED_ONLY: Mapping[str, str] = {
     "Telemetry": "the standard metrics are reported as if it were not there",
     "WasmPlugin": "no extension is loaded",
     "TrafficExtension": "no extension is loaded",
-    "ProxyConfig": "proxies run with the defaults",
     "MeshNetworks": "the mesh is one network",
 }
 
 _SETTLED = "capture is set up before a proxy hears of the mesh"
+
+# Of a proxy's own configuration, what has no effect, and why.
+_DEFAULT_CONFIG: Mapping[str, str] = {
+    **dict.fromkeys(("configPath", "binaryPath"), "the agent finds its Envoy and its folder itself"),
+    **dict.fromkeys(("customConfigFile", "proxyBootstrapTemplatePath"), "patch the bootstrap by an EnvoyFilter"),
+    **dict.fromkeys(("discoveryAddress", "controlPlaneAuthPolicy"), "the control plane is reached by its socket"),
+    **dict.fromkeys(("proxyAdminPort", "statusPort"), "the agent's ports and sockets are fixed"),
+    **dict.fromkeys(("discoveryRefreshDelay", "availabilityZone", "sds"), "it is deprecated and has no effect"),
+    **dict.fromkeys(
+        ("tracing", "zipkinAddress", "statsdUdpAddress", "envoyMetricsServiceAddress", "envoyMetricsService"), ""
+    ),
+    "envoyAccessLogService": "",
+    "statNameLength": "Envoy has no such limit any more",
+    "interceptionMode": "it is chosen by lateen run --mode",
+    "extraStatTags": "",
+    "readinessProbe": "use the probe of a WorkloadGroup",
+    "holdApplicationUntilProxyStarts": "the application always waits for its proxy",
+    "caCertificatesPem": "",
+    "image": "proxies are started from the machine's own Envoy",
+    "privateKeyProvider": "this Envoy has no such hardware",
+    "proxyHeaders": "",
+    "statsCompression": "",
+    **{
+        f"connectionSettings.{name}": ""
+        for name in (
+            "profile",
+            "listenerPerConnectionBufferLimitBytes",
+            "clusterPerConnectionBufferLimitBytes",
+            "httpIdleTimeout",
+            "httpMaxConnectionDuration",
+            "httpDrainTimeout",
+            "httpRequestTimeout",
+            "httpRequestHeadersTimeout",
+            "httpStreamIdleTimeout",
+            "httpMaxStreamDuration",
+            "httpMaxConcurrentStreams",
+            "http2InitialStreamWindowSize",
+            "http2InitialConnectionWindowSize",
+            "httpHeadersWithUnderscoresAction",
+            "httpMergeSlashes",
+            "httpPathWithEscapedSlashesAction",
+            "listenerConnectionLimit",
+        )
+    },
+}
 
 # Fields, by kind, whose setting has no effect yet, and what happens in their place. `[]` stands for each element of a
 # list, `*` for each field that is set.
@@ -55,6 +100,7 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
         "healthCheckNodePort": "there is no load balancer",
         "ports[].nodePort": "no port of the machine is opened for it",
     },
+    "ProxyConfig": {"image.imageType": "proxies are started from the machine's own Envoy"},
     "MeshConfig": {
         **dict.fromkeys(
             (
@@ -79,13 +125,13 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
                 "enablePrometheusMerge",
                 "extensionProviders",
                 "defaultProviders",
-                "defaultConfig.*",
             ),
             "",
         ),
         "hboneIdleTimeout": "there is no ambient mode, so no proxy speaks HBONE",
         "proxyListenPort": f"captured connections arrive at 15001: {_SETTLED}",
         "proxyInboundListenPort": f"captured connections arrive at 15006: {_SETTLED}",
+        **{f"defaultConfig.{name}": told for name, told in _DEFAULT_CONFIG.items()},
         "trustDomain": "identities have the trust domain that the control plane was started with",
     },
 }
@@ -105,7 +151,6 @@ _HARMLESS: Mapping[tuple[str, str], tuple[Any, ...]] = {
     ("MeshConfig", "enablePrometheusMerge"): (False,),
 }
 
-_TAKEN_OF_ALL = frozenset({"spec.defaultConfig.gatewayTopology"})  # of the fields that a `*` stands for
 _CLAIMS = "@request.auth.claims"
 
 
@@ -128,14 +173,16 @@ def _untaken(obj: Object) -> Iterator[tuple[str, str]]:
         for place, value in _places(obj.spec, path.split("."), "spec"):
             if value in _HARMLESS.get((kind, path), ()):
                 continue
-            if place in _TAKEN_OF_ALL:
-                continue
             if (kind, path) == ("Service", "clusterIPs") and not any(":" in address for address in value):
                 continue
             yield place, consequence
     match kind:
         case "ServiceEntry":
             yield from _untaken_entry(obj)
+        case "MeshConfig" if obj.spec.default_config is not None:
+            yield from _unset(obj.spec.default_config.proxy_metadata, "spec.defaultConfig.proxyMetadata")
+        case "ProxyConfig":
+            yield from _unset(obj.spec.environment_variables, "spec.environmentVariables")
         case "VirtualService":
             yield from _untaken_rules(obj)
 
@@ -153,6 +200,13 @@ def _untaken_entry(obj: Object) -> Iterator[tuple[str, str]]:
         protocol = protocols[i]
         if obj.spec.resolution == "DYNAMIC_DNS" and port.target_port and protocol is not None and protocol.is_http:
             yield f"spec.ports[{i}].targetPort", "a request goes to the port that its host names"
+
+
+def _unset(variables: Mapping[str, str] | None, place: str) -> Iterator[tuple[str, str]]:
+    """Yield the variables that configuration may not set."""
+    for name in variables or {}:
+        if not is_allowed_variable(name):
+            yield f"{place}[{name}]", "it would change which program runs, or is no name of a variable"
 
 
 def _untaken_rules(obj: Object) -> Iterator[tuple[str, str]]:

@@ -56,6 +56,7 @@ from lateen.wire.control import control_handlers
 from lateen.wire.envoy import find_envoy
 from lateen.wire.files import write_atomically
 from lateen.wire.local import (
+    AGENTS_CHOICE,
     Goodbye,
     GroupInfo,
     GroupQuery,
@@ -406,6 +407,7 @@ class ControlPlane:
             mesh_id=MESH_ID,
             cluster_id=CLUSTER_ID,
             bootstrap=self.pilot.bootstrap_for(workload) if workload is not None else (),
+            proxy=self.pilot.proxy_for(workload) if workload is not None else AGENTS_CHOICE,
         )
 
 

@@ -33,6 +33,7 @@ from lateen.pilot.registry.values import Registry, Service, Workload
 from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.gate import Gate
 from lateen.pilot.serving.origins import to_blame
+from lateen.pilot.serving.proxy_settings import proxy_settings
 from lateen.pilot.serving.quarantine import Quarantine
 from lateen.pilot.serving.render import Render
 from lateen.pilot.serving.scopes import Scopes
@@ -40,7 +41,7 @@ from lateen.pilot.serving.source import MeshSource
 from lateen.pilot.sources.folder import Change
 from lateen.pilot.translate.patches.bootstrap import bootstrap_patches
 from lateen.pilot.translate.patches.check import patch_problems
-from lateen.wire.local import BootstrapPatch
+from lateen.wire.local import BootstrapPatch, ProxySettings
 
 __all__ = ["Pilot"]
 
@@ -169,6 +170,10 @@ class Pilot:
         """Return the patches to the bootstrap of a proxy that starts now."""
         labels = tuple(sorted(workload.labels.items()))
         return bootstrap_patches(self.render.filters.bootstrap.peek((workload.kind, workload.namespace, labels)))
+
+    def proxy_for(self, workload: Workload) -> ProxySettings:
+        """Return how the proxy of a workload that starts now is run."""
+        return proxy_settings(self.mesh.proxy.peek((workload.namespace, tuple(sorted(workload.labels.items())))))
 
     def note_bootstrap(self, proxy: str, verdicts: Mapping[str, str]) -> None:
         """Keep what a proxy's Envoy had against patches of its bootstrap."""
