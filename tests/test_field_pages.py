@@ -35,6 +35,7 @@ KINDS: tuple[str, ...] = (
     "ProxyConfig",
     "Secret",
     "Service",
+    "VirtualService",
     "WorkloadGroup",
 )
 

@@ -428,7 +428,7 @@ class HttpApp:
     host: str = "127.0.0.1"
     port: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
-    statuses: list[int] = field(default_factory=list)  # answered first, one each
+    statuses: list[int] = field(default_factory=list)  # answered first, one each; 0: none, the connection is closed
     delay_seconds: float = 0.0  # before each answer
     _expected: dict[str, threading.Event] = field(default_factory=dict)
 
@@ -445,6 +445,10 @@ class HttpApp:
                 app.asked(self.path)
                 if app.delay_seconds:
                     threading.Event().wait(app.delay_seconds)
+                if app.statuses and app.statuses[0] == 0:
+                    app.statuses.pop(0)
+                    self.close_connection = True
+                    return
                 body = json.dumps({"app": app.name, **asked}).encode()
                 self.send_response(app.statuses.pop(0) if app.statuses else 200)
                 self.send_header("content-length", str(len(body)))

@@ -336,6 +336,14 @@ def test_an_answer_of_503_is_not_retried_by_default(world: World) -> None:
     assert world.get("plain").status == 200
 
 
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_request_that_has_reached_the_service_is_not_repeated_by_default(world: World, method: str) -> None:
+    world.v1.statuses.append(0)
+    answer = world.get("plain", f"/order-{method}", method=method, headers={"content-length": "0"})
+    assert answer.status == 503
+    assert [asked["method"] for asked in world.v1.requests if asked["path"] == f"/order-{method}"] == [method]
+
+
 def test_an_answer_of_503_is_retried_where_the_rule_says_so(world: World) -> None:
     world.v1.statuses += [503, 503]
     answer = world.get("retried-status")
@@ -409,9 +417,10 @@ def test_tls_to_the_world_outside(world: World, host: str, status: int) -> None:
     assert world.get(host).status == status
 
 
-@pytest.mark.parametrize("host", ["empty", "missing"])
-def test_nobody_there_is_503(world: World, host: str) -> None:
+@pytest.mark.parametrize(("host", "flag"), [("empty", "UH"), ("missing", "NC")])
+def test_nobody_there_is_503_and_says_why(world: World, host: str, flag: str) -> None:
     assert world.get(host).status == 503
+    world.envoy.wait_for("istio_requests_total", above=0, response_code="503", response_flags=flag)
 
 
 def test_a_port_in_the_host_does_not_matter(world: World) -> None:
