@@ -364,3 +364,23 @@ def test_the_same_filters_in_any_order_of_arrival_make_the_same_bytes() -> None:
         proxy = bench.connect("app-v1")
         seen.add(tuple(sorted((n, r.version) for one in proxy.slices[LDS] for n, r in one.all().items())))
     assert len(seen) == 1
+
+
+def test_without_capture_ports_are_those_of_listeners_and_of_virtual_hosts(shop: Bench) -> None:
+    explicit = make_workload(
+        "loose-v1", "loose", "v1", "127.77.0.9", capture=False, http_proxy_port=15002, ports=(("http", 9080, 19080),)
+    )
+    shop.run(explicit)
+    proxy = shop.connect("loose-v1")
+    shop.apply(
+        envoy_filter(
+            lua("in", "{context: SIDECAR_INBOUND, listener: {portNumber: 9080}}"),
+            lua("none", "{context: SIDECAR_INBOUND, listener: {portNumber: 9081}}"),
+            "{applyTo: HTTP_ROUTE, match: {context: SIDECAR_OUTBOUND, routeConfiguration: {portNumber: 9080, vhost: "
+            "{domainName: 'details:9080'}}}, patch: {operation: MERGE, value: {route: {timeout: 7s}}}}",
+        )
+    )
+    assert http_filters(proxy, "127.77.0.9_9080")[0] == "in"
+    assert "none" not in http_filters(proxy, "127.77.0.9_9080")
+    timeouts = {host.name: host.routes[0].route.timeout.seconds for host in routes(proxy, "http_proxy").virtual_hosts}
+    assert {name for name, seconds in timeouts.items() if seconds == 7} == {"details.default.svc.cluster.local:9080"}
