@@ -89,9 +89,10 @@ class Rig:
         await self._plane_stack.aclose()
 
     async def settle(self) -> None:
-        """Wait until both processes have nothing left to do."""
+        """Wait until all processes have nothing left to do: the tasting Envoy is one."""
         began = time.monotonic()
-        pids = (self.plane.pid, self.clients.pid)
+        tasting = (await self.plane.ask("stats")).get("tasting_pid", 0)
+        pids = [pid for pid in (self.plane.pid, self.clients.pid, tasting) if pid]
         before = [cpu_seconds(pid) for pid in pids]
         while True:
             await asyncio.sleep(QUIET_SECONDS)

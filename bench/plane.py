@@ -42,6 +42,7 @@ class Counters:
             "types": {name: vars_of(stats, name) for name in ("CDS", "EDS", "LDS", "RDS", "NDS")},
             "recomputed": dict(self.plane.pilot.graph.stats.recomputed),
             "held": sum(self.plane.pilot.graph.stats.held.values()),
+            "tasting_pid": self.plane.taster.pid if self.plane.taster is not None else 0,
             "streams": len(list(self.plane.ads.hub.streams)),
         }
 
