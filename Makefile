@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 DEV_STAMP := $(VENV)/.dev-ready
 TESTS ?= tests
 
-.PHONY: help setup demo test check format e2e bench lock clean
+.PHONY: help setup demo test check format e2e fuzz bench lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | column -ts $$'\t'
@@ -41,6 +41,10 @@ format: $(DEV_STAMP) ## write the format
 e2e: $(DEV_STAMP) ## only the tests that run a whole mesh
 	@tools/test-servers.sh $(VENV)
 	@$(BIN)/python -m pytest -q -m e2e $(ARGS) tests
+
+fuzz: $(DEV_STAMP) ## 10,000 random resources before a real Envoy, about 15 minutes; ARGS="..." for pytest
+	@LATEEN_FUZZ_RESOURCES=$${RESOURCES:-10000} LATEEN_FUZZ_SEED=$${SEED:-1} \
+	  $(BIN)/python -m pytest -q -s $(ARGS) tests/pilot/taste/test_fuzz.py
 
 bench: $(DEV_STAMP) ## measure, print a table, write bench/results/*.json
 	@$(BIN)/python -m bench $(ARGS)

@@ -86,11 +86,18 @@ def base() -> tuple[Object, ...]:
 class SmallMesh:
     """A Pilot with the base in it and every proxy connected."""
 
-    def __init__(self, objects: Iterable[Object] = (), *, running: Iterable[Workload] | None = None) -> None:
-        self.pilot = Pilot(trust_domain="cluster.local", vips=VipTable())
+    def __init__(
+        self,
+        objects: Iterable[Object] = (),
+        *,
+        running: Iterable[Workload] | None = None,
+        with_base: bool = True,
+        vips: VipTable | None = None,
+    ) -> None:
+        self.pilot = Pilot(trust_domain="cluster.local", vips=vips or VipTable())
         self.pilot.source.ready = True
         here = workloads() if running is None else list(running)
-        changes = [Change(obj.key, obj) for obj in (*base(), *objects)]
+        changes = [Change(obj.key, obj) for obj in (*(base() if with_base else ()), *objects)]
         self.pilot.apply(changes, {workload.name: workload for workload in here})
         self.proxies: list[MeshProxy] = []
 
