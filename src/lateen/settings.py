@@ -8,6 +8,7 @@ process one of the local user's own.
     ca/                  root certificate and key (0600), kept for good
     secrets/             Secrets of the mesh, as YAML, unless `lateen up --secrets` names another folder
     vips.json            virtual IPs that were handed out, kept for good
+    tasted               contents that Envoy took, and the last good versions of those it refused (0600)
     workloads/NAME.json  one registration a workload; its pid tells whether it still stands
     w/NAME/              run-time files of one workload: bootstrap, sockets, Envoy's log
     run/ca.sock          gRPC, local trust: certificates, registration, introspection
@@ -76,6 +77,10 @@ class Settings:
     @property
     def vips_file(self) -> Path:
         return self.state / "vips.json"
+
+    @property
+    def tasted_file(self) -> Path:
+        return self.state / "tasted"
 
     @property
     def registrations(self) -> Path:

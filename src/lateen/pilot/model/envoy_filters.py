@@ -6,7 +6,7 @@ name one host are filed under it: a view's other hosts never look at them. Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
@@ -104,6 +104,13 @@ class Patch:
     @property
     def adds(self) -> bool:
         return self.operation in ADDITIONS
+
+    @property
+    def extension(self) -> str:
+        """Return the name of the extension that a proxy can ask for because of this patch, "" where it brings none."""
+        if _GROUP_OF.get(self.apply_to) != EXTENSIONS or not isinstance(self.value, Mapping):
+            return ""
+        return str(self.value.get("name") or "")
 
     def order(self, root: str) -> tuple[int, bool, str, str, str, int]:
         """Return the place among all patches of a proxy: priority, root namespace first, age, name, as listed."""

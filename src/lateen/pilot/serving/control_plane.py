@@ -40,6 +40,7 @@ from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import load_vips, save_vips
 from lateen.pilot.serving.groups import group_info
 from lateen.pilot.serving.halves import WaitingRoom
+from lateen.pilot.serving.memory import Memory
 from lateen.pilot.serving.metrics import metrics_text
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.reports import Reporter
@@ -210,8 +211,16 @@ class ControlPlane:
             log.error("resources are served untasted", reason=str(error))
             return
         self.taster = await self._stack.enter_async_context(Taster(self.settings.taste_dir))
+        memory = Memory(self.settings.tasted_file, self.pilot.gate)
+        memory.load()
+        self._stack.callback(memory.save)
         self.tasting = Tasting(
-            self.pilot.source, self.pilot.scopes, self.pilot.gate, self.taster, on_verdicts=self._show_problems
+            self.pilot.source,
+            self.pilot.scopes,
+            self.pilot.gate,
+            self.taster,
+            on_verdicts=self._show_problems,
+            on_served=memory.save_soon,
         )
         self._stack.push_async_callback(self.tasting.close)
         # It comes up while the rest does; whoever needs its word waits for it.

@@ -66,6 +66,7 @@ class ViewScope:
         self.keeper = Keeper(scopes.ledger)
         self.judged = not proxyless  # by an Envoy, which has no word in what gRPC clients are served
         self._routes_of: dict[str, tuple[str, ...]] = {}  # listener -> its route configurations, which are held
+        self._extensions: tuple[str, ...] = ()  # names of extensions that patches bring, which are held
         self.clusters: UnionSlice | NamedSlice
         self.listeners: UnionSlice | NamedSlice
         if proxyless:
@@ -264,6 +265,13 @@ class ViewScope:
                     self.routes.get(route)
             for route in before:
                 self.routes.release(route)
+        extensions = tuple(sorted({name for patch in self.keeper.selected if (name := patch.extension)}))
+        if extensions != self._extensions:
+            before, self._extensions = self._extensions, extensions
+            for name in extensions:
+                self.extensions.get(name)
+            for name in before:
+                self.extensions.release(name)
 
     @property
     def render(self) -> Render:

@@ -49,14 +49,19 @@ class Tasting:
         judge: Judge,
         *,
         on_verdicts: Callable[[], None] = lambda: None,
+        on_served: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_verdicts` is called when other resources are held back than before, or the taster comes or goes."""
+        """`on_served` is called when a batch that was tasted is served.
+
+        `on_verdicts` is called when other resources are held back than before, or the taster comes or goes.
+        """
         self._source = source
         self._scopes = scopes
         self._gate = gate
         self._judge = judge
         self._on_verdicts = on_verdicts
+        self._on_served = on_served
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
         self._down_until = 0.0
@@ -97,6 +102,7 @@ class Tasting:
             else:
                 break
         self._source.release()
+        self._on_served()
         if self._gate.changed:
             self._gate.changed = False
             self._on_verdicts()
@@ -117,7 +123,11 @@ class Tasting:
             if fault:
                 self._down_until = self._clock() + RETRY_SECONDS
         for _, resource in wanted:
-            book.write(resource.version, verdicts.get(resource.version, ""))
+            words = verdicts.get(resource.version)
+            if words is None:
+                book.waive(resource.version)
+            else:
+                book.write(resource.version, words)
         if fault != self.fault:
             if fault:
                 log.error("resources are served untasted", reason=fault, again_in_seconds=RETRY_SECONDS)

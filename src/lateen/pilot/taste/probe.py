@@ -9,14 +9,14 @@ it differs from what a proxy gets. Nothing is bound, and a probe is taken back a
     Secret                   a cluster whose TLS uses it in place
     Listener                 itself, bound to nothing; one of QUIC as if it were TCP, since UDP is always bound
     RouteConfiguration       a listener whose HTTP connection manager has it in place
-    TypedExtensionConfig     a listener whose HTTP connection manager has it as a filter
+    TypedExtensionConfig     a listener that has it as a filter: of HTTP, network or listener, as its type says
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -40,7 +40,9 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.wrappers_pb2 import BoolValue
+from xds.type.v3.typed_struct_pb2 import TypedStruct
 
+from lateen.pilot.taste.loggers import leave_out_loggers
 from lateen.pilot.xds.source import Resource
 from lateen.pilot.xds.type_urls import CDS, ECDS, EDS, LDS, RDS, SDS
 
@@ -51,6 +53,7 @@ MAX_WEIGHT: Final = 2**32 - 1  # of the endpoints of a locality together
 MAX_PRIORITY: Final = 128
 _PREFIX: Final = "type.googleapis.com/"
 _SECOND: Final = Duration(seconds=1)
+_TYPED_STRUCT: Final = _PREFIX + TypedStruct.DESCRIPTOR.full_name
 _HTTP_MANAGER: Final = "envoy.filters.network.http_connection_manager"
 
 
@@ -63,10 +66,14 @@ class Probe:
     shown: str
     version: str  # of the resource that it judges
     body: bytes = field(repr=False)
+    loggers: tuple[bytes, ...] = ()  # keys of the access loggers in it (`loggers.py`)
 
 
-def build_probe(type_url: str, resource: Resource, number: int) -> Probe:
-    """Return the probe of one resource. `number` tells it from all others. Raises `DecodeError`, `ValueError`."""
+def build_probe(type_url: str, resource: Resource, number: int, known_loggers: Container[bytes] = ()) -> Probe:
+    """Return the probe of one resource, without the access loggers that are known to be good.
+
+    `number` tells it from all others. Raises `DecodeError`, `ValueError`.
+    """
     name = f"{resource.name}~{number}~"
     packed = AnyMessage.FromString(resource.body)
     match type_url:
@@ -81,7 +88,8 @@ def build_probe(type_url: str, resource: Resource, number: int) -> Probe:
         case _ if type_url == LDS:
             listener = Listener.FromString(packed.value)
             listener.name = name
-            return _probe(LDS, _unbound(listener, number), resource)
+            loggers = leave_out_loggers(listener, known_loggers)
+            return replace(_probe(LDS, _unbound(listener, number), resource), loggers=loggers)
         case _ if type_url == RDS:
             routes = RouteConfiguration.FromString(packed.value)
             if not routes.HasField("validate_clusters"):
@@ -90,9 +98,7 @@ def build_probe(type_url: str, resource: Resource, number: int) -> Probe:
             return _probe(LDS, _listener_with(name, number, route_config=routes), resource)
         case _ if type_url == ECDS:
             config = TypedExtensionConfig.FromString(packed.value)
-            extension = HttpFilter(name=config.name, typed_config=config.typed_config)
-            routes = RouteConfiguration(name=name)
-            return _probe(LDS, _listener_with(name, number, extension, route_config=routes), resource)
+            return _probe(LDS, _listener_of(config, name, number), resource)
     raise ValueError(f"{type_url} is nothing that Envoy judges")
 
 
@@ -236,6 +242,27 @@ def _listener_with(name: str, number: int, *filters: HttpFilter, route_config: R
         bind_to_port=BoolValue(value=False),
         filter_chains=[chain],
     )
+
+
+def _listener_of(config: TypedExtensionConfig, name: str, number: int) -> Listener:
+    """Return a listener with an extension where its type says that it belongs; HTTP filters where it says nothing."""
+    kind = config.typed_config.type_url
+    if kind == _TYPED_STRUCT:
+        kind = TypedStruct.FromString(config.typed_config.value).type_url
+    routes = RouteConfiguration(name=name)
+    if ".filters.listener." in kind:
+        listener = _listener_with(name, number, route_config=routes)
+        listener.listener_filters.add(name=config.name, typed_config=config.typed_config)
+        return listener
+    if ".filters.network." in kind:
+        listener = _listener_with(name, number, route_config=routes)
+        manager = listener.filter_chains[0].filters.pop()
+        listener.filter_chains[0].filters.add(name=config.name, typed_config=config.typed_config)
+        if kind.rpartition(".")[2] not in ("HttpConnectionManager", "TcpProxy"):  # those end a chain themselves
+            listener.filter_chains[0].filters.append(manager)
+        return listener
+    extension = HttpFilter(name=config.name, typed_config=config.typed_config)
+    return _listener_with(name, number, extension, route_config=routes)
 
 
 def _probe(type_url: str, message: Any, resource: Resource) -> Probe:

@@ -36,9 +36,11 @@ from lateen.wire.files import write_atomically
 __all__ = ["TASTE_SECONDS", "TasteStats", "Taster", "Verdicts"]
 
 TASTE_SECONDS: Final = 15.0  # for one call of `taste`; what is not judged by then is not known
-ANSWER_SECONDS: Final = 5.0  # for one response; an Envoy that takes longer hangs, and is ended
+EACH_SECONDS: Final = 0.1  # more, for each resource in it
+ANSWER_SECONDS: Final = 8.0  # for one response; an Envoy that takes longer hangs, and is ended
 START_SECONDS: Final = 10.0
-MAX_PROBES: Final = 400  # of one response: about 0.2 s of Envoy's time
+# Of one response: about 0.1 s of Envoy's time for clusters, 1.5 s for listeners with thirty filter chains.
+MAX_PROBES: Final = {CDS: 400, LDS: 50}
 _OPTIONS: Final = (("grpc.max_receive_message_length", 64 << 20), ("grpc.so_reuseport", 0))
 
 log = structlog.get_logger(__name__)
@@ -72,6 +74,7 @@ class Taster:
         self._waiter: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self._number = 0
+        self._loggers: set[bytes] = set()  # access loggers that Envoy took
 
     async def __aenter__(self) -> Taster:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -108,13 +111,9 @@ class Taster:
         began = time.monotonic()
         verdicts: dict[str, str] = {}
         async with self._turn:
-            probes = self._probes(wanted, verdicts)
             try:
-                async with asyncio.timeout(self._deadline_seconds):
-                    for type_url in (CDS, LDS):
-                        own = [probe for probe in probes if probe.type_url == type_url]
-                        for at in range(0, len(own), MAX_PROBES):
-                            await self._judge(type_url, own[at : at + MAX_PROBES], verdicts)
+                async with asyncio.timeout(self._deadline_seconds + EACH_SECONDS * len(wanted)):
+                    await self._taste(wanted, verdicts)
             except TimeoutError:
                 log.error("tasting gave up", seconds=self._deadline_seconds, judged=len(verdicts), of=len(wanted))
                 await self._stop()  # what it holds of this round must not stand in the next one's way
@@ -126,22 +125,42 @@ class Taster:
         stats.untasted += len({resource.version for _, resource in wanted} - verdicts.keys())
         return verdicts
 
-    def _probes(self, wanted: Sequence[tuple[str, Resource]], verdicts: dict[str, str]) -> list[Probe]:
-        probes: dict[str, Probe] = {}
-        for type_url, resource in wanted:
-            if resource.version in probes or resource.version in verdicts:
-                continue
+    async def _taste(self, wanted: Sequence[tuple[str, Resource]], verdicts: dict[str, str]) -> None:
+        waiting = list({resource.version: (type_url, resource) for type_url, resource in wanted}.values())
+        waiting.sort(key=lambda pair: pair[0])
+        while waiting:
+            probes, waiting = self._next_probes(waiting, verdicts)
+            await self._judge(probes, verdicts)
+
+    def _next_probes(
+        self, waiting: Sequence[tuple[str, Resource]], verdicts: dict[str, str]
+    ) -> tuple[list[Probe], list[tuple[str, Resource]]]:
+        """Return the probes of the next response, and what is left for later ones.
+
+        A listener that brings new access loggers goes alone: those after it, which mostly have the same, go without.
+        """
+        probes: list[Probe] = []
+        for position, (type_url, resource) in enumerate(waiting):
             self._number += 1
             try:
-                probes[resource.version] = build_probe(type_url, resource, self._number)
+                probe = build_probe(type_url, resource, self._number, self._loggers)
             except (DecodeError, ValueError) as error:
                 verdicts[resource.version] = readable(str(error))
-        return list(probes.values())
+                continue
+            if probes and (
+                probe.type_url != probes[0].type_url
+                or len(probes) >= MAX_PROBES[probe.type_url]
+                or bool(probe.loggers or probes[0].loggers)
+            ):
+                return probes, list(waiting[position:])
+            probes.append(probe)
+        return probes, []
 
-    async def _judge(self, type_url: str, probes: Sequence[Probe], verdicts: dict[str, str]) -> None:
+    async def _judge(self, probes: Sequence[Probe], verdicts: dict[str, str]) -> None:
         """Have probes of one type judged, by halves where Envoy does not say which one it means."""
         if not probes:
             return
+        type_url = probes[0].type_url
         await self._start()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -152,25 +171,26 @@ class Taster:
                 verdicts[probes[0].version] = f"envoy {how} when it was given this"
                 return
             log.warning("tasting envoy ended", how=how, probes=len(probes))
-            await self._judge_halves(type_url, probes, verdicts)
+            await self._judge_halves(probes, verdicts)
             return
         if not error:
             verdicts.update((probe.version, "") for probe in probes)
+            self._loggers.update(key for probe in probes for key in probe.loggers)
             return
         named = refused(error, probes)
         verdicts.update((probe.version, words or "refused without a reason") for probe, words in named.items())
         rest = [probe for probe in probes if probe not in named]
         if named:
-            await self._judge(type_url, rest, verdicts)
+            await self._judge(rest, verdicts)
         elif len(probes) == 1:
             verdicts[probes[0].version] = readable(error)
         else:
-            await self._judge_halves(type_url, probes, verdicts)
+            await self._judge_halves(probes, verdicts)
 
-    async def _judge_halves(self, type_url: str, probes: Sequence[Probe], verdicts: dict[str, str]) -> None:
+    async def _judge_halves(self, probes: Sequence[Probe], verdicts: dict[str, str]) -> None:
         middle = len(probes) // 2
-        await self._judge(type_url, probes[:middle], verdicts)
-        await self._judge(type_url, probes[middle:], verdicts)
+        await self._judge(probes[:middle], verdicts)
+        await self._judge(probes[middle:], verdicts)
 
     # ---- the process
 

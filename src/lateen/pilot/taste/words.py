@@ -38,5 +38,5 @@ def refused(error: str, probes: Iterable[Probe]) -> dict[Probe, str]:
 
 def readable(words: str) -> str:
     """Return words fit for a person: one line, the resources' own names, of bounded length."""
-    text = _OWN_MARK.sub("", " ".join(_RULE.sub("", words).split())).rstrip(", ")
+    text = _OWN_MARK.sub("", " ".join(_RULE.sub("", words).split())).rstrip(",. ")
     return text if len(text) <= MAX_WORDS else text[: MAX_WORDS - 3] + "..."
