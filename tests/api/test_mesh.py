@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -703,3 +704,22 @@ def test_edge_limits_are_for_gateways(profile: str, gateway: bool, streams: int,
 
 def test_no_limits_where_none_are_written() -> None:
     assert set_fields(effective_connections(None, gateway=True)) == set()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "told"),
+    [
+        ("TEXT", "%START_TIME% %REQ(:METHOD)% %RESPONSE_CODE%\\n", None),
+        ("TEXT", "%RESPONS_CODE%", "did you mean %RESPONSE_CODE%?"),
+        ("TEXT", "100%", "begins no operator"),
+        ("JSON", '{"a": "%REQ(x?y):5%", "b": {"c": ["%PROTOCOL%"]}}', None),
+        ("JSON", '{"a": {"b": "%REQ()%"}}', "must have an argument for %REQ%"),
+        ("JSON", "%PROTOCOL%", "must be a JSON object"),
+        ("JSON", '["x"]', "must be a JSON object"),
+    ],
+)
+def test_an_access_log_format_is_one_that_envoy_takes(encoding: str, text: str, told: str | None) -> None:
+    spec = f"accessLogEncoding: {encoding}\naccessLogFormat: {json.dumps(text)}"
+    found = [message for field, message in faults("MeshConfig", spec, "error") if field == "spec.accessLogFormat"]
+    assert len(found) == (told is not None)
+    assert told is None or told in found[0]

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from lateen.api.base import Object, Problem
+from lateen.api.format_syntax import operator_fault
 from lateen.api.places import join_path
 from lateen.api.virtual_service import HeaderOperations, Headers, HTTPRoute
 
-__all__ = ["check_headers", "format_fault", "host_writes", "is_claim_key"]
+__all__ = ["check_headers", "format_fault", "host_writes", "is_claim_key", "operators_fault"]
 
 AUTHORITY: Final = ":authority"
 _HOST_KEYS: Final = frozenset({"host", AUTHORITY})
@@ -22,6 +23,7 @@ _CLAIMS: Final = "@request.auth.claims"
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _OPERATOR: Final = re.compile(r"[A-Z][A-Z0-9_]*")
 _LENGTH: Final = re.compile(r":[0-9]{1,9}")
+_CLOSE: Final = re.compile(r"\)(?=%|:[0-9]+%)")
 
 
 def is_claim_key(name: str) -> bool:
@@ -75,6 +77,11 @@ def format_fault(value: str) -> str | None:
     control = _CONTROL.search(value)
     if control is not None:
         return f"must not hold control characters, got 0x{ord(control[0]):02x} at {control.start()}"
+    return operators_fault(value)
+
+
+def operators_fault(value: str) -> str | None:
+    """Return what is wrong with the `%OPERATORS%` of a text, None when nothing is."""
     at = value.find("%")
     while at >= 0:
         if value.startswith("%%", at):
@@ -93,19 +100,20 @@ def _operator(value: str, start: int) -> tuple[int, str | None]:
     if name is None:
         return start, f'has a "%" at {start} that begins no operator'
     at = name.end()
+    argument = None
     if value.startswith("(", at):
-        close = value.find(")", at)
-        if close < 0:
+        close = _CLOSE.search(value, at)  # an argument may have brackets of its own
+        if close is None:
             return start, f'has a "(" at {at} without ")"'
-        argument = value[at + 1 : close]
+        argument = value[at + 1 : close.start()]
         if argument.startswith("[") and not _is_text_list(argument):
             return start, f"must have a list of texts for an argument at {at}"
-        at = close + 1
+        at = close.start() + 1
     if length := _LENGTH.match(value, at):
         at = length.end()
     if not value.startswith("%", at):
         return start, f'has a "%" at {start} that no other one ends'
-    return at + 1, None
+    return at + 1, operator_fault(name[0], argument, length=length is not None)
 
 
 def _is_text_list(argument: str) -> bool:

@@ -6,11 +6,13 @@ MN-..) are those of docs/api. What only a missing field can break (MC-02, MC-04)
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 
 from lateen.api.base import Object, Problem
 from lateen.api.check_common import check_duration, check_port, check_subnet
+from lateen.api.check_headers import operators_fault
 from lateen.api.check_http_route import check_retry
 from lateen.api.check_locality import check_locality_lb, check_zone_aware_lb
 from lateen.api.check_mesh_proxy import check_proxy
@@ -38,6 +40,7 @@ def check_mesh_config(obj: Object) -> Iterator[Problem]:
     yield from _check_traffic(obj, mesh)
     yield from _check_inbound_retry(obj, mesh)
     yield from _check_trust(obj, mesh)
+    yield from _check_access_log(obj, mesh)
     yield from check_providers(obj, mesh.extension_providers or (), "spec.extensionProviders")
     if mesh.default_config is not None:
         yield from check_proxy(obj, mesh.default_config, "spec.defaultConfig")
@@ -51,6 +54,40 @@ def _check_proxy_ports(obj: Object, mesh: MeshConfig) -> Iterator[Problem]:
     ):
         if port is not None and not lowest <= port <= 65535:
             yield obj.problem(f"spec.{name}", f"must be a port from {lowest} to 65535, got {port}")
+
+
+def _check_access_log(obj: Object, mesh: MeshConfig) -> Iterator[Problem]:
+    """What Envoy would refuse of a format, with every listener of the mesh."""
+    path, written = "spec.accessLogFormat", mesh.access_log_format or ""
+    if not written:
+        return
+    if mesh.access_log_encoding == "JSON":
+        try:
+            fields = json.loads(written)
+        except ValueError as error:
+            yield obj.problem(path, f"must be a JSON object with accessLogEncoding JSON: {error}")
+            return
+        if not isinstance(fields, dict):
+            yield obj.problem(path, f"must be a JSON object with accessLogEncoding JSON, got {seen(fields)}")
+            return
+        texts = list(_texts(fields))
+    else:
+        texts = [written]
+    for text in texts:
+        if (fault := operators_fault(text)) is not None:
+            yield obj.problem(path, fault)
+            return
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from _texts(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _texts(entry)
 
 
 def _check_timeouts(obj: Object, mesh: MeshConfig) -> Iterator[Problem]:
