@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import socket
 import ssl
@@ -16,6 +17,7 @@ from typing import Any
 import grpc
 import pytest
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.service.discovery.v3.ads_pb2_grpc import AggregatedDiscoveryServiceStub
@@ -92,6 +94,12 @@ spec:
       minProtocolVersion: TLSV1_2
       maxProtocolVersion: TLSV1_2
       cipherSuites: [ECDHE-ECDSA-AES256-GCM-SHA384]
+  - port: {{number: 443, name: spki, protocol: HTTPS}}
+    hosts: ["spki.test"]
+    tls: {{mode: MUTUAL, credentialName: generic, caCertCredentialName: partner, verifyCertificateSpki: ["{spki}"]}}
+  - port: {{number: 443, name: any, protocol: HTTPS}}
+    hosts: ["any.test"]
+    tls: {{mode: MUTUAL, credentialName: generic, caCertCredentialName: partner, insecureSkipVerify: true}}
   - port: {{number: 443, name: missing, protocol: HTTPS}}
     hosts: ["missing.test"]
     tls: {{mode: SIMPLE, credentialName: nowhere}}
@@ -221,7 +229,7 @@ def edge() -> Iterator[Edge]:
             "wild-rsa": make_pair(authority, "*.wild.test", key=rsa_key()),
             "wild-ecdsa": make_pair(authority, "*.wild.test"),
             "partner": make_pair(authority, "partner.test", "admin.wild.test"),
-            "generic": make_pair(authority, "maybe.test", "lines.test"),
+            "generic": make_pair(authority, "maybe.test", "lines.test", "spki.test", "any.test"),
             "strict": make_pair(authority, "strict.test", "pinned.test"),
             "web": make_pair(authority, "web.through.test"),
             "a": make_pair(partners, "a.partner.test"),
@@ -241,7 +249,10 @@ def edge() -> Iterator[Edge]:
         roots.write_bytes(partners.root_pem)
         crl.write_bytes(revoke(partners, pairs["revoked"]))
         pin = pairs["a"].certificate.fingerprint(hashes.SHA256()).hex(":")
-        run.write("gateway.yaml", GATEWAY.format(strict_crt=crt, strict_key=key, roots=roots, crl=crl, pin=pin))
+        public = pairs["a"].key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        spki = base64.b64encode(hashlib.sha256(public).digest()).decode()
+        files = {"strict_crt": crt, "strict_key": key, "roots": roots, "crl": crl}
+        run.write("gateway.yaml", GATEWAY.format(pin=pin, spki=spki, **files))
         run.write("services.yaml", SERVICES)
         run.up()
         web_crt, web_key = pairs["web"].write(run.root, "web")
@@ -311,6 +322,15 @@ def test_files_serve_as_well_with_a_pinned_client_and_a_revocation_list(edge: Ed
     assert edge.refuses("pinned.test", port=9443, shows=edge.shown("c"))  # not the pinned one
     assert edge.refuses("pinned.test", port=9443, shows=edge.shown("revoked"))
     assert edge.refuses("pinned.test", port=9443)
+
+
+def test_clients_are_known_by_their_key_or_let_in_unverified(edge: Edge) -> None:
+    assert edge.get("spki.test", shows=edge.shown("a")).status == 200
+    assert edge.refuses("spki.test", shows=edge.shown("c"))
+    # Let through, and told on: the service decides what it makes of a certificate that nobody vouches for.
+    told = edge.get("any.test", shows=edge.shown("stranger")).json["headers"]["x-forwarded-client-cert"]
+    assert "DNS=a.partner.test" in told
+    assert edge.refuses("any.test")  # one must be shown all the same
 
 
 def test_a_connection_for_one_server_carries_no_request_for_another(edge: Edge) -> None:
@@ -395,7 +415,7 @@ def test_a_missing_secret_hurts_its_own_server_only_until_it_comes(edge: Edge) -
     assert edge.get("shop.test").status == 200
     errors = [error for error in edge.run.status()["errors"] if "nowhere" in error["message"]]
     assert [(error["field"], error["message"]) for error in errors] == [
-        ("spec.servers[7].tls.credentialName", "no Secret default/nowhere; connections that need it fail")
+        ("spec.servers[9].tls.credentialName", "no Secret default/nowhere; connections that need it fail")
     ]
     assert errors[0]["line"] > 1
     edge.write_secret("nowhere", make_pair(edge.authority, "missing.test"))
