@@ -190,6 +190,27 @@ def test_hosts_of_a_server_say_whose_virtual_services_attach(shop: Bench) -> Non
     assert (len(of_a), len(own)) == (1, 2)
 
 
+def test_only_what_takes_every_request_goes_behind_the_routes_of_others(shop: Bench) -> None:
+    def bound(name: str, match: str, path: str, year: int) -> str:
+        return f"""
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: {name}, creationTimestamp: "{year}-01-01T00:00:00Z"}}
+spec: {{hosts: [shop.test], gateways: [edge], http: [{{{match}, redirect: {{uri: {path}}}}}]}}
+"""
+
+    apply(
+        shop,
+        gateway("edge", server(80, "HTTP")),
+        bound("oldest", "match: [{uri: {prefix: /}}]", "/all", 2023),
+        bound("older", "match: [{scheme: {exact: http}}]", "/scheme", 2024),
+        bound("younger", "match: [{uri: {exact: /x}}]", "/exact", 2025),
+    )
+    found = next(resource for one in connect(shop).slices[RDS] if (resource := one.get("http.80")) is not None)
+    (host,) = unpacked(found, RouteConfiguration).virtual_hosts
+    assert [entry.redirect.path_redirect for entry in host.routes] == ["/scheme", "/exact", "/all"]
+
+
 def test_a_server_that_ends_tls_has_routes_of_its_own(shop: Bench) -> None:
     tls = "{mode: SIMPLE, credentialName: c}"
     apply(

@@ -20,7 +20,7 @@ from lateen.pilot.model.hosts import full_name
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View
 from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.policy import age_key, exported_to
-from lateen.pilot.model.routes import Viewer, http_routes
+from lateen.pilot.model.routes import Viewer, http_routes, matches_all
 from lateen.pilot.model.server_tls import build_server_tls
 from lateen.pilot.model.values import (
     GatewayListenerInput,
@@ -276,7 +276,8 @@ class Gateways:
         return VirtualHostInput(
             name=f"{host}:{number}",
             domains=(host,),
-            routes=tuple(sorted(routes, key=_is_catch_all)),
+            # What takes every request goes last: the next VirtualService's routes would never be reached.
+            routes=tuple(sorted(routes, key=lambda route: matches_all(route.match))),
             require_tls=entry.redirect,
         )
 
@@ -301,12 +302,3 @@ def _strangers(servers: tuple[Server, ...], others: tuple[Server, ...]) -> set[s
     theirs = {host for server in others if server.terminates and server.serves_http for _, host in server.hosts}
     # What covers a host of ours is the less specific one: ours is what the client's hello selected.
     return {host for host in theirs if not any(host_covers(host, mine) for mine in own)}
-
-
-def _is_catch_all(route: RouteInput) -> bool:
-    match = route.match
-    if match is None:
-        return True
-    narrowed = match.headers or match.without_headers or match.query_params or match.method or match.authority
-    uri = match.uri
-    return not narrowed and (uri is None or uri.prefix == "/" or uri.regex == ".*")

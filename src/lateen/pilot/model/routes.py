@@ -35,6 +35,7 @@ __all__ = [
     "bound_gateways",
     "default_route",
     "http_routes",
+    "matches_all",
     "qualified_gateways",
     "tcp_routes",
     "tls_routes",
@@ -88,7 +89,7 @@ def http_routes(vs: Object, *, port: int, viewer: Viewer, resolve: Resolve) -> t
             if route is None:
                 continue
             routes.append(route)
-            if _matches_all(match):
+            if matches_all(match):
                 return tuple(routes)
     return tuple(routes)
 
@@ -188,7 +189,8 @@ def _is_meant(match: Any, viewer: Viewer) -> bool:
     return all(viewer.labels.get(key) == value for key, value in match.source_labels.items())
 
 
-def _matches_all(match: Any) -> bool:
+def matches_all(match: Any) -> bool:
+    """Tell whether a match (api HTTPMatchRequest | None) takes every request that reaches its port."""
     if match is None:
         return True
     if match.headers or match.without_headers or match.query_params:
