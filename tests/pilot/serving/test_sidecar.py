@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.listener.v3.listener_pb2 import Listener
 from google.protobuf.any_pb2 import Any as AnyMessage
 from tests.pilot.serving.conftest import Bench, make_workload
 from tests.pilot.serving.test_pilot import endpoints, names, routes
@@ -318,6 +319,38 @@ def test_ingress_listeners_replace_the_ports_of_services(estate: Bench) -> None:
     (endpoint,) = made["inbound|82||"].load_assignment.endpoints[0].lb_endpoints
     assert endpoint.endpoint.address.socket_address.port_value == 82
     assert set(proxy.own.listeners.all()) == {"virtualInbound", "127.0.0.9_82"}
+
+
+def test_ingress_ends_tls_only_where_the_mesh_asks_for_none(estate: Bench) -> None:
+    estate.apply("""
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: in, namespace: shop}
+spec:
+  workloadSelector: {labels: {app: a}}
+  ingress:
+  - port: {number: 80, protocol: HTTPS, name: https}
+    tls: {mode: SIMPLE, serverCertificate: /c.pem, privateKey: /k.pem}
+""")
+    proxy = estate.connect("a-shop", "shop")
+
+    def sockets() -> set[str]:
+        assert proxy.own is not None
+        packed = AnyMessage.FromString(proxy.own.listeners.all()["virtualInbound"].body)
+        chains = [chain for chain in Listener.FromString(packed.value).filter_chains if chain.name == "0.0.0.0_80"]
+        return {
+            "file-cert:/c.pem~/k.pem" if b"file-cert:/c.pem~/k.pem" in chain.SerializeToString() else ""
+            for chain in chains
+        }
+
+    assert sockets() == {""}
+    estate.apply("""
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: plain, namespace: shop}
+spec: {mtls: {mode: DISABLE}}
+""")
+    assert sockets() == {"file-cert:/c.pem~/k.pem"}
 
 
 def test_an_inbound_pool_is_the_sidecars_before_it_is_a_rules(estate: Bench) -> None:

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,7 @@ from tests.fakes.proxies import (
 from tests.pilot.translate.cases import http_pool, inbound, inbound_port
 
 from lateen.api.protocol import Protocol
-from lateen.pilot.model.values import MtlsMode, TcpLimits
+from lateen.pilot.model.values import MtlsMode, ServerTls, TcpLimits
 from lateen.pilot.translate.clusters import build_fixed_clusters
 from lateen.pilot.translate.inbound import build_inbound_clusters, build_inbound_listeners
 
@@ -61,6 +62,8 @@ class Sidecar(NamedTuple):
     apps: dict[tuple[MtlsMode, Protocol], int]
     narrow: HttpApp  # takes one request at a time, a rule says
     brief: int  # of one whose connections end when they are idle
+    simple: int  # where the sidecar ends TLS of clients outside of the mesh; requests
+    mutual: int  # the same, for clients with a certificate; bytes
     unnamed: int  # the port of an application that no service names
     folder: Path
     client: Identity
@@ -76,6 +79,7 @@ def sidecar(authority: StrangeAuthority, server: ConfigServer, folder: Path) -> 
         apps = {key: stack.enter_context(AnyApp(tls=foreign)).port for key in TABLE}
         narrow = stack.enter_context(HttpApp("narrow"))
         brief = stack.enter_context(AnyApp()).port
+        simple, mutual = (stack.enter_context(AnyApp()).port for _ in range(2))
         unnamed = stack.enter_context(AnyApp(tls=foreign)).port
         port = free_port()
         ports = (inbound_port(port=apps[mode, kind], protocol=kind, mtls=mode) for mode, kind in TABLE)
@@ -87,8 +91,15 @@ def sidecar(authority: StrangeAuthority, server: ConfigServer, folder: Path) -> 
             mtls=MtlsMode.DISABLE,
             connection_pool=http_pool(http2_max_requests=1),
         )
+        tls = ServerTls(certificates=("default",), alpn=("h2", "http/1.1"))
+        clients = replace(tls, roots="ROOTCA", require_client=True, alpn=())
+        sorts = {"protocol": Protocol.HTTP, "tls": tls}, {"protocol": Protocol.TCP, "tls": clients}
+        theirs = [
+            inbound_port(port=number, mtls=MtlsMode.DISABLE, **sort)
+            for number, sort in zip((simple, mutual), sorts, strict=True)
+        ]
         inp = inbound(
-            *sorted([*ports, ended, one], key=lambda entry: entry.port),
+            *sorted([*ports, ended, one, *theirs], key=lambda entry: entry.port),
             port=port,
             passthrough_mtls=MtlsMode.PERMISSIVE,
         )
@@ -98,7 +109,9 @@ def sidecar(authority: StrangeAuthority, server: ConfigServer, folder: Path) -> 
             [*own.secrets(), *map(unmarked, clusters), *map(by_address, build_inbound_listeners(inp))],
         )
         envoy = stack.enter_context(RealEnvoy("app-v1", server, folder, labels={"app": "app", "version": "v1"}))
-        yield Sidecar(port, apps, narrow, brief, unnamed, folder, make_identity(authority, "web"), envoy)
+        yield Sidecar(
+            port, apps, narrow, brief, simple, mutual, unnamed, folder, make_identity(authority, "web"), envoy
+        )
     assert server.rejections == []
 
 
@@ -153,6 +166,23 @@ def test_who_answers(sidecar: Sidecar, mode: MtlsMode, kind: Protocol, client: s
 )
 def test_ports_that_no_service_names(sidecar: Sidecar, client: str, expected: str) -> None:
     assert outcome(sidecar, sidecar.unnamed, client) == expected
+
+
+@pytest.mark.parametrize(
+    ("port", "client", "expected"),
+    [
+        ("simple", "foreign tls", HTTP),
+        ("simple", "plain http", REFUSED),
+        ("simple", "plain tcp", REFUSED),
+        ("mutual", "mesh tcp", TCP),  # any client with a certificate of these roots
+        ("mutual", "foreign tls", REFUSED),
+        ("mutual", "plain tcp", REFUSED),
+    ],
+)
+def test_a_sidecar_ends_tls_of_clients_outside_of_the_mesh(
+    sidecar: Sidecar, port: str, client: str, expected: str
+) -> None:
+    assert outcome(sidecar, getattr(sidecar, port), client) == expected
 
 
 def test_identities_of_another_trust_domain_are_refused(sidecar: Sidecar, authority: StrangeAuthority) -> None:

@@ -11,11 +11,14 @@ from lateen.pilot.model.ingress import ingress_ports, pool_of
 from lateen.pilot.model.mesh import Mesh, MeshSettings
 from lateen.pilot.model.places import served_at
 from lateen.pilot.model.policy import effective_policy, tcp_limits
+from lateen.pilot.model.server_tls import build_server_tls
 from lateen.pilot.model.stat_names import stat_name_of
-from lateen.pilot.model.values import InboundListenerInput, InboundPort, ServiceRef
+from lateen.pilot.model.values import InboundListenerInput, InboundPort, MtlsMode, ServiceRef
 from lateen.pilot.registry.values import Service, ServicePort, Workload
 
 __all__ = ["Inbound"]
+
+ENDED_MODES = frozenset({"SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL"})
 
 
 class Inbound:
@@ -41,11 +44,19 @@ class Inbound:
                 known = served.get(entry.number)
                 service = known[0] if known is not None else None
                 port = known[1] if known is not None else ServicePort("", entry.number, entry.protocol, None)
+                mtls = read.get(self.mesh.port_mtls, (workload.namespace, labels, entry.number))
+                # The mesh's own TLS comes first: only where it is off, another one can be ended here.
+                ends = entry.tls is not None and mtls is MtlsMode.DISABLE and entry.tls.mode in ENDED_MODES
                 ports[entry.number] = InboundPort(
                     port=entry.number,
                     service_port=port.number,
-                    protocol=entry.protocol,
-                    mtls=read.get(self.mesh.port_mtls, (workload.namespace, labels, entry.number)),
+                    protocol=entry.protocol.after_termination if ends else entry.protocol,
+                    mtls=mtls,
+                    tls=build_server_tls(
+                        entry.tls, entry.protocol, settings.trust_domains, defaults=settings.tls_defaults
+                    )
+                    if ends
+                    else None,
                     bind=entry.bind,
                     forward=entry.forward,
                     **self._policy(read, workload, service, port, entry.connection_pool or pool_of(sidecar)),

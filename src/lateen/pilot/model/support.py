@@ -81,7 +81,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
     "Gateway": {
         "servers[].defaultEndpoint": "Istio does not act on it either: requests go by the routes of VirtualServices",
     },
-    "Sidecar": {"ingress[].tls": "TLS is passed on to the application"},
     "ServiceEntry": {"endpoints[].network": "the mesh is one network"},
     "WorkloadGroup": {"template.address": "a workload has the address that it is given when it starts"},
     "WorkloadEntry": {"network": "the mesh is one network"},

@@ -430,6 +430,7 @@ class InboundPort:
     stat_name: str = ""  # of its cluster's statistics; "": the cluster's name
     bind: str = ""  # explicit mode: the listener binds here, at `port`, and sends to `forward`
     forward: str = ""  # "127.0.0.1:8080"; "": the address the client dialled
+    tls: ServerTls | None = None  # with DISABLE: TLS of the application's own clients is ended here, plain is not taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from lateen.pilot.model.values import (
     InboundListenerInput,
     InboundPort,
     MtlsMode,
+    ServerTls,
     ServiceRef,
     TcpLimits,
 )
@@ -53,6 +54,7 @@ from lateen.pilot.translate.names import (
 )
 from lateen.pilot.translate.parts import address, duration, uint32
 from lateen.pilot.translate.retries import build_inbound_retry_policy
+from lateen.pilot.translate.server_tls import build_server_socket
 from lateen.pilot.translate.tcp import black_hole, inbound_tcp
 from lateen.pilot.translate.tls import ALL_ISTIO_ALPN, HTTP_ALPN, MESH_HTTP_ALPN, TCP_ALPN, build_mesh_downstream
 
@@ -130,6 +132,7 @@ class _Target:
     protocol: Protocol
     service: ServiceRef | None
     limits: TcpLimits = NO_TCP_LIMITS
+    tls: ServerTls | None = None
 
     @property
     def kind(self) -> Kind:
@@ -139,6 +142,9 @@ class _Target:
 
     @property
     def rows(self) -> tuple[_Row, ...]:
+        if self.tls is not None:
+            # Whoever asks for TLS on a port of a sidecar gets nothing else there.
+            return (_Row(TLS, (), Handler.HTTP if self.kind is Kind.HTTP else Handler.TCP, mtls=False),)
         return _ROWS[self.mode, self.kind]
 
     @property
@@ -240,6 +246,7 @@ def _target(port: InboundPort, name: str, match_port: int) -> _Target:
         protocol=port.protocol,
         service=port.service,
         limits=port.limits,
+        tls=port.tls,
     )
 
 
@@ -260,6 +267,7 @@ def _passthrough(mode: MtlsMode) -> _Target:
 def _chains(target: _Target, inp: InboundListenerInput, socket: TransportSocket) -> Iterator[FilterChain]:
     """Yield the filter chains of one target."""
     passthrough = target.cluster == INBOUND_PASSTHROUGH
+    own = build_server_socket(target.tls) if target.tls is not None else None
     for row in target.rows:
         http = row.handler is Handler.HTTP
         yield build_chain(
@@ -274,7 +282,7 @@ def _chains(target: _Target, inp: InboundListenerInput, socket: TransportSocket)
                 if http
                 else inbound_tcp(target.cluster, inp.telemetry, mtls=row.mtls, limits=target.limits)
             ],
-            transport_socket=socket if row.mtls else None,
+            transport_socket=socket if row.mtls else own,
             service=target.service,
             label=INBOUND_PASSTHROUGH if passthrough else "",
         )
