@@ -28,6 +28,7 @@ PORTS = {
     "http2:8082": "h2:8082",
     "http-ws:8083": "ws:8083",
     "grpc:7070": "grpc:7070",
+    "grpc-web:7071": "grpc:7071",
     "web:8090": "h1:8090",
     "any:8091": "h2:8091",
     "tcp-proxy:3128": "connect:3128",
@@ -298,6 +299,20 @@ def test_grpc_calls_are_repeated_by_their_status(mesh: MeshRun) -> None:
     answers = grpc(mesh, *asked)
     found = [(answers[i], int(answers[i + 1])) for i in range(0, len(answers), 2)]
     assert found == [(answer, tries) for _, answer, tries in cases]
+
+
+def test_grpc_web_becomes_grpc_at_the_servers_proxy(mesh: MeshRun) -> None:
+    message = b"ahoy"
+    frame = b"\0" + len(message).to_bytes(4, "big") + message
+    request = (
+        b"POST /speak.Speak/Say HTTP/1.1\r\nhost: speak\r\nconnection: close\r\n"
+        b"content-type: application/grpc-web+proto\r\ncontent-length: %d\r\n\r\n" % len(frame)
+    )
+    answer = call(mesh, "raw", "speak", "7071", feed=request + frame)
+    assert answer.startswith("HTTP/1.1 200")
+    assert "content-type: application/grpc-web+proto" in answer
+    assert "heard ahoy" in answer
+    assert "grpc-status:0" in answer.replace(" ", ""), "its trailers are in the body, where browsers can read them"
 
 
 def test_grpc_through_the_gateway(mesh: MeshRun) -> None:
