@@ -430,6 +430,7 @@ class HttpApp:
     requests: list[dict[str, Any]] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)  # answered first, one each; 0: none, the connection is closed
     delay_seconds: float = 0.0  # before each answer
+    released: threading.Event = field(default_factory=threading.Event)  # while set, nothing is delayed
     _expected: dict[str, threading.Event] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -444,7 +445,7 @@ class HttpApp:
                 app.requests.append(asked)
                 app.asked(self.path)
                 if app.delay_seconds:
-                    threading.Event().wait(app.delay_seconds)
+                    app.released.wait(app.delay_seconds)
                 if app.statuses and app.statuses[0] == 0:
                     app.statuses.pop(0)
                     self.close_connection = True

@@ -78,17 +78,21 @@ def test_random(yard: Yard) -> None:
 def test_whoever_is_busy_is_spared(yard: Yard, name: str, text: str) -> None:
     yard.use(balancer(text), name=name)
     slow = yard.apps["a"]
-    slow.delay_seconds = 1.2
-    # All three are asked at once, so that one of the requests stays at the slow one.
+    slow.delay_seconds = 30.0
+    # All three are asked at once, so that some of the requests stay at the slow one.
     threads = [threading.Thread(target=yard.get, args=(f"{name}.test", "/held"), kwargs={"to": TO}) for _ in range(12)]
-    for thread in threads:
-        thread.start()
-    yard.until(lambda: any(asked["path"] == "/held" for asked in slow.requests))
-    slow.delay_seconds = 0.0
-    found = order(yard, name, 40)
+    try:
+        for thread in threads:
+            thread.start()
+        yard.until(lambda: any(asked["path"] == "/held" for asked in slow.requests))
+        slow.delay_seconds = 0.0
+        found = order(yard, name, 40)
+    finally:
+        slow.released.set()
+        for thread in threads:
+            thread.join()
+        slow.released.clear()
     assert found.count("a") <= 12  # one in nine is expected; of a random choice one in three
-    for thread in threads:
-        thread.join()
     slow.requests.clear()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,14 +63,34 @@ def use(yard: Yard, name: str, policy: str, *, more: str = ONCE, http: int = 0, 
 
 
 def together(yard: Yard, name: str, count: int) -> Counter[str]:
-    """Ask `count` times at once, while the application takes its time; return statuses."""
-    yard.apps["a"].delay_seconds = 0.5
+    """Ask `count` times, and let the application answer only when all have been asked; return statuses."""
+    cluster = f"cluster.outbound|80||{name}.test;."
+    with held(yard) as release, ThreadPoolExecutor(count) as pool:
+        asked = [pool.submit(yard.get, f"{name}.test", to=TO) for _ in range(count)]
+        yard.until(
+            lambda: (
+                sum(each.done() for each in asked)
+                + yard.stat(f"{cluster}upstream_rq_active")
+                + yard.stat(f"{cluster}upstream_rq_pending_active")
+                >= count
+            )
+        )
+        release()
+        return Counter(str(each.result().status) for each in asked)
+
+
+@contextmanager
+def held(yard: Yard) -> Iterator[Callable[[], None]]:
+    """Let the application answer nothing until what this gives is called, or the body ends."""
+    app = yard.apps["a"]
+    app.delay_seconds = 30.0
     try:
-        with ThreadPoolExecutor(count) as pool:
-            asked = [pool.submit(yard.get, f"{name}.test", to=TO) for _ in range(count)]
-            return Counter(str(each.result().status) for each in asked)
+        yield app.released.set
     finally:
-        yard.apps["a"].delay_seconds = 0.0
+        app.released.set()
+        app.delay_seconds = 0.0
+        yard.until(lambda: yard.stat("http.outbound_0.0.0.0_80;.downstream_rq_active") == 0)
+        app.released.clear()
 
 
 # ---------------------------------------------------------------- HTTP
@@ -97,13 +117,10 @@ def test_circuit_breakers(yard: Yard, name: str, pool: str, served: int) -> None
 
 def test_an_overflow_says_so(yard: Yard) -> None:
     use(yard, "overflow", "{connectionPool: {http: {http2MaxRequests: 1}}}")
-    held = dial(yard.port, to=TO)
-    yard.apps["a"].delay_seconds = 1.0
-    held.sendall(b"GET / HTTP/1.1\r\nhost: overflow.test\r\n\r\n")
-    yard.until(lambda: yard.stat("cluster.outbound|80||overflow.test;.upstream_rq_active") == 1)
-    yard.apps["a"].delay_seconds = 0.0
-    answer = yard.get("overflow.test", to=TO)
-    held.close()
+    with held(yard), dial(yard.port, to=TO) as first:
+        first.sendall(b"GET / HTTP/1.1\r\nhost: overflow.test\r\n\r\n")
+        yard.until(lambda: yard.stat("cluster.outbound|80||overflow.test;.upstream_rq_active") == 1)
+        answer = yard.get("overflow.test", to=TO)
     assert (answer.status, answer.headers["x-envoy-overloaded"]) == (503, "true")
 
 

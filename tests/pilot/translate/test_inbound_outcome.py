@@ -201,13 +201,13 @@ def test_idle_connections_to_the_application_end_where_a_rule_says_so(sidecar: S
 
 def test_the_application_is_spared_as_a_rule_of_its_namespace_says(sidecar: Sidecar) -> None:
     to = ("127.0.0.1", sidecar.narrow.port)
+    sidecar.narrow.delay_seconds = 30.0
     with dial(sidecar.port, to=to) as held:
-        sidecar.narrow.delay_seconds = 1.0
         with sidecar.narrow.expect("/first"):
             held.sendall(b"GET /first HTTP/1.1\r\nhost: a\r\n\r\n")
-        sidecar.narrow.delay_seconds = 0.0
         with dial(sidecar.port, to=to) as second:
             answer = ask(second)
+    sidecar.narrow.released.set()
     assert (answer.status, answer.headers["x-envoy-overloaded"]) == (503, "true")
 
 
