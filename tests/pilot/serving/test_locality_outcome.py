@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,61 @@ def test_regions_where_the_mesh_is_zone_aware(yard: Yard) -> None:
     mesh = MESH.replace("localityLbSetting: {%s}", "zoneAwareLbSetting: {enabled: true}")
     yard.use(policy(OUTLIERS) + mesh, locality="eu/one/x", name="mesh-zones")
     assert set(yard.share("mesh-zones.test", 30, to=TO)) == set("ab")
+
+
+BALANCERS = (
+    "simple: ROUND_ROBIN",
+    "simple: LEAST_REQUEST",
+    "simple: RANDOM",
+    "simple: PASSTHROUGH",
+    "consistentHash: {useSourceIp: true}",
+    "consistentHash: {useSourceIp: true, maglev: {tableSize: 1009}}",
+)
+LOCALITIES = (
+    "localityLbSetting: {distribute: [{from: '*', to: {'eu/*': 100}}]}",
+    "localityLbSetting: {failover: [{from: eu, to: us}]}",
+    "localityLbSetting: {failoverPriority: [lane]}",
+    "zoneAwareLbSetting: {minClusterSize: 1}",
+    "zoneAwareLbSetting: {enabled: false}",
+)
+
+
+@pytest.mark.parametrize(
+    "resolution",
+    [
+        "STATIC, endpoints: [{address: 127.0.0.1, locality: eu/a}]",
+        "NONE",
+        "DNS, endpoints: [{address: localhost, locality: eu/a}, {address: 127.0.0.1, locality: us/a}]",
+        "DNS_ROUND_ROBIN, endpoints: [{address: localhost, locality: eu/a}]",
+    ],
+    ids=["STATIC", "NONE", "DNS", "DNS_ROUND_ROBIN"],
+)
+def test_envoy_takes_every_balancing_with_every_locality_setting(yard: Yard, resolution: str) -> None:
+    documents = []
+    for number, (balancing, locality, warmup) in enumerate(
+        product(BALANCERS, LOCALITIES, ("", ", warmup: {duration: 5s}")), start=1
+    ):
+        documents.append(
+            f"""apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: h{number}}}
+spec:
+  hosts: [h{number}.test]
+  addresses: [10.9.2.{number}]
+  ports: [{{number: 80, name: http, protocol: HTTP}}, {{number: 90, name: tcp, protocol: TCP}}]
+  resolution: {resolution.replace(", endpoints", chr(10) + "  endpoints", 1)}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: h{number}}}
+spec:
+  host: h{number}.test
+  trafficPolicy:
+    loadBalancer: {{{balancing}, {locality}{warmup}}}
+    outlierDetection: {{minHealthPercent: 20}}
+    proxyProtocol: {{version: V2}}
+    retryBudget: {{percent: 3}}
+"""
+        )
+    yard.use("---\n".join(documents), locality="eu/a", labels={"lane": "x"})  # raises for what Envoy rejects
+    assert f"outbound|80||h{len(documents)}.test" in yard.envoy.admin("/clusters?format=json")
