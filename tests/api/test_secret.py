@@ -146,6 +146,19 @@ def test_no_message_shows_a_value(text: str) -> None:
     assert "1234567890123" not in str(errors)
 
 
+def test_what_kubectl_notes_on_a_secret_is_not_kept() -> None:
+    text = f"""
+apiVersion: v1
+kind: Secret
+metadata:
+  name: s
+  annotations: {{kubectl.kubernetes.io/last-applied-configuration: "{SECRET_TEXT}"}}
+stringData: {{token: {SECRET_TEXT}}}
+"""
+    (obj,) = decode_documents(text.encode(), "s.yaml").objects
+    assert SECRET_TEXT not in repr(obj)
+
+
 def test_a_secret_prints_the_names_of_its_keys_only() -> None:
     (obj,) = decode({"token": SECRET_TEXT}, field="stringData").objects
     assert "token" in repr(obj)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
-from lateen.api.base import KindInfo, Object, Origin, Problem, ResourceKey, Spec
+from lateen.api.base import EMPTY, KindInfo, Object, Origin, Problem, ResourceKey, Spec
 from lateen.api.check import check_object
 from lateen.api.kinds import CORE_KINDS, GROUPS, KINDS, kind_info
 from lateen.api.metadata import decode_metadata
@@ -237,7 +237,8 @@ def _decode_resource(
         api_version=version,
         spec=spec,
         labels=metadata.labels,
-        annotations=metadata.annotations,
+        # `kubectl apply` writes a whole Secret into one of its annotations.
+        annotations=EMPTY if kind == "Secret" else metadata.annotations,
         created=metadata.created,
         origin=Origin(told.file, told.line),
         lines=told.lines,
