@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.strategies.mend import accepted
@@ -141,6 +142,7 @@ def served(mesh: SmallMesh, running: Collection[str]) -> dict[tuple[str, str, st
     }
 
 
+@pytest.mark.timeout(120 + EXAMPLES * 5)
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.lists(step(), min_size=1, max_size=3), min_size=2, max_size=5))
 def test_what_is_served_is_what_a_new_pilot_would_serve(batches: list[list[Step]]) -> None:

@@ -21,6 +21,7 @@ KEPT = 0.7  # at least, of those that are drawn: the rest cannot be mended, or h
 
 
 @pytest.mark.envoy
+@pytest.mark.timeout(120 + WANTED // 2)
 def test_envoy_refuses_nothing_that_the_checks_take(tmp_path_factory: pytest.TempPathFactory) -> None:
     with critic(tmp_path_factory.mktemp("t")) as envoy:
 
