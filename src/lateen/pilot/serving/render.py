@@ -28,7 +28,6 @@ from lateen.pilot.model.envoy_filters import (
     ROUTES,
     EnvoyFilters,
     Patch,
-    PatchId,
 )
 from lateen.pilot.model.gateway import Gateways
 from lateen.pilot.model.gateway_servers import Note
@@ -46,6 +45,7 @@ from lateen.pilot.model.values import (
     VirtualOutboundInput,
 )
 from lateen.pilot.registry.services import CLUSTER_DOMAIN
+from lateen.pilot.serving.host_bytes import HostBytes, host_bytes, patched_host, splice_hosts
 from lateen.pilot.serving.patching import (
     Apply,
     Shaped,
@@ -55,9 +55,6 @@ from lateen.pilot.serving.patching import (
     patch_key,
     shape,
     shape_config,
-    shape_host,
-    shape_shell,
-    with_mark,
 )
 from lateen.pilot.translate.clusters import build_dynamic_cluster, build_fixed_clusters, build_outbound_cluster
 from lateen.pilot.translate.endpoints import build_endpoints
@@ -72,10 +69,9 @@ from lateen.pilot.translate.names import INBOUND_PASSTHROUGH
 from lateen.pilot.translate.pack import resource_of
 from lateen.pilot.translate.patches.clusters import added_clusters, patch_cluster
 from lateen.pilot.translate.patches.listeners import added_listeners, patch_listener
-from lateen.pilot.translate.patches.outcome import Mark, Trace
 from lateen.pilot.translate.patches.routes import RouteContext, acts_on_host
 from lateen.pilot.translate.proxyless import build_proxyless_cluster, build_proxyless_listener, build_proxyless_routes
-from lateen.pilot.translate.routes import build_route_config, build_virtual_host, splice_route_config
+from lateen.pilot.translate.routes import build_route_config
 from lateen.pilot.translate.secrets import build_secret
 from lateen.pilot.xds.source import Resource
 
@@ -284,24 +280,24 @@ class Render:
     def _notes(self, read: Read, view: View) -> tuple[Note, ...]:
         return (*read.get(self._gateways.servers, view)[1], *read.get(self._credentials.notes, view))
 
-    def _virtual_host(self, read: Read, key: Any) -> _HostBytes | None:
+    def _virtual_host(self, read: Read, key: Any) -> HostBytes | None:
         made_by = self._gateways if key[0].kind == "gateway" else self._outbound
         found: VirtualHostInput | None = read.get(made_by.virtual_host, key)
         if found is None:
             return None
         if key[0].kind == "gateway":  # patched as a whole, see `_routes`
-            unpatched: _HostBytes = self.interned(_host_bytes, found)
+            unpatched: HostBytes = self.interned(host_bytes, found)
             return unpatched
         view, number, hostname, config = key
         patches = tuple(patch for patch in self.filters.for_host(read, view, ROUTES, hostname) if acts_on_host(patch))
         if not patches:
-            plain: _HostBytes = self.interned(_host_bytes, found)
+            plain: HostBytes = self.interned(host_bytes, found)
             return plain
         context = RouteContext(name=config, port=number)
-        patched: _HostBytes = self.interned.keyed(
+        patched: HostBytes = self.interned.keyed(
             "patched host",
             (found, patch_key(patches), config, number),
-            lambda one: _patched(one, patches, context),
+            lambda one: patched_host(one, patches, context),
             found,
         )
         return patched
@@ -318,7 +314,7 @@ class Render:
             if patches:
                 return self._patched_gateway_routes(read, view, shell, hosts, patches)
         made = [read.get(self.virtual_hosts, host) for host in hosts]
-        return _splice(shell, [host for host in made if host is not None], self._patches(read, view, ROUTES))
+        return splice_hosts(shell, [host for host in made if host is not None], self._patches(read, view, ROUTES))
 
     def _patched_gateway_routes(
         self, read: Read, view: View, shell: RouteConfigInput, hosts: Iterable[Any], patches: tuple[Patch, ...]
@@ -377,63 +373,6 @@ _LISTENER_BUILDERS: dict[type, Callable[[Any], Any]] = {
 }
 
 
-class _HostBytes:
-    """One virtual host, serialised, and its domains; None when a patch removed it. Equal data is equal."""
-
-    __slots__ = ("__weakref__", "again", "data", "domains", "mark")
-
-    def __init__(
-        self,
-        domains: tuple[str, ...],
-        data: bytes | None,
-        mark: Mark | None = None,
-        again: Callable[[frozenset[PatchId]], _HostBytes] | None = None,
-    ) -> None:
-        self.domains = domains
-        self.data = data
-        self.mark = mark
-        self.again = again  # makes it without some patches
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _HostBytes) and other.data == self.data and other.mark == self.mark
-
-    def __hash__(self) -> int:
-        return hash(self.data)
-
-
-def _host_bytes(inp: VirtualHostInput) -> _HostBytes:
-    return _HostBytes(inp.domains, build_virtual_host(inp).SerializeToString(deterministic=True))
-
-
-def _patched(inp: VirtualHostInput, patches: tuple[Patch, ...], context: RouteContext) -> _HostBytes:
-    def again(without: frozenset[PatchId]) -> _HostBytes:
-        return _patched(inp, tuple(patch for patch in patches if patch.id not in without), context)
-
-    host, mark = shape_host(build_virtual_host(inp), patches, context)
-    if host is None:
-        return _HostBytes((), None, mark, again)
-    return _HostBytes(tuple(host.domains), host.SerializeToString(deterministic=True), mark, again)
-
-
-def _splice(shell: RouteConfigInput, hosts: list[_HostBytes], patches: tuple[Patch, ...]) -> Resource:
-    """Return a sidecar's route configuration of virtual hosts that are made already, and patched."""
-    spliced = [(host.domains, host.data) for host in hosts if host.data is not None]
-    if not patches and all(host.mark is None for host in hosts):
-        return splice_route_config(shell, spliced)
-
-    def again(without: frozenset[PatchId]) -> Resource:
-        others = [host if host.again is None else host.again(without) for host in hosts]
-        return _splice(shell, others, tuple(patch for patch in patches if patch.id not in without))
-
-    context = RouteContext(name=shell.name, port=_port_of(shell.name))
-    rest, mark = shape_shell(build_route_config(shell), patches, context)
-    trace = Trace()
-    for one in (mark, *(host.mark for host in hosts)):
-        if one is not None:
-            trace.include(one)
-    return with_mark(splice_route_config(shell, spliced, rest), trace.mark(shell.name), again)
-
-
 def _each(build: Callable[[Any], Sequence[Any]], inp: Any, made: Sequence[Any]) -> list[Callable[[], Any]]:
     """Return one builder a message, so that none is kept for the case that it must be built again."""
     return [partial(_nth, build, inp, at) for at in range(len(made))]
@@ -445,12 +384,6 @@ def _nth(build: Callable[[Any], Sequence[Any]], inp: Any, at: int) -> Any:
 
 def _same(message: Any) -> Any:
     return message
-
-
-def _port_of(name: str) -> int:
-    """Return the port of a sidecar's route configuration, 0 for the one of all ports."""
-    text = name.replace("_", ":").rpartition(":")[2]  # "9080", "host:9080", "127.0.0.1_9080" of a Sidecar's socket
-    return int(text) if text.isdecimal() else 0
 
 
 def _build_base_listener(inp: Any) -> Any:
