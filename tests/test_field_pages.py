@@ -33,9 +33,12 @@ KINDS: tuple[str, ...] = (
     "EnvoyFilter",
     "Gateway",
     "ProxyConfig",
+    "MeshNetworks",
     "Secret",
     "Service",
     "VirtualService",
+    "ServiceEntry",
+    "WorkloadEntry",
     "WorkloadGroup",
 )
 

@@ -18,6 +18,7 @@ _VERSIONS = {
     "AuthorizationPolicy": "security.istio.io/v1",
     "PeerAuthentication": "security.istio.io/v1",
     "MeshConfig": "mesh.istio.io/v1alpha1",
+    "MeshNetworks": "mesh.istio.io/v1alpha1",
 }
 
 
@@ -91,8 +92,8 @@ _PORTS = "ports: [{port: 80, name: http}]"
             "ServiceEntry",
             "{hosts: [a.b], ports: [{number: 80, name: h, protocol: HTTP}], resolution: STATIC, "
             "endpoints: [{address: 10.0.0.1, weight: 3, locality: r/z, network: n}]}",
-            ["spec.endpoints[0].network"],
-            id="endpoint's network",
+            [],
+            id="endpoints",
         ),
         pytest.param(
             "ServiceEntry",
@@ -101,7 +102,14 @@ _PORTS = "ports: [{port: 80, name: http}]"
             ["spec.hosts[1]", "spec.ports[1].targetPort"],
             id="dynamic dns",
         ),
-        pytest.param("WorkloadEntry", "{address: 10.0.0.1, network: n}", ["spec.network"], id="entry's network"),
+        pytest.param("WorkloadEntry", "{address: 10.0.0.1, network: n}", [], id="entry's network"),
+        pytest.param(
+            "MeshNetworks",
+            "{networks: {east: {endpoints: [{fromRegistry: lateen}, {fromRegistry: r}, {fromCidr: 10.0.0.0/8}], "
+            "gateways: [{address: 10.0.0.1, port: 1}, {address: a.b, port: 1}, {registryServiceName: c.d, port: 1}]}}}",
+            ["spec.networks.east.gateways[1].address", "spec.networks.east.endpoints[1].fromRegistry"],
+            id="networks",
+        ),
         pytest.param(
             "Service",
             f"{{{_PORTS}, clusterIP: 10.96.0.9, clusterIPs: [10.96.0.9], ipFamilies: [IPv4], "

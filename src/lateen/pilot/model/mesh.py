@@ -22,6 +22,7 @@ from lateen.pilot.model.filter_selection import chosen_patches, is_choosy
 from lateen.pilot.model.hosts import full_name, host_patterns
 from lateen.pilot.model.locality import asked_labels as balancing_labels
 from lateen.pilot.model.locality import asks_locality, locality_of
+from lateen.pilot.model.networks import GATEWAY_PORT_LABEL, GatewayService, Networks, build_networks
 from lateen.pilot.model.ownership import ISTIO, NAMESPACE
 from lateen.pilot.model.peer_auth import mtls_mode
 from lateen.pilot.model.policy import Rule, age_key, client_tls, clients_of, exported_to, select_rule
@@ -40,12 +41,13 @@ from lateen.pilot.model.values import (
     UpstreamTls,
 )
 from lateen.pilot.model.visibility import Sight
-from lateen.pilot.registry.entries import entry_labels
+from lateen.pilot.registry.entries import NETWORK_LABEL, entry_labels
 from lateen.pilot.registry.services import (
     IMPLIED_LABEL,
     SERVICE_KINDS,
     implied_rows,
     merge_implied,
+    service_hostname,
     service_rows,
 )
 from lateen.pilot.registry.values import EVERYWHERE, ROOT_NAMESPACE, Service, ServiceKey, Workload
@@ -65,6 +67,7 @@ class View:
     namespace: str
     labels: tuple[tuple[str, str], ...] = ()  # only those that some rule asks for; all of a gateway's
     locality: str = ""  # region/zone/subzone; "" too where nothing depends on it
+    network: str = ""  # "" too where no network has gateways
     capture: bool = True
     http_proxy_port: int = 0
     gateway_ports: tuple[tuple[int, int], ...] = ()  # explicit mode: port of the Gateway -> port it binds
@@ -76,7 +79,7 @@ class View:
 
     def __post_init__(self) -> None:
         # Part of nearly every key of the graph, and hashed at each read: computed once.
-        ways = (self.capture, self.http_proxy_port, self.gateway_ports)
+        ways = (self.network, self.capture, self.http_proxy_port, self.gateway_ports)
         whole = (self.kind, self.namespace, self.labels, self.locality, ways, self.scope, self.filters)
         object.__setattr__(self, "_hash", hash(whole))
 
@@ -182,6 +185,8 @@ class Mesh:
         self.proxy_configs = graph.index("proxy configs", self.objects, _by_namespace("ProxyConfig"))
         self.choosy_filters = graph.index("envoy filters that choose", self.objects, _choosy_filters)
 
+        self.gateway_services = graph.index("gateways of networks", self.objects, _network_gateways)
+        self.networks = graph.derive("networks", self._networks)
         self.settings = graph.derive("mesh settings", self._settings)
         self.service = graph.derive("service", self._service)
         self.rule = graph.derive("rule", self._rule)
@@ -354,6 +359,7 @@ class Mesh:
                 namespace=workload.namespace,
                 labels=tuple(sorted(workload.labels.items())),
                 locality=self._client_locality(read, workload),
+                network=self._client_network(read, workload),
                 capture=workload.capture,
                 gateway_ports=tuple(sorted((number, target) for _, number, target in workload.ports)),
                 filters=self._filters(read, workload),
@@ -366,11 +372,41 @@ class Mesh:
             namespace=workload.namespace,
             labels=tuple(asked),
             locality=self._client_locality(read, workload),
+            network=self._client_network(read, workload),
             capture=workload.capture,
             http_proxy_port=workload.http_proxy_port,
             scope=self.scope(read, workload.namespace, workload.labels, capture=workload.capture),
             filters=self._filters(read, workload),
         )
+
+    def _networks(self, read: Read, key: str) -> Networks:
+        """What is known of networks; `key` is the mesh's."""
+        objects = self.objects_of(read, read.lookup(self.by_kind, "MeshNetworks"))
+        labelled = self.objects_of(read, read.lookup(self.gateway_services, EVERYWHERE))
+
+        def addresses_of(hostname: str) -> list[str]:
+            owner = hostname.partition(".")[2].partition(".")[0]
+            service = read.get(self.service, (owner, Hostname(hostname)))
+            members = self.members(read, service) if service is not None else ()
+            return [member.ip for member in members if member.ready]
+
+        return build_networks(
+            min(objects, key=age_key).spec.networks if objects else {},
+            [
+                GatewayService(
+                    obj.labels[NETWORK_LABEL],
+                    service_hostname(obj.key.name, obj.key.namespace),
+                    obj.labels.get(GATEWAY_PORT_LABEL, ""),
+                )
+                for obj in labelled
+            ],
+            addresses_of,
+        )
+
+    def _client_network(self, read: Read, workload: Workload) -> str:
+        networks: Networks = read.get(self.networks, "mesh")
+        own = workload.network or workload.labels.get(NETWORK_LABEL, "")
+        return networks.network_of(own, workload.cluster, workload.ip) if networks.gateways else ""
 
     def _locality_matters(self, read: Read, scope: str) -> bool:
         return bool(read.lookup(self.asks_locality, scope))
@@ -502,6 +538,10 @@ def _virtual_gateways(key: ResourceKey, obj: Object) -> list[str]:
 
 def _all_gateways(obj: Object) -> set[str]:
     return set(bound_gateways(obj))
+
+
+def _network_gateways(key: ResourceKey, obj: Object) -> list[str]:
+    return [EVERYWHERE] if key.kind == "Service" and NETWORK_LABEL in obj.labels else []
 
 
 def _gateway_labels(key: ResourceKey, obj: Object) -> list[tuple[str, str]]:

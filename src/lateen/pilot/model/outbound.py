@@ -6,7 +6,7 @@ of docs/api/. One service's change touches that service's clusters, endpoints an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -20,6 +20,7 @@ from lateen.pilot.model.chains import first_of_each_match
 from lateen.pilot.model.domains import service_domains
 from lateen.pilot.model.locality import HOST_LABEL, Balancing, Client, arrange, select_balancing
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View
+from lateen.pilot.model.networks import Networks, Reached, through_gateways
 from lateen.pilot.model.places import THIS_MACHINE, Place
 from lateen.pilot.model.policy import (
     EffectivePolicy,
@@ -282,7 +283,8 @@ class Outbound:
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
         client = Client(locality=view.locality, labels=dict(view.labels))
         node = client.labels.get(HOST_LABEL, THIS_MACHINE)
-        found: list[tuple[Mapping[str, str], EndpointInput]] = []
+        networks: Networks = read.get(self.mesh.networks, "mesh")
+        found: list[Reached] = []
         for place in places:
             if service.node_local and place.node != node:
                 continue
@@ -291,7 +293,7 @@ class Outbound:
             if any(place.labels.get(label) != value for label, value in wanted):
                 continue
             number = place.port_for(port)
-            if number is None or not place.address or (place.is_unix if dns else not place.has_address):
+            if number is None or (place.address and (place.is_unix if dns else not place.has_address)):
                 continue  # a name instead of an address is for DNS to look up, and EDS would be refused with it
             if tls is not None:
                 mtls = tls.mode == "ISTIO_MUTUAL"
@@ -307,8 +309,10 @@ class Outbound:
                 locality=place.locality,
                 peer=place.peer,
             )
-            found.append((place.labels, endpoint))
-        return arrange(found, balancing or self._balancing(policy, service, settings), client)
+            network = networks.network_of(place.network, place.registry, place.address)
+            found.append(Reached(place.labels, network, endpoint))
+        reached = through_gateways(found, networks, view.network)
+        return arrange(reached, balancing or self._balancing(policy, service, settings), client)
 
     @staticmethod
     def _balancing(policy: EffectivePolicy, service: Service, settings: MeshSettings) -> Balancing:

@@ -37,6 +37,7 @@ class Place:
         "node",
         "peer",
         "ready",
+        "registry",
         "serves",
         "weight",
         "written",
@@ -59,6 +60,7 @@ class Place:
         node: str,
         peer: Peer | None,
         written: bool,
+        registry: str = "",
         serves: tuple[str, ...] | None = None,
     ) -> None:
         self.address = address
@@ -75,6 +77,7 @@ class Place:
         self.node = labels.get(HOST_LABEL, node)
         self.peer = peer
         self.written = written
+        self.registry = registry
         self.serves = serves
 
     @classmethod
@@ -95,6 +98,7 @@ class Place:
             network=workload.network or workload.labels.get(NETWORK_LABEL, ""),
             node=THIS_MACHINE,
             peer=peer_of(workload.name, workload.namespace, workload.labels, workload.cluster),
+            registry=workload.cluster,
             written=bool(workload.group),  # its ports are those of the group's template
         )
 

@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from lateen.api.base import Object, Problem
-from lateen.api.names import is_partial_wildcard
+from lateen.api.names import is_ip, is_partial_wildcard
 from lateen.api.protocol import known_protocol
 from lateen.pilot.model.proxy_config import is_allowed_variable
+from lateen.pilot.registry.values import CLUSTER_ID
 
 __all__ = ["STORED_ONLY", "UNTAKEN_FIELDS", "unsupported"]
 
@@ -25,7 +26,6 @@ STORED_ONLY: Mapping[str, str] = {
     "Telemetry": "the standard metrics are reported as if it were not there",
     "WasmPlugin": "no extension is loaded",
     "TrafficExtension": "no extension is loaded",
-    "MeshNetworks": "the mesh is one network",
 }
 
 _SETTLED = "capture is set up before a proxy hears of the mesh"
@@ -81,9 +81,7 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
     "Gateway": {
         "servers[].defaultEndpoint": "Istio does not act on it either: requests go by the routes of VirtualServices",
     },
-    "ServiceEntry": {"endpoints[].network": "the mesh is one network"},
     "WorkloadGroup": {"template.address": "a workload has the address that it is given when it starts"},
-    "WorkloadEntry": {"network": "the mesh is one network"},
     "Service": {
         "type": "no port of the machine is opened for it",
         "clusterIPs": "workloads reach each other by IPv4 alone: the first IPv4 address is the service's",
@@ -182,6 +180,8 @@ def _untaken(obj: Object) -> Iterator[tuple[str, str]]:
             yield from _unset(obj.spec.default_config.proxy_metadata, "spec.defaultConfig.proxyMetadata")
         case "ProxyConfig":
             yield from _unset(obj.spec.environment_variables, "spec.environmentVariables")
+        case "MeshNetworks":
+            yield from _untaken_networks(obj)
         case "VirtualService":
             yield from _untaken_rules(obj)
 
@@ -206,6 +206,18 @@ def _unset(variables: Mapping[str, str] | None, place: str) -> Iterator[tuple[st
     for name in variables or {}:
         if not is_allowed_variable(name):
             yield f"{place}[{name}]", "it would change which program runs, or is no name of a variable"
+
+
+def _untaken_networks(obj: Object) -> Iterator[tuple[str, str]]:
+    """Yield what of a MeshNetworks is nowhere."""
+    for name, network in obj.spec.networks.items():
+        for i, gateway in enumerate(network.gateways):
+            if gateway.address and not is_ip(gateway.address):
+                yield f"spec.networks.{name}.gateways[{i}].address", "names of gateways are not looked up: write an IP"
+        for i, endpoints in enumerate(network.endpoints):
+            if endpoints.from_registry and endpoints.from_registry != CLUSTER_ID:
+                place = f"spec.networks.{name}.endpoints[{i}].fromRegistry"
+                yield place, f"the one registry of this mesh is {CLUSTER_ID!r}"
 
 
 def _untaken_rules(obj: Object) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from lateen.api.protocol import Protocol
 from lateen.pilot.model.values import Hostname, Resolution
 
 __all__ = [
+    "CLUSTER_ID",
     "EVERYWHERE",
     "ROOT_NAMESPACE",
     "Registry",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 EVERYWHERE = "*"  # an exportTo that every namespace sees
+CLUSTER_ID = "lateen"  # the one registry of a mesh on one machine
 ROOT_NAMESPACE = "istio-system"  # MeshConfig.rootNamespace's default
 
 
@@ -139,7 +141,7 @@ class Workload:
     network: str = ""
     weight: int = 1
     group: str = ""  # the WorkloadGroup that it was made from
-    cluster: str = "lateen"
+    cluster: str = CLUSTER_ID
 
 
 def asks_for_redis_proxy(annotations: Mapping[str, str]) -> bool:
