@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
@@ -18,7 +19,9 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from tests.pilot.serving.conftest import Bench, make_workload
 from tests.pilot.serving.test_pilot import routes
 
+from lateen.api.mesh import ServiceEntryVisibility
 from lateen.errors import BadInput
+from lateen.pilot.model.entry_visibility import narrow, select_visibility
 from lateen.pilot.serving.groups import group_info
 from lateen.pilot.serving.scopes import CDS, EDS, LDS
 from lateen.pilot.serving.source import MeshProxy
@@ -508,3 +511,90 @@ def test_a_workload_of_a_group_serves_at_the_groups_ports(bench: Bench, client: 
         if chain.filter_chain_match.destination_port.value == 19000
     }
     assert guarded == "db.default.svc.cluster.local"
+
+
+# ---------------------------------------------------------------- what the mesh lets be seen
+
+
+def test_the_mesh_narrows_who_sees_entries(bench: Bench, client: MeshProxy) -> None:
+    def seen(visibility: str, namespace: str = "other") -> bool:
+        bench.apply(
+            "apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\nmetadata: {name: mesh}\n"
+            f"serviceEntryVisibility: {visibility}\n"
+        )
+        bench.run(make_workload("own", "", "", "10.77.0.7", ports=(), namespace=namespace))
+        return f"outbound|80||{HOST}" in clusters(bench.connect("own", namespace))
+
+    bench.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: other, labels: {team: red}}\n")
+    bench.apply(
+        entry(
+            f"  hosts: [{HOST}]\n  resolution: STATIC\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n"
+            "  endpoints: [{address: 10.1.1.1}]\n",
+            namespace="other",
+        )
+    )
+    assert f"outbound|80||{HOST}" in clusters(client)
+    assert seen("{defaultVisibility: NAMESPACE, applyToSidecars: true}")
+    assert f"outbound|80||{HOST}" not in clusters(client)
+    assert not seen("{defaultVisibility: NONE, applyToSidecars: true}")
+    assert seen("{defaultVisibility: NONE}"), "of ambient proxies"
+    red = "[{namespaceSelector: {matchExpressions: [{key: team, operator: In, values: [red]}]}}]"
+    for rules, left in ((red, False), (red.replace("red", "blue"), True), ("[]", False)):
+        policy = f"{{policies: [{{visibility: NONE, matchingRules: {rules}}}], applyToSidecars: true}}"
+        assert seen(policy) is left, rules
+
+
+@pytest.mark.parametrize(
+    ("selector", "matches"),
+    [
+        ({"matchLabels": {"a": "1"}}, True),
+        ({"matchLabels": {"a": "2"}}, False),
+        ({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["1"]}]}, False),
+        ({"matchExpressions": [{"key": "b", "operator": "NotIn", "values": ["1"]}]}, True),
+        ({"matchExpressions": [{"key": "a", "operator": "Exists"}]}, True),
+        ({"matchExpressions": [{"key": "a", "operator": "DoesNotExist"}]}, False),
+        ({"matchExpressions": [{"key": "b", "operator": "DoesNotExist"}]}, True),
+    ],
+)
+def test_policies_choose_namespaces_by_their_labels(selector: dict[str, Any], matches: bool) -> None:
+    setting = msgspec.convert(
+        {
+            "applyToSidecars": True,
+            "policies": [{"visibility": "NONE", "matchingRules": [{"namespaceSelector": selector}]}],
+        },
+        ServiceEntryVisibility,
+    )
+    assert (select_visibility(setting, {"a": "1"}) == "NONE") is matches
+
+
+@pytest.mark.parametrize(("export_to", "namespaced"), [(("*",), ("n",)), (("m", "n"), ("n",)), (("m",), ()), ((), ())])
+def test_visibility_never_widens(export_to: tuple[str, ...], namespaced: tuple[str, ...]) -> None:
+    assert narrow(export_to, "PUBLIC", "n") == export_to
+    assert narrow(export_to, "NAMESPACE", "n") == namespaced
+    assert narrow(export_to, "NONE", "n") == ()
+
+
+def test_an_entry_may_prefer_near_endpoints(bench: Bench) -> None:
+    near = "{{address: 10.1.1.{n}, locality: {place}}}"
+    where = [near.format(n=n, place=place) for n, place in ((1, "eu/eu-1"), (2, "eu/eu-2"), (3, "us/us-1"))]
+    bench.run(make_workload("client", "", "", "10.77.0.2", ports=(), locality="eu/eu-2"))
+    client = bench.connect("client")
+    for annotation, nearest in (("PreferClose", "10.1.1.2"), ("Whatever", None)):
+        bench.apply(
+            entry(
+                f"  hosts: [{HOST}]\n  resolution: STATIC\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n"
+                f"  endpoints: [{', '.join(where)}]\n",
+                metadata=f", annotations: {{networking.istio.io/traffic-distribution: {annotation}}}",
+            )
+        )
+        resource = client.slices[EDS][0].get(f"outbound|80||{HOST}")
+        assert resource is not None
+        assignment = ClusterLoadAssignment()
+        assert AnyMessage.FromString(resource.body).Unpack(assignment)
+        first = {
+            e.endpoint.address.socket_address.address
+            for group in assignment.endpoints
+            if group.priority == 0
+            for e in group.lb_endpoints
+        }
+        assert first == ({nearest} if nearest else {"10.1.1.1", "10.1.1.2", "10.1.1.3"})

@@ -513,6 +513,14 @@ ROUTES: dict[str, tuple[RouteInput, ...]] = {
     ),
 }
 
+ROUTES["dynamic-host"] = (
+    route(
+        rewrite=vs.HTTPRewrite(authority="inner.test"),
+        dynamic_host="inner.test",
+        destinations=(Destination(cluster=V1),),
+    ),
+)
+
 ROUTE_CONFIGS: dict[str, RouteConfigInput] = {
     "allow-any": RouteConfigInput(name="9080", virtual_hosts=(host(route()),), catch_all="ALLOW_ANY"),
     "dynamic-dns": RouteConfigInput(name="9080", virtual_hosts=(), catch_all=ALLOW_ANY_DYNAMIC_DNS),

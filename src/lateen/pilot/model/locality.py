@@ -16,8 +16,7 @@ from typing import Any
 
 from lateen.api.base import Object
 from lateen.pilot.model.values import EndpointInput, ZoneAware
-from lateen.pilot.registry.entries import NETWORK_LABEL
-from lateen.pilot.registry.services import traffic_distribution
+from lateen.pilot.registry.entries import NETWORK_LABEL, traffic_distribution
 
 __all__ = [
     "HOST_LABEL",
@@ -242,7 +241,7 @@ def asks_locality(obj: Object) -> list[str]:
         case "DestinationRule" if any(_locality_matters(policy) for policy in _policies(obj.spec)):
             owner = obj.key.namespace
             return sorted({owner if entry == "." else entry for entry in obj.spec.export_to or ("*",)})
-        case "Service" if traffic_distribution(obj):
+        case "Service" | "ServiceEntry" if traffic_distribution(obj):
             return ["*"]
         case "MeshConfig" if _mesh_asks(obj.spec):
             return ["*"]
@@ -262,6 +261,8 @@ def asked_labels(obj: Object) -> list[str]:
         case "MeshConfig":
             settings = [obj.spec.locality_lb_setting, obj.spec.zone_aware_lb_setting]
         case "Service" if traffic_distribution(obj) or obj.spec.internal_traffic_policy == "Local":
+            return [HOST_LABEL, NETWORK_LABEL]
+        case "ServiceEntry" if traffic_distribution(obj):
             return [HOST_LABEL, NETWORK_LABEL]
         case _:
             return []

@@ -6,6 +6,7 @@ Inputs are set by the sources; everything else is derived and recomputed only wh
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +19,7 @@ from lateen.api.mesh_proxy import MeshProxyConfig
 from lateen.api.names import is_partial_wildcard
 from lateen.api.protocol import Protocol
 from lateen.flow import Graph, Read
+from lateen.pilot.model.entry_visibility import PUBLIC, narrow, select_visibility
 from lateen.pilot.model.filter_selection import chosen_patches, is_choosy
 from lateen.pilot.model.hosts import full_name, host_patterns
 from lateen.pilot.model.locality import asked_labels as balancing_labels
@@ -54,6 +56,7 @@ from lateen.pilot.registry.values import EVERYWHERE, ROOT_NAMESPACE, Service, Se
 
 __all__ = ["PARTIAL", "Mesh", "MeshSettings", "View", "host_patterns"]
 
+NAMESPACE_NAME = "kubernetes.io/metadata.name"  # a label that every namespace has, as in Kubernetes
 ANOTHER = "@"  # the namespace of nobody: what is exported to it is exported to all
 PARTIAL = "*partial"  # where `virtual_by_host` files wildcards that end within a label; no host is spelled so
 NO_ACCESS_LOG = AccessLog(path="", json=False, format="")
@@ -115,6 +118,7 @@ class MeshSettings:
     zone_aware_lb: Any = None  # api ZoneAwareLoadBalancerSetting of the mesh
     access_log: AccessLog = NO_ACCESS_LOG
     # exportTo of resources that write none
+    entry_visibility: Any = None  # api ServiceEntryVisibility
     service_export_to: tuple[str, ...] = (EVERYWHERE,)
     virtual_export_to: tuple[str, ...] = (EVERYWHERE,)
     rule_export_to: tuple[str, ...] = (EVERYWHERE,)
@@ -148,6 +152,8 @@ class Mesh:
 
         # "mesh" -> exportTo of services that say nothing; apart from the settings, so that those cost no service
         self.service_default = graph.derive("default exportTo of services", self._service_default)
+        # namespace -> how far its ServiceEntries are seen
+        self.entry_visibility = graph.derive("visibility of entries", self._entry_visibility)
         self.services = graph.table("services", self.objects, self._service_rows)
         self.implied = graph.table("implied services", self.workloads, self._implied_rows)
         self.rows_by_host = graph.index("services by host", self.services, lambda key, value: [key.hostname])
@@ -224,7 +230,21 @@ class Mesh:
     def _service_rows(self, read: Read, key: ResourceKey, obj: Object) -> Iterable[tuple[ServiceKey, Service]]:
         if key.kind not in SERVICE_KINDS:
             return ()
-        return service_rows(obj, read.get(self.service_default, "mesh"))
+        rows = service_rows(obj, read.get(self.service_default, "mesh"))
+        visibility = read.get(self.entry_visibility, key.namespace) if key.kind == "ServiceEntry" else PUBLIC
+        if visibility == PUBLIC:
+            return rows
+        return [
+            (row, dataclasses.replace(service, export_to=narrow(service.export_to, visibility, key.namespace)))
+            for row, service in rows
+        ]
+
+    def _entry_visibility(self, read: Read, namespace: str) -> str:
+        setting = read.get(self.settings, "mesh").entry_visibility
+        if setting is None:
+            return PUBLIC
+        obj = read.get(self.objects, ResourceKey("Namespace", "", namespace))
+        return select_visibility(setting, {NAMESPACE_NAME: namespace, **(obj.labels if obj is not None else {})})
 
     def _implied_rows(self, read: Read, name: str, workload: Workload) -> Iterable[tuple[ServiceKey, Service]]:
         return implied_rows(workload, read.get(self.service_default, "mesh")) if workload.service else ()
@@ -599,6 +619,7 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
         default_policy=spec.default_traffic_policy,
         locality_lb=spec.locality_lb_setting,
         zone_aware_lb=spec.zone_aware_lb_setting,
+        entry_visibility=spec.service_entry_visibility,
         service_export_to=spec.default_service_export_to or default.service_export_to,
         virtual_export_to=spec.default_virtual_service_export_to or default.virtual_export_to,
         rule_export_to=spec.default_destination_rule_export_to or default.rule_export_to,

@@ -703,6 +703,7 @@ class Outbound:
             limits=tcp_limits(rule, policy),
             retries=settings.retries,
             tunnel=tunnel_of(policy),
+            dynamic=self._dynamic_target(read, service, port) if (port := service.port(number)) is not None else None,
         )
 
 

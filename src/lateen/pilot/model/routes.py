@@ -18,6 +18,7 @@ from lateen.pilot.model.values import (
     NO_TCP_LIMITS,
     Cluster,
     Destination,
+    DynamicTarget,
     HashPolicy,
     Hostname,
     MirrorInput,
@@ -53,6 +54,7 @@ class Resolved:
     service: ServiceRef | None = None
     limits: TcpLimits = NO_TCP_LIMITS
     tunnel: Tunnel | None = None
+    dynamic: DynamicTarget | None = None  # a connection to it goes where its server name is
     retries: Any = None  # api HTTPRetry | None: of routes to it that say nothing about retries
 
 
@@ -230,6 +232,9 @@ def _http_route(vs: Object, rule: Any, match: Any, *, port: int, viewer: Viewer,
         operation=_operation(vs, rule, match, port, resolved),
         listen_port=port,
         tls=viewer.tls,
+        dynamic_host=rule.rewrite.authority
+        if rule.rewrite is not None and any(place.dynamic is not None for _, place in resolved)
+        else "",
         rule=config_ref(vs),
     )
 
@@ -287,6 +292,7 @@ def _tcp_route(
         limits=places[0][1].limits if places else NO_TCP_LIMITS,  # of several destinations the first one's
         hash_source_ip=any(policy.kind == "source-ip" for _, place in places for policy in place.hash_policies),
         tunnel=_one_tunnel(place.tunnel for _, place in places),
+        dynamic=places[0][1].dynamic if single else None,
         service=places[0][1].service if places else None,
         rule=config_ref(vs),
     )

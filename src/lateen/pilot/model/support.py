@@ -101,7 +101,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
     "MeshConfig": {
         **dict.fromkeys(
             (
-                "serviceEntryVisibility",
                 "serviceSettings",
                 "serviceScopeConfigs",
                 "discoverySelectors",
@@ -148,6 +147,7 @@ _HARMLESS: Mapping[tuple[str, str], tuple[Any, ...]] = {
     ("MeshConfig", "enablePrometheusMerge"): (False,),
 }
 
+HEALTH_ANNOTATION = "proxy.istio.io/health-checks-enabled"
 _CLAIMS = "@request.auth.claims"
 
 
@@ -176,8 +176,10 @@ def _untaken(obj: Object) -> Iterator[tuple[str, str]]:
     match kind:
         case "ServiceEntry":
             yield from _untaken_entry(obj)
-        case "MeshConfig" if obj.spec.default_config is not None:
-            yield from _unset(obj.spec.default_config.proxy_metadata, "spec.defaultConfig.proxyMetadata")
+        case "WorkloadEntry" if obj.annotations.get(HEALTH_ANNOTATION) == "true":
+            yield "metadata.annotations", f"{HEALTH_ANNOTATION}: nobody asks what is written down, so it counts as well"
+        case "MeshConfig":
+            yield from _untaken_mesh(obj)
         case "ProxyConfig":
             yield from _unset(obj.spec.environment_variables, "spec.environmentVariables")
         case "MeshNetworks":
@@ -206,6 +208,15 @@ def _unset(variables: Mapping[str, str] | None, place: str) -> Iterator[tuple[st
     for name in variables or {}:
         if not is_allowed_variable(name):
             yield f"{place}[{name}]", "it would change which program runs, or is no name of a variable"
+
+
+def _untaken_mesh(obj: Object) -> Iterator[tuple[str, str]]:
+    """Yield what of a MeshConfig depends on more than its fields being set."""
+    if obj.spec.default_config is not None:
+        yield from _unset(obj.spec.default_config.proxy_metadata, "spec.defaultConfig.proxyMetadata")
+    visibility = obj.spec.service_entry_visibility
+    if visibility is not None and not visibility.apply_to_sidecars:
+        yield "spec.serviceEntryVisibility", "without applyToSidecars it is for ambient proxies, which are none"
 
 
 def _untaken_networks(obj: Object) -> Iterator[tuple[str, str]]:

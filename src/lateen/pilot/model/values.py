@@ -293,6 +293,7 @@ class RouteInput:
     operation: str = ""  # decorator: "<host>:<port>/*"
     listen_port: int = 0  # for redirects that derive their port
     tls: bool = False  # the listener terminates TLS (redirect's default scheme)
+    dynamic_host: str = ""  # looked up in place of the request's own, where the rule rewrites that; DYNAMIC_DNS only
     rule: ConfigRef | None = None
 
 

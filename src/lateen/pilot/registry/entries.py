@@ -24,11 +24,13 @@ from lateen.pilot.registry.values import (
     export_scopes,
 )
 
-__all__ = ["NETWORK_LABEL", "entry_labels", "entry_rows", "is_unix", "label_locality", "written_endpoint"]
+__all__ = ["NETWORK_LABEL", "entry_labels", "entry_rows", "is_unix", "traffic_distribution", "written_endpoint"]
 
 AUTO_ALLOCATE_LABEL: Final = "networking.istio.io/enable-autoallocate-ip"
 NETWORK_LABEL: Final = "topology.istio.io/network"
-LOCALITY_LABELS: Final = ("topology.istio.io/locality", "istio-locality")  # dots or slashes between the parts
+
+DISTRIBUTION_ANNOTATION: Final = "networking.istio.io/traffic-distribution"
+DISTRIBUTIONS = frozenset({"PreferClose", "PreferSameZone", "PreferSameNode"})
 
 _RESOLUTIONS: Final = {
     "NONE": Resolution.ORIGINAL_DST,
@@ -56,12 +58,10 @@ def written_endpoint(obj: Object) -> StaticEndpoint | None:
     return _endpoint(obj.spec, entry_labels(obj), obj.key.namespace, obj.key.name)
 
 
-def label_locality(labels: Mapping[str, str]) -> str:
-    """Return `region/zone/subzone` as labels say it, "" when none does."""
-    for label in LOCALITY_LABELS:
-        if text := labels.get(label):
-            return text.replace(".", "/")
-    return ""
+def traffic_distribution(obj: Object) -> str:
+    """Return a Service's `trafficDistribution`, or its or an entry's annotation; "" for none that is known."""
+    written = getattr(obj.spec, "traffic_distribution", None) or obj.annotations.get(DISTRIBUTION_ANNOTATION, "")
+    return written if written in DISTRIBUTIONS else ""
 
 
 def is_unix(address: str) -> bool:
@@ -101,6 +101,7 @@ def _service(obj: Object, hostname: Hostname, default: tuple[str, ...]) -> Servi
         mesh_external=(spec.location or "MESH_EXTERNAL") == "MESH_EXTERNAL",
         export_to=export_scopes(spec.export_to, obj.key.namespace, default),
         selector=selector,
+        distribution=traffic_distribution(obj),
         labels=tuple(sorted(obj.labels.items())),
         endpoints=_endpoints(obj, hostname, resolution, looked_up=not selector),
         subject_alt_names=tuple(sorted(spec.subject_alt_names)),
@@ -137,7 +138,7 @@ def _endpoint(entry: WorkloadEntry, labels: Mapping[str, str], namespace: str, n
         ports=tuple(sorted((entry.ports or {}).items())),
         labels=tuple(sorted(labels.items())),
         weight=entry.weight or 1,
-        locality=entry.locality or label_locality(labels),
+        locality=entry.locality or "",
         network=network,
         service_account=entry.service_account or "",
         namespace=namespace,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from lateen.api.base import Object
 from lateen.api.protocol import parse_protocol
 from lateen.pilot.model.values import Hostname, Resolution
-from lateen.pilot.registry.entries import entry_rows
+from lateen.pilot.registry.entries import entry_rows, traffic_distribution
 from lateen.pilot.registry.values import (
     EVERYWHERE,
     Registry,
@@ -31,15 +31,12 @@ __all__ = [
     "merge_implied",
     "service_hostname",
     "service_rows",
-    "traffic_distribution",
 ]
 
 HEADLESS = "None"  # a clusterIP
 CLUSTER_DOMAIN = "cluster.local"
 SERVICE_KINDS = frozenset({"Service", "ServiceEntry"})
 EXPORT_ANNOTATION = "networking.istio.io/exportTo"
-DISTRIBUTION_ANNOTATION = "networking.istio.io/traffic-distribution"
-DISTRIBUTIONS = frozenset({"PreferClose", "PreferSameZone", "PreferSameNode"})
 # The selector of a service that only running workloads name. The slash-less name cannot be a label of a user's.
 IMPLIED_LABEL = "@service"
 
@@ -136,9 +133,3 @@ def _from_service(obj: Object, default: tuple[str, ...]) -> Service:
         created=obj.created,
         source=obj.key,
     )
-
-
-def traffic_distribution(obj: Object) -> str:
-    """Return a Service's `trafficDistribution`, or its annotation's; "" for none, or one that nobody knows."""
-    written = obj.spec.traffic_distribution or obj.annotations.get(DISTRIBUTION_ANNOTATION, "")
-    return written if written in DISTRIBUTIONS else ""

@@ -11,8 +11,8 @@ from typing import Any
 
 from lateen.api.base import Object
 from lateen.errors import BadInput
+from lateen.pilot.model.locality import locality_of
 from lateen.pilot.model.mesh import Mesh
-from lateen.pilot.registry.entries import label_locality
 from lateen.wire.local import GroupInfo, GroupQuery, Probe
 
 __all__ = ["build_group_info", "group_info"]
@@ -41,7 +41,7 @@ def build_group_info(obj: Object) -> GroupInfo:
         labels=labels,
         annotations=dict(metadata.annotations) if metadata is not None else {},
         ports=dict(template.ports),
-        locality=template.locality or label_locality(labels),
+        locality=locality_of(template.locality, labels),
         network=template.network,
         weight=template.weight or 1,
         probe=_probe(obj.spec.probe) if obj.spec.probe is not None else None,

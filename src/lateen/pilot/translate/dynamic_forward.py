@@ -20,17 +20,27 @@ from envoy.extensions.common.dynamic_forward_proxy.v3.dns_cache_pb2 import DnsCa
 from envoy.extensions.filters.http.dynamic_forward_proxy.v3.dynamic_forward_proxy_pb2 import (
     FilterConfig as HttpForward,
 )
+from envoy.extensions.filters.http.dynamic_forward_proxy.v3.dynamic_forward_proxy_pb2 import PerRouteConfig
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 from envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.sni_dynamic_forward_proxy_pb2 import (
     FilterConfig as SniForward,
 )
 from envoy.extensions.network.dns_resolver.cares.v3.cares_dns_resolver_pb2 import CaresDnsResolverConfig
+from google.protobuf.any_pb2 import Any as AnyMessage
 
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import duration, uint32
 
-__all__ = ["DNS_RESOLVER", "dynamic_cluster_fields", "forward_http", "forward_tls"]
+__all__ = [
+    "DNS_RESOLVER",
+    "DYNAMIC_FILTER",
+    "dynamic_cluster_fields",
+    "forward_http",
+    "forward_tls",
+    "looked_up",
+]
 
+DYNAMIC_FILTER: Final = "envoy.filters.http.dynamic_forward_proxy"
 MAX_HOSTS: Final = 1024  # that one proxy keeps; a client that makes names up is refused above that
 QUERY_SECONDS: Final = 5
 
@@ -68,11 +78,16 @@ def dynamic_cluster_fields(refresh: timedelta, *, insecure: bool) -> dict[str, A
     }
 
 
+def looked_up(host: str) -> AnyMessage:
+    """Return what a route tells `forward_http` that looks another host up than the request's own."""
+    return pack(PerRouteConfig(host_rewrite_literal=host))
+
+
 @cache
 def forward_http(refresh: timedelta) -> HttpFilter:
     """Return the filter that looks up the host of a request; requests to clusters of other types pass it by."""
     return HttpFilter(
-        name="envoy.filters.http.dynamic_forward_proxy",
+        name=DYNAMIC_FILTER,
         typed_config=pack(HttpForward(dns_cache_config=_names(refresh))),
     )
 

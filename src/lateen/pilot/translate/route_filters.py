@@ -17,6 +17,7 @@ from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.wrappers_pb2 import BoolValue
 
+from lateen.pilot.translate.dynamic_forward import DYNAMIC_FILTER, looked_up
 from lateen.pilot.translate.matches import string_matcher
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import duration, fraction, runtime_fraction
@@ -46,13 +47,15 @@ _GRPC_STATUSES: Final = {
 }
 
 
-def per_filter_config(fault: Any, cors: Any) -> dict[str, AnyMessage]:
-    """Return what a route tells the fault and CORS filters; {} for nothing."""
+def per_filter_config(fault: Any, cors: Any, dynamic_host: str = "") -> dict[str, AnyMessage]:
+    """Return what a route tells the fault, CORS and dynamic forward filters; {} for nothing."""
     config = {}
     if fault is not None:
         config[FAULT_FILTER] = pack(HTTPFault(delay=_delay(fault.delay), abort=_abort(fault.abort)))
     if cors is not None:
         config[CORS_FILTER] = pack(_cors(cors))
+    if dynamic_host:
+        config[DYNAMIC_FILTER] = looked_up(dynamic_host)
     return config
 
 

@@ -131,7 +131,7 @@ def _route(inp: RouteInput) -> Route:
         metadata=_config_metadata(inp.rule),
         decorator=Decorator(operation=inp.operation) if inp.operation else None,
         stat_prefix=(inp.match.stat_prefix or "") if inp.match is not None else "",
-        typed_per_filter_config=per_filter_config(inp.fault, inp.cors),
+        typed_per_filter_config=per_filter_config(inp.fault, inp.cors, inp.dynamic_host),
         **build_action(inp),
         **headers,
     )
