@@ -125,9 +125,9 @@ class MeshRun:
             env,
         )
 
-    def gateway(self) -> None:
+    def gateway(self, words: Sequence[str] = ()) -> None:
         mode = ["--mode", self.network] if self.network != "auto" else []
-        self.start("ingressgateway", self.command("gateway", "--listen", f"127.0.0.1:{self.port}:80", *mode))
+        self.start("ingressgateway", self.command("gateway", "--listen", f"127.0.0.1:{self.port}:80", *mode, *words))
 
     def shop(self, *, config: bool = True) -> None:
         """Start the sample shop and its gateway, and wait until the page is served."""

@@ -217,7 +217,7 @@ def case_mesh() -> Iterator[CaseMesh]:
             service, _, version = workload.partition("-")
             words = ["--namespace", namespace, "--resolver", f"127.0.0.1:{dns.port}"]
             mesh.workload(service, version, ["sleep", "1000"], port="", words=words)
-        mesh.gateway()
+        mesh.gateway(["--resolver", f"127.0.0.1:{dns.port}"])
         names = [f"{name}-{version}" for name, version, _ in (*SERVERS, *OTHERS)]
         mesh.wait_ready(*names, *(workload for workload, _ in CLIENTS.values()), "ingressgateway")
         yield CaseMesh(mesh, dns, stack)

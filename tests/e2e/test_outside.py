@@ -1,4 +1,4 @@
-"""Workloads of a WorkloadGroup, and a server behind a Unix socket: what no traffic case can say."""
+"""Workloads of a WorkloadGroup, of another network, and a server behind a Unix socket: what no traffic case can say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.harness import MeshRun, eventually
+from tests.e2e.harness import MeshRun, eventually, free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.timeout(120)]
 
@@ -166,3 +166,55 @@ def test_an_endpoint_may_be_a_unix_socket(mesh: MeshRun) -> None:
         finally:
             server.shutdown()
             thread.join()
+
+
+NETWORKS = """
+apiVersion: v1
+kind: Service
+metadata: {name: far}
+spec: {selector: {app: far}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: eastwest, labels: {topology.istio.io/network: east}}
+spec: {selector: {app: eastwest}, ports: [{name: tls, port: 15443}]}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: eastwest}
+spec:
+  selector: {app: eastwest}
+  servers:
+  - port: {number: 15443, name: tls, protocol: TLS}
+    hosts: ["*.local"]
+    tls: {mode: AUTO_PASSTHROUGH}
+"""
+
+
+def test_a_workload_of_another_network_is_reached_by_its_gateway(mesh: MeshRun, tmp_path: Path) -> None:
+    mesh.write("networks.yaml", NETWORKS)
+    east = ["--network-name", "east"]
+    mesh.start(
+        "far-v1",
+        mesh.command(
+            *("run", "--service", "far", "--version", "v1", "--port", "http:8080", *east),
+            *("--", sys.executable, "-c", QUOTES, str(tmp_path)),
+        ),
+    )
+    mesh.start("eastwest", mesh.command("gateway", "--name", "eastwest", "--listen", f"{free_port()}:15443", *east))
+    mesh.wait_ready("far-v1", "eastwest")
+
+    def passed() -> int:
+        """How many connections the gateway has passed on by the server name of that service."""
+        lines = mesh.admin("eastwest", "/clusters").decode().splitlines()
+        found = [line for line in lines if line.startswith("outbound_.80_._.far.") and "::cx_total::" in line]
+        return sum(int(line.rpartition("::")[2]) for line in found)
+
+    eventually(lambda: get(mesh, "http://far/")[0] == 200 and passed(), what="it is reached by way of the gateway")
+    _, body = get(mesh, "http://far/")
+    # The gateway only passes on: both ends know each other by their own identities.
+    assert "By=spiffe://cluster.local/ns/default/sa/default" in body
+    assert "URI=spiffe://cluster.local/ns/default/sa/default" in body
+    info = mesh.workload_status("far-v1")
+    assert info is not None
+    assert info["ip"] not in mesh.admin(CLIENT, "/clusters").decode().partition("outbound|80||far")[2]

@@ -136,6 +136,7 @@ class Workload:
         waits = spec.kind == "sidecar"
         self._resolve = Resolve(resolvers, wait_for_table=waits, log=log)
         self._proxy_resolve = Resolve(resolvers, wait_for_table=waits, log=log, for_proxy=True)
+        self._proxy_resolve.stats = self._resolve.stats  # told as one
         self._dns = DnsServer(self._resolve) if self._captured else None
         self._proxy_dns = DnsServer(self._proxy_resolve) if self._captured else None
         self._names = NameTableClient(

@@ -140,6 +140,7 @@ class Gateways:
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
         topology = settings.gateway_topology
         common: dict[str, Any] = {
+            "dynamic_dns": settings.dns_refresh if self.outbound.knows_dynamic(read, view) else None,
             "telemetry": settings.telemetry,
             "num_trusted_proxies": (topology and topology.num_trusted_proxies) or 0,
             "forward_client_cert": (topology and topology.forward_client_cert_details) or "",

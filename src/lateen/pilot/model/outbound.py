@@ -351,7 +351,7 @@ class Outbound:
                     port=port,
                     # Its requests may be for any port, so for any host that is looked up.
                     dynamic_dns=settings.dns_refresh
-                    if self._knows_dynamic(read, view)
+                    if self.knows_dynamic(read, view)
                     else outbound_policy(view, settings).dynamic_dns,
                     telemetry=settings.telemetry,
                 )
@@ -494,7 +494,7 @@ class Outbound:
         number = port.target if isinstance(port.target, int) else port.number
         return DynamicTarget(port=number, dns_refresh=read.get(self.mesh.settings, "mesh").dns_refresh)
 
-    def _knows_dynamic(self, read: Read, view: View) -> bool:
+    def knows_dynamic(self, read: Read, view: View) -> bool:
         rows = [
             row
             for scope in dict.fromkeys(("*", view.namespace))

@@ -491,6 +491,7 @@ class GatewayListenerInput:
     also: tuple[int, ...] = ()  # other ports of the same address that it serves as well
     servers: tuple[GatewayServer, ...]
     quic: bool = False  # HTTP/3: only servers that end TLS and have routes
+    dynamic_dns: timedelta | None = None  # how often hosts that requests name are looked up again; None: none is
     num_trusted_proxies: int = 0
     forward_client_cert: str = ""  # "" is SANITIZE_SET
     proxy_protocol: bool = False  # clients come through a load balancer that says who they are

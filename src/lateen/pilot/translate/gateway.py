@@ -94,6 +94,7 @@ def _chains(server: GatewayServer, inp: GatewayListenerInput, name: str) -> Iter
                     telemetry=inp.telemetry,
                     tracing_percent=inp.tracing_percent,
                     http3=inp.quic,
+                    dynamic_dns=inp.dynamic_dns,
                 )
             ],
         )

@@ -111,12 +111,11 @@ def outbound_manager(
     Its routes are those of `route`, or else of the name `route_name`. `dynamic_dns`: some lead to hosts that are looked
     up as requests name them.
     """
-    forward = () if dynamic_dns is None else (forward_http(dynamic_dns),)
     return _manager(
         stat_prefix=stat_name(f"outbound_{name}"),
         strip_trailing_host_dot=True,  # `reviews.default.` is `reviews.default`
         **({"rds": _rds(route_name)} if route is None else {"route_config": route}),
-        http_filters=(*OUTBOUND_FILTERS[:-1], *forward, OUTBOUND_FILTERS[-1]),
+        http_filters=_outbound_filters(dynamic_dns),
         early_header_mutation_extensions=[STRIP_PEER],
         http_protocol_options=_SIDECAR_H1,
         access_log=[*OUTBOUND_HTTP, *file_loggers(telemetry.access_log)],
@@ -163,6 +162,7 @@ def gateway_manager(
     telemetry: Telemetry,
     tracing_percent: float | None,
     http3: bool = False,
+    dynamic_dns: timedelta | None = None,
 ) -> Filter:
     """Return the manager of requests that enter the mesh: nothing a client says about itself is believed.
 
@@ -174,7 +174,7 @@ def gateway_manager(
         stat_prefix=stat_name(f"outbound_{name}"),
         rds=_rds(route_name),
         strip_trailing_host_dot=True,  # `reviews.default.` is `reviews.default`
-        http_filters=OUTBOUND_FILTERS,
+        http_filters=_outbound_filters(dynamic_dns),
         early_header_mutation_extensions=[STRIP_PEER],
         use_remote_address=TRUE,
         xff_num_trusted_hops=num_trusted_proxies,
@@ -186,6 +186,12 @@ def gateway_manager(
         access_log=[*GATEWAY_HTTP, *file_loggers(telemetry.access_log)],
         tracing=_tracing(tracing_percent, span=True),
     )
+
+
+def _outbound_filters(dynamic_dns: timedelta | None) -> Sequence[HttpFilter]:
+    if dynamic_dns is None:
+        return OUTBOUND_FILTERS
+    return (*OUTBOUND_FILTERS[:-1], forward_http(dynamic_dns), OUTBOUND_FILTERS[-1])
 
 
 def _manager(*, http_filters: Sequence[HttpFilter], **fields: Any) -> Filter:
