@@ -101,8 +101,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
     "MeshConfig": {
         **dict.fromkeys(
             (
-                "serviceSettings",
-                "serviceScopeConfigs",
                 "discoverySelectors",
                 "ingressClass",
                 "ingressService",
@@ -128,6 +126,9 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
         "proxyListenPort": f"captured connections arrive at 15001: {_SETTLED}",
         "proxyInboundListenPort": f"captured connections arrive at 15006: {_SETTLED}",
         **{f"defaultConfig.{name}": told for name, told in _DEFAULT_CONFIG.items()},
+        **dict.fromkeys(
+            ("serviceSettings", "serviceScopeConfigs"), "the mesh is one cluster, so every service is local"
+        ),
         "trustDomain": "identities have the trust domain that the control plane was started with",
     },
 }
