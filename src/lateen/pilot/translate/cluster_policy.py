@@ -26,6 +26,9 @@ from lateen.pilot.model.values import ZoneAware
 from lateen.pilot.translate.pack import length_delimited
 from lateen.pilot.translate.parts import duration, uint32
 
+MOST_KEEPALIVE_SECONDS: Final = 32_767  # Linux, MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL
+MOST_KEEPALIVE_PROBES: Final = 127  # Linux, MAX_TCP_KEEPCNT
+
 __all__ = [
     "LOCALITY_WEIGHTED",
     "NO_LIMITS",
@@ -242,7 +245,7 @@ def connection_options(pool: Any, mesh: Any = None) -> UpstreamConnectionOptions
     )
     return UpstreamConnectionOptions(
         tcp_keepalive=TcpKeepalive(
-            keepalive_probes=uint32(probes) if probes else None,
+            keepalive_probes=uint32(min(probes, MOST_KEEPALIVE_PROBES)) if probes else None,
             keepalive_time=_whole_seconds(time),
             keepalive_interval=_whole_seconds(interval),
         )
@@ -250,8 +253,8 @@ def connection_options(pool: Any, mesh: Any = None) -> UpstreamConnectionOptions
 
 
 def _whole_seconds(value: timedelta | None) -> UInt32Value | None:
-    # The kernel counts in seconds and refuses 0: what is less than one is one.
-    return uint32(max(1, int(value.total_seconds()))) if value else None
+    # The kernel counts in seconds, and refuses 0 and what is beyond its bounds: the connection would fail.
+    return uint32(min(max(1, int(value.total_seconds())), MOST_KEEPALIVE_SECONDS)) if value else None
 
 
 def common_http_options(pool: Any) -> CommonHttpOptions | None:
