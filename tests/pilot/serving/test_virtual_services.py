@@ -163,6 +163,27 @@ def test_the_most_specific_host_wins_whatever_its_age(mesh: Bench, hosts: list[s
     assert speaker(mesh, "other") == wanted
 
 
+def test_at_a_gateway_what_is_for_it_alone_goes_before_what_is_for_all(
+    mesh: Bench, make: Callable[..., Workload]
+) -> None:
+    labels = {"istio": "ingressgateway"}
+    mesh.run(make("edge", "", "", "10.77.2.1", kind="gateway", labels=labels, ports=(("http", 80, 80),)))
+    mesh.apply(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: edge}\n"
+        "spec: {selector: {istio: ingressgateway}, "
+        "servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}\n"
+    )
+    bound = "[default/edge]"
+    mesh.apply(
+        rule("other", host="a.com", age=1, gateways=bound)
+        + rule("other", host="a.com", name="named", age=2, gateways=bound, exportTo="[default]")
+        + rule("default", host="a.com", age=3, gateways=bound, exportTo="['.']")
+    )
+    proxy = mesh.connect("edge", kind="router")
+    (host,) = config(proxy, "http.80").virtual_hosts
+    assert [route.name for route in host.routes] == ["default/rule", "other/named", "other/rule"]
+
+
 def test_one_that_is_not_exported_to_a_namespace_does_not_act_there(mesh: Bench) -> None:
     mesh.apply(rule("owner", exportTo="['.', other]"))
     assert speakers(mesh) == {"owner": "owner/rule", "client": "default", "other": "owner/rule"}
@@ -177,6 +198,14 @@ def test_the_mesh_says_where_one_goes_that_does_not_say(mesh: Bench) -> None:
     assert speakers(mesh) == {"owner": "owner/rule", "client": "default", "other": "default"}
     mesh.apply(rule("owner", exportTo="['*']"))
     assert speaker(mesh, "client") == "owner/rule"
+
+
+def test_a_destination_is_the_same_in_any_case_and_with_a_dot_at_its_end(mesh: Bench) -> None:
+    mesh.apply(ROOT.replace("{host: shop}", "{host: Shop.OWNER.svc.cluster.local.}"))
+    assert routes(mesh) == [REST]
+    assert [problem.message for problem in mesh.pilot.problems()] == [
+        "there is no VirtualService team/leaf; this rule is left out"
+    ]
 
 
 # ---------------------------------------------------------------- delegates

@@ -19,6 +19,7 @@ from lateen.pilot.model.gateway_tcp import GatewayTcp, Taken
 from lateen.pilot.model.hosts import full_name
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View
 from lateen.pilot.model.outbound import Outbound
+from lateen.pilot.model.ownership import audience
 from lateen.pilot.model.policy import age_key, exported_to
 from lateen.pilot.model.routes import Viewer, http_routes, matches_all
 from lateen.pilot.model.server_tls import build_server_tls
@@ -67,7 +68,7 @@ class Gateways:
         self.servers = graph.derive("gateway servers", self._by_port)
         # key of a VirtualService -> BoundService | None
         self._head = graph.derive("gateway virtual services", self._head_of)
-        # ("<namespace>/<name>" of a Gateway, namespace of the proxy) -> tuple[BoundService, ...], oldest first
+        # ("<namespace>/<name>" of a Gateway, namespace of the proxy) -> tuple[BoundService, ...], in order
         self.bound = graph.derive("bound virtual services", self._bound)
         self.tcp = GatewayTcp(mesh, outbound, self.servers, self.bound)
         # view -> tuple[GatewayListenerInput, ...]
@@ -129,7 +130,9 @@ class Gateways:
             for head in heads
             if head is not None and exported_to(head.export_to or default, head.key.namespace, namespace)
         )
-        return tuple(sorted(visible, key=lambda head: head.age))
+        return tuple(
+            sorted(visible, key=lambda head: (audience(head.export_to, head.key.namespace, namespace), head.age))
+        )
 
     # ---- listeners
 

@@ -6,6 +6,7 @@ Rules: docs/api/README.md "Short names" and "Host matching".
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from lateen.api.hosts import resolve_short_name
 from lateen.pilot.model.values import Hostname
@@ -14,6 +15,7 @@ from lateen.pilot.registry.services import CLUSTER_DOMAIN
 __all__ = ["full_name", "host_patterns"]
 
 
+@lru_cache(maxsize=1 << 14)  # a thousand rules name a handful of hosts, and each is asked for in several places
 def full_name(host: str, namespace: str) -> Hostname:
     """Return the FQDN that `host` means in a resource of `namespace`: lower case, without a dot at its end."""
     return Hostname(resolve_short_name(host, namespace, CLUSTER_DOMAIN).lower().rstrip("."))

@@ -12,12 +12,12 @@ from datetime import timedelta
 from functools import cache
 from typing import Any, NamedTuple
 
-from lateen.api.hosts import resolve_short_name
 from lateen.api.names import is_partial_wildcard
 from lateen.api.protocol import Protocol
 from lateen.flow import Read
 from lateen.pilot.model.chains import first_of_each_match
 from lateen.pilot.model.domains import service_domains
+from lateen.pilot.model.hosts import full_name
 from lateen.pilot.model.locality import HOST_LABEL, Balancing, Client, arrange, select_balancing
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View
 from lateen.pilot.model.networks import Networks, Reached, through_gateways
@@ -66,7 +66,6 @@ from lateen.pilot.model.values import (
 from lateen.pilot.model.virtual_services import HTTP_PORT, VirtualServices
 from lateen.pilot.model.visibility import Membership, service_age
 from lateen.pilot.registry.entries import written_endpoint
-from lateen.pilot.registry.services import CLUSTER_DOMAIN
 from lateen.pilot.registry.values import Service, ServicePort
 from lateen.wire.local_cluster import parse_local_endpoints_name
 
@@ -675,7 +674,7 @@ class Outbound:
 
         @cache
         def resolve(destination: Any, namespace: str, listen_port: int) -> Resolved:
-            host = Hostname(resolve_short_name(destination.host, namespace, CLUSTER_DOMAIN).lower())
+            host = full_name(destination.host, namespace)
             service = self.mesh.sight.service(read, view, host)
             if service is not None and service.alias_of is not None:
                 host = service.alias_of

@@ -17,7 +17,7 @@ from typing import Final
 from lateen.api.base import Object
 from lateen.pilot.model.policy import age_key, exported_to
 
-__all__ = ["ISTIO", "NAMESPACE", "may_act", "precedence", "reaches"]
+__all__ = ["ISTIO", "NAMESPACE", "audience", "may_act", "precedence", "reaches"]
 
 NAMESPACE: Final = "namespace"
 ISTIO: Final = "istio"
@@ -45,8 +45,13 @@ def precedence(obj: Object, client: str, *, ownership: str) -> tuple[bool, int, 
     Its own namespace's come first, unless ownership is Istio's; then those that only it sees, those exported to it by
     name, and those that everybody sees; each of these by age.
     """
-    own = obj.key.namespace == client
-    entries = obj.spec.export_to
-    private = own and bool(entries) and all(entry in (".", client) for entry in entries)
-    named = client in entries
-    return (not own and ownership == NAMESPACE, 0 if private else 1 if named else 2, *age_key(obj))
+    foreign = ownership == NAMESPACE and obj.key.namespace != client
+    return (foreign, audience(obj.spec.export_to, obj.key.namespace, client), *age_key(obj))
+
+
+def audience(export_to: Iterable[str], owner: str, client: str) -> int:
+    """Return how wide an audience of which `client` is one is: 0 itself alone, 1 those that are named, 2 everybody."""
+    entries = tuple(export_to)
+    if owner == client and entries and all(entry in (".", client) for entry in entries):
+        return 0
+    return 1 if client in entries else 2

@@ -17,6 +17,7 @@ from lateen.pilot.model.policy import config_ref
 from lateen.pilot.model.values import (
     NO_TCP_LIMITS,
     Cluster,
+    ConfigRef,
     Destination,
     DynamicTarget,
     HashPolicy,
@@ -83,11 +84,12 @@ def http_routes(vs: Object, *, port: int, viewer: Viewer, resolve: Resolve) -> t
     Stops after a route that matches everything: what follows could never be reached.
     """
     routes: list[RouteInput] = []
+    ref = config_ref(vs)
     for rule in vs.spec.http:
         for match in rule.match or (None,):
             if match is not None and not _acts(match, vs, port, viewer):
                 continue
-            route = _http_route(vs, rule, match, port=port, viewer=viewer, resolve=resolve)
+            route = _http_route(vs, rule, match, port=port, viewer=viewer, resolve=resolve, ref=ref)
             if route is None:
                 continue
             routes.append(route)
@@ -203,7 +205,9 @@ def matches_all(match: Any) -> bool:
     return uri is None or uri.prefix in ("", "/") or uri.regex == ".*"
 
 
-def _http_route(vs: Object, rule: Any, match: Any, *, port: int, viewer: Viewer, resolve: Resolve) -> RouteInput | None:
+def _http_route(
+    vs: Object, rule: Any, match: Any, *, port: int, viewer: Viewer, resolve: Resolve, ref: ConfigRef
+) -> RouteInput | None:
     namespace = vs.key.namespace
     resolved = [(entry, resolve(entry.destination, namespace, port)) for entry in rule.route]
     if not resolved and rule.redirect is None and rule.direct_response is None:
@@ -235,7 +239,7 @@ def _http_route(vs: Object, rule: Any, match: Any, *, port: int, viewer: Viewer,
         dynamic_host=rule.rewrite.authority
         if rule.rewrite is not None and any(place.dynamic is not None for _, place in resolved)
         else "",
-        rule=config_ref(vs),
+        rule=ref,
     )
 
 

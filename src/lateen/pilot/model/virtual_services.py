@@ -21,7 +21,7 @@ from lateen.pilot.model.delegates import delegate_key, merge_delegate
 from lateen.pilot.model.hosts import full_name, host_patterns
 from lateen.pilot.model.mesh import PARTIAL, Mesh, MeshSettings, View
 from lateen.pilot.model.ownership import precedence, reaches
-from lateen.pilot.model.policy import age_key, exported_to
+from lateen.pilot.model.policy import exported_to
 from lateen.pilot.model.routes import MESH_GATEWAY, bound_gateways
 from lateen.pilot.model.scope import EVERYTHING, Egress, Scope
 from lateen.pilot.model.values import Hostname
@@ -87,18 +87,6 @@ class VirtualServices:
                 continue
             if result := acts(obj):
                 yield obj, result
-
-    def bound(self, read: Read, *, gateway: str, namespace: str) -> list[Object]:
-        """Return the VirtualServices bound to a gateway that proxies of `namespace` see, oldest first."""
-        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
-        found = [self.get(read, key) for key in read.lookup(self.mesh.virtual_by_gateway, gateway)]
-        visible = [
-            obj
-            for obj in found
-            if obj is not None
-            and exported_to(obj.spec.export_to or settings.virtual_export_to, obj.key.namespace, namespace)
-        ]
-        return sorted(visible, key=age_key)
 
     def unregistered(
         self, read: Read, view: View, *, port: int, served: Collection[Hostname], importer: Egress | None
