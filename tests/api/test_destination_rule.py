@@ -384,3 +384,12 @@ def test_what_is_warned_about(spec: str, field: str, message: str) -> None:
     ((place, text),) = faults("DestinationRule", spec, "warning")
     assert place == field
     assert message in text
+
+
+@pytest.mark.parametrize("place", ["minimumRingSize: %s", "ringHash: {minimumRingSize: %s}"])
+def test_a_ring_is_no_larger_than_envoy_takes(place: str) -> None:
+    spec = "host: a\ntrafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, %s}}}"
+    assert faults("DestinationRule", spec % (place % 8388608), "error") == []
+    ((field, message),) = faults("DestinationRule", spec % (place % 8388609), "error")
+    assert field.endswith("minimumRingSize")
+    assert message == "must be at most 8388608, got 8388609"

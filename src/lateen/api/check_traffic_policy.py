@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 MAGLEV_LIMIT: Final = 5_000_011  # Envoy's
+RING_LIMIT: Final = 8 * 1024 * 1024  # Envoy refuses a larger ring
 CONFIG_MAP: Final = "configmap://"
 
 
@@ -177,6 +178,10 @@ def _check_hash(obj: Object, hashing: ConsistentHashLB, path: str) -> Iterator[P
         if hashing.ring_hash is not None or hashing.maglev is not None:  # DR-27
             yield obj.problem(place, "must not stand beside ringHash or maglev")
         yield obj.problem(place, "is deprecated, use ringHash.minimumRingSize", "warning")  # DR-26
+    ring = hashing.ring_hash.minimum_ring_size if hashing.ring_hash is not None else 0
+    for name, size in (("minimumRingSize", hashing.minimum_ring_size), ("ringHash.minimumRingSize", ring)):
+        if size > RING_LIMIT:
+            yield obj.problem(f"{path}.{name}", f"must be at most {RING_LIMIT}, got {size}")
     if hashing.maglev is not None:  # DR-28
         size = hashing.maglev.table_size
         if not 0 < size < MAGLEV_LIMIT or not _is_prime(size):
