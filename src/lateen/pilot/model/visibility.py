@@ -141,6 +141,11 @@ class Sight:
             for index in (self.mesh.rows_by_port, self.mesh.implied_by_port):
                 rows = read.lookup(index, (exported, owner, number))
                 hosts.update(row.hostname for row in rows if ANY in patterns or _covered(patterns, row.hostname))
+        if not view.scope.egress:
+            # The common case, and each service that comes to a port asks for all on it: nothing is looked at twice.
+            collection, namespace = self.mesh.service, view.namespace
+            services = (read.get(collection, (namespace, host)) for host in hosts)
+            return sorted((service for service in services if service is not None), key=service_age)
         found = []
         for host in hosts:
             service = self.imported(read, view, host)
