@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -117,21 +117,20 @@ async def test_plain_text_does_not_get_in(mesh: Mesh) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-NOW = datetime.now(UTC)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"not_after": NOW - timedelta(minutes=1)}, id="expired"),
-        pytest.param({"not_before": NOW + timedelta(minutes=30)}, id="not-yet-valid"),
-        pytest.param({"usages": (ExtendedKeyUsageOID.SERVER_AUTH,)}, id="for-servers-only"),
+        # Times as they are when the test runs: the whole suite may have been collected minutes before.
+        pytest.param(lambda now: {"not_after": now - timedelta(minutes=1)}, id="expired"),
+        pytest.param(lambda now: {"not_before": now + timedelta(minutes=30)}, id="not-yet-valid"),
+        pytest.param(lambda now: {"usages": (ExtendedKeyUsageOID.SERVER_AUTH,)}, id="for-servers-only"),
     ],
 )
-async def test_certificates_that_do_not_hold(mesh: Mesh, changes: dict[str, Any]) -> None:
+async def test_certificates_that_do_not_hold(mesh: Mesh, changes: Callable[[datetime], dict[str, Any]]) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
+    certificate = RealSigner(mesh.authority).certify(key, [uri(ME)], **changes(datetime.now(UTC)))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await mesh.who(key, RealSigner(mesh.authority).certify(key, [uri(ME)], **changes))
+        await mesh.who(key, certificate)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
