@@ -460,10 +460,11 @@ def test_only_so_many_problems_are_told() -> None:
         f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: x{i}}}\nspec: {{foo: 1}}\n" for i in range(500)
     )
     problems = decode_documents(many.encode(), "f.yaml").problems
-    assert len(problems) == MAX_PROBLEMS + 1
-    assert problems[-1].message.startswith("and ")
-    wide = resource("\n".join(f"f{i}: 1" for i in range(5000)))
-    assert len(told(wide)) == MAX_PROBLEMS + 1
+    assert [problem.field for problem in problems] == ["spec.foo"] * MAX_PROBLEMS + [""]
+    assert str(problems[-1]) == f"f.yaml:{5 * MAX_PROBLEMS + 2}: the rest of the file is not read: 100 errors before it"
+    wide = told(resource("\n".join(f"f{i}: 1" for i in range(5000))))
+    assert len(wide) == MAX_PROBLEMS + 1
+    assert wide[-1].endswith("and 4900 more problems")
 
 
 # ---------------------------------------------------------------- inline kinds, the mesh's settings, Kubernetes

@@ -62,8 +62,8 @@ def decode_documents(data: bytes, file: str, *, default_namespace: str = "defaul
         for part in _parts(document.value, document.tree):
             if errors >= MAX_PROBLEMS:  # what comes after so many is not worth the time
                 message = f"the rest of the file is not read: {errors} errors before it"
-                problems.append(Problem(file, tree_line(part.tree), "", message))
-                return Decoded((), _cut(problems, file))
+                unread = Problem(file, tree_line(part.tree), "", message)
+                return Decoded((), (*_cut(problems, file), unread))
             obj, told = _decode_part(part, file, default_namespace)
             errors += sum(problem.level == "error" for problem in told)
             problems.extend(told)
@@ -353,7 +353,8 @@ def _cut(problems: list[Problem], file: str) -> tuple[Problem, ...]:
         # Errors first: a warning must not take the place of what refuses the file.
         ordered = sorted(ordered, key=lambda problem: problem.level != "error")[:MAX_PROBLEMS]
         rest = len(problems) - MAX_PROBLEMS
-        ordered.append(Problem(file, ordered[-1].line, "", f"and {rest} more problems", ordered[0].level))
+        more = f"and {rest} more {'problem' if rest == 1 else 'problems'}"
+        ordered.append(Problem(file, max(problem.line for problem in ordered), "", more, ordered[0].level))
     return tuple(ordered)
 
 
