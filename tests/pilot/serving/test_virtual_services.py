@@ -333,3 +333,13 @@ def test_a_rule_for_others_about_anothers_host_is_told(mesh: Bench) -> None:
     assert [line.partition(": ")[2] for line in told(mesh)] == [
         f"spec.exportTo: acts for clients of namespace client alone: {HOST} is of namespace owner"
     ]
+
+
+def test_a_rule_for_a_host_that_nobody_has_is_told_until_somebody_has_it(mesh: Bench) -> None:
+    mesh.apply(V1.replace("host: shop", "host: shp"))
+    missing = "spec.host: no service shp.owner.svc.cluster.local is visible from namespace owner; the rule does nothing"
+    assert told(mesh) == [f"5: {missing}"]
+    mesh.apply(V1.replace("host: shop", "host: shp") + "---" + SERVICE % ("shp", "owner"))
+    assert told(mesh) == []
+    mesh.apply(V1.replace("host: shop", "host: '*.shop.example'"))  # for whatever comes
+    assert told(mesh) == []
