@@ -213,10 +213,11 @@ def test_what_is_held_back_is_named_with_its_origin(answer: list[Any], capsys: p
         shaped_by=("VirtualService default/reviews (mesh/reviews.yaml:4)",),
     )
     synced = make_proxy(RDS=TypeInfo(state="SYNCED", resources=3, version="v"))
-    answer.append(ProxyReport(proxies=(synced,), quarantined=(held,)))
+    other = msgspec.structs.replace(held, proxies=("details-v1", "reviews-v3"))  # of another scope
+    answer.append(ProxyReport(proxies=(synced,), quarantined=(held, other)))
     assert main(["proxy-status"]) == 1
     assert capsys.readouterr().out.endswith(
-        "\nheld back RDS 9080 (for reviews-v3, ratings-v1): the last good version stays\n"
+        "\nheld back RDS 9080 (for reviews-v3, ratings-v1, details-v1): the last good version stays\n"
         "    missing ): a(b\n"
         "    shaped by VirtualService default/reviews (mesh/reviews.yaml:4)\n"
     )

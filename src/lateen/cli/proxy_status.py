@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
+from msgspec.structs import replace
+
 from lateen.cli.output import add_output_argument, print_data, print_table, styled
 from lateen.settings import Settings
 from lateen.wire.control import call_control
-from lateen.wire.local import PatchInfo, ProxyInfo, ProxyReport, Query
+from lateen.wire.local import PatchInfo, ProxyInfo, ProxyReport, QuarantineInfo, Query
 
 __all__ = ["add_arguments", "run"]
 
@@ -79,8 +81,12 @@ def _print_errors(proxy: ProxyInfo) -> None:
 
 
 def _print_quarantined(report: ProxyReport) -> None:
+    # One fault of a rule for all is held back for each proxy by itself, and is told once.
+    proxies: dict[QuarantineInfo, list[str]] = {}
     for held in report.quarantined:
-        concerned = ", ".join(held.proxies) or "none connected"
+        proxies.setdefault(replace(held, proxies=()), []).extend(held.proxies)
+    for held, names in proxies.items():
+        concerned = ", ".join(dict.fromkeys(names)) or "none connected"
         sys.stdout.write(
             f"\n{styled('held back', '31')} {held.type} {held.resource} (for {concerned}): {held.instead}\n"
         )

@@ -120,6 +120,7 @@ async def test_a_refused_resource_keeps_its_last_good_version_and_names_its_rule
     judge = FakeJudge()
     async with judged(shop, judge):
         proxy = await joined(shop, "productpage-v1")
+        await joined(shop, "productpage-v1")  # as its agent's stream for names
         shop.apply(SUBSETS)
         await shop.pilot.source.settled()
         before = {one.name: one for one in proxy.slices[CDS][0].all().values()}

@@ -276,8 +276,9 @@ class MeshSource:
         return sorted(
             name
             for name, proxies in self._proxies.items()
-            for proxy in proxies
-            if scope == proxy.shared.name or (proxy.own is not None and scope == proxy.own.name)
+            if any(  # one workload may have several streams: its Envoy's, and its agent's for names
+                scope == proxy.shared.name or (proxy.own is not None and scope == proxy.own.name) for proxy in proxies
+            )
         )
 
 
