@@ -72,7 +72,7 @@ def is_partial_wildcard(text: str) -> bool:
 
 def is_ip(text: str) -> bool:
     """True for a literal IPv4 or IPv6 address without zone."""
-    if "%" in text:
+    if "%" in text or not (":" in text or "." in text):  # short names are asked about most
         return False
     try:
         ipaddress.ip_address(text)
