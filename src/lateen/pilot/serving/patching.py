@@ -20,7 +20,6 @@ from lateen.pilot.translate.patches.routes import (
     acts_on_config,
     patch_route_shell,
     patch_virtual_host,
-    patch_whole_route_config,
 )
 from lateen.pilot.translate.patches.values import message_of, usable
 from lateen.pilot.xds.source import Resource
@@ -33,7 +32,6 @@ __all__ = [
     "gather",
     "patch_key",
     "shape",
-    "shape_config",
     "shape_host",
     "shape_shell",
     "with_mark",
@@ -96,11 +94,6 @@ def added(patches: tuple[Patch, ...], make: Callable[[Sequence[Patch], Trace], S
 
 
 # ---------------------------------------------------------------- routes
-
-
-def shape_config(build: Callable[[], RouteConfiguration], patches: tuple[Patch, ...], context: RouteContext) -> Shaped:
-    """Patch a route configuration that holds all of its virtual hosts."""
-    return shape(build, patches, lambda message, mine, trace: patch_whole_route_config(message, mine, trace, context))
 
 
 def shape_shell(

@@ -6,14 +6,9 @@ grow with distinct content.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from hashlib import blake2b
 from typing import Any
-from weakref import WeakValueDictionary
-
-import msgspec
 
 from lateen.api.hosts import resolve_short_name
 from lateen.flow import Graph, Read
@@ -40,21 +35,19 @@ from lateen.pilot.model.values import (
     Hostname,
     HttpProxyListenerInput,
     OutboundListenerInput,
-    RouteConfigInput,
     VirtualHostInput,
     VirtualOutboundInput,
 )
 from lateen.pilot.registry.services import CLUSTER_DOMAIN
-from lateen.pilot.serving.host_bytes import HostBytes, host_bytes, patched_host, splice_hosts
+from lateen.pilot.serving.host_bytes import HostBytes, make_host, patch_host, port_of, splice_hosts
+from lateen.pilot.serving.interned import Interned
 from lateen.pilot.serving.patching import (
     Apply,
-    Shaped,
     added,
     extension,
     gather,
     patch_key,
     shape,
-    shape_config,
 )
 from lateen.pilot.translate.clusters import build_dynamic_cluster, build_fixed_clusters, build_outbound_cluster
 from lateen.pilot.translate.endpoints import build_endpoints
@@ -71,33 +64,10 @@ from lateen.pilot.translate.patches.clusters import added_clusters, patch_cluste
 from lateen.pilot.translate.patches.listeners import added_listeners, patch_listener
 from lateen.pilot.translate.patches.routes import RouteContext, acts_on_host
 from lateen.pilot.translate.proxyless import build_proxyless_cluster, build_proxyless_listener, build_proxyless_routes
-from lateen.pilot.translate.routes import build_route_config
 from lateen.pilot.translate.secrets import build_secret
 from lateen.pilot.xds.source import Resource
 
-__all__ = ["Interned", "Render"]
-
-
-class Interned:
-    """Makes each distinct thing once. Nothing is kept that nobody uses."""
-
-    def __init__(self) -> None:
-        self._made: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
-        self.made = 0
-        self._encode = msgspec.msgpack.Encoder(enc_hook=_plain, order="deterministic").encode
-
-    def __call__(self, build: Callable[[Any], Any], argument: Any) -> Any:
-        """Return `build(argument)`, the same object for an equal argument."""
-        return self.keyed(build.__qualname__, argument, build, argument)
-
-    def keyed(self, name: str, key_of: Any, build: Callable[[Any], Any], argument: Any) -> Any:
-        """Return `build(argument)`, the same object for an equal name and an equal `key_of`, which stand for it."""
-        key = blake2b(name.encode() + b"\\0" + self._encode(key_of), digest_size=20).digest()
-        found = self._made.get(key)
-        if found is None:
-            found = self._made[key] = build(argument)
-            self.made += 1
-        return found
+__all__ = ["Render"]
 
 
 class Render:
@@ -149,6 +119,8 @@ class Render:
         # view -> tuple[Note, ...]: what people are to be told of what its proxies run
         self.notes = graph.derive("notes", self._notes)
         self.virtual_hosts = graph.derive("virtual host bytes", self._virtual_host)
+        # view of a gateway -> tuple[Patch, ...]
+        self._gateway_patches = graph.derive("gateway route patches", self._patches_of_routes)
         self.proxyless_listener = graph.derive("proxyless listeners", self._proxyless_listener)
         self.proxyless_routes = graph.derive("proxyless routes", self._proxyless_routes)
         self.proxyless_cluster = graph.derive("proxyless clusters", self._proxyless_cluster)
@@ -281,58 +253,44 @@ class Render:
         return (*read.get(self._gateways.servers, view)[1], *read.get(self._credentials.notes, view))
 
     def _virtual_host(self, read: Read, key: Any) -> HostBytes | None:
-        made_by = self._gateways if key[0].kind == "gateway" else self._outbound
-        found: VirtualHostInput | None = read.get(made_by.virtual_host, key)
+        view = key[0]
+        gateway = view.kind == "gateway"
+        found: VirtualHostInput | None = read.get((self._gateways if gateway else self._outbound).virtual_host, key)
         if found is None:
             return None
-        if key[0].kind == "gateway":  # patched as a whole, see `_routes`
-            unpatched: HostBytes = self.interned(host_bytes, found)
-            return unpatched
-        view, number, hostname, config = key
-        patches = tuple(patch for patch in self.filters.for_host(read, view, ROUTES, hostname) if acts_on_host(patch))
+        plain = make_host(found, self.interned)
+        if gateway:
+            known = read.get(self._gateway_patches, view)
+            name, port = key[1], 0
+        else:
+            _, port, hostname, name = key
+            known = self.filters.for_host(read, view, ROUTES, hostname)
+        patches = tuple(patch for patch in known if acts_on_host(patch))
         if not patches:
-            plain: HostBytes = self.interned(host_bytes, found)
             return plain
-        context = RouteContext(name=config, port=number)
-        patched: HostBytes = self.interned.keyed(
-            "patched host",
-            (found, patch_key(patches), config, number),
-            lambda one: patched_host(one, patches, context),
-            found,
-        )
-        return patched
+        context = self._gateway_context(read, view, name) if gateway else RouteContext(name=name, port=port)
+        return patch_host(plain, patches, context, self.interned)
 
     def _routes(self, read: Read, key: tuple[View, str]) -> Resource | None:
-        view = key[0]
-        made_by = self._gateways if view.kind == "gateway" else self._outbound
-        found = read.get(made_by.route_config, key)
+        view, name = key
+        gateway = view.kind == "gateway"
+        found = read.get((self._gateways if gateway else self._outbound).route_config, key)
         if found is None:
             return None
         shell, hosts = found
-        if view.kind == "gateway":
-            patches = self._patches_of_routes(read, view)
-            if patches:
-                return self._patched_gateway_routes(read, view, shell, hosts, patches)
-        made = [read.get(self.virtual_hosts, host) for host in hosts]
-        return splice_hosts(shell, [host for host in made if host is not None], self._patches(read, view, ROUTES))
+        made = [host for each in hosts if (host := read.get(self.virtual_hosts, each)) is not None]
+        patches = read.get(self._gateway_patches, view) if gateway else self._patches(read, view, ROUTES)
+        if not patches:
+            return splice_hosts(shell, made, (), RouteContext(name=name))
+        context = self._gateway_context(read, view, name) if gateway else RouteContext(name=name, port=port_of(name))
+        return splice_hosts(shell, made, patches, context)
 
-    def _patched_gateway_routes(
-        self, read: Read, view: View, shell: RouteConfigInput, hosts: Iterable[Any], patches: tuple[Patch, ...]
-    ) -> Resource | None:
-        inputs = (read.get(self._gateways.virtual_host, host) for host in hosts)
-        whole = dataclasses.replace(shell, virtual_hosts=tuple(entry for entry in inputs if entry is not None))
-        port, servers = self._gateways.route_servers(read, view, shell.name)
-        context = RouteContext(name=shell.name, port=port, servers=servers)
-        shaped: Shaped = self.interned.keyed(
-            "patched gateway routes",
-            (whole, patch_key(patches), port, servers),
-            lambda one: shape_config(partial(build_route_config, one), patches, context),
-            whole,
-        )
-        return shaped.resource
+    def _gateway_context(self, read: Read, view: View, name: str) -> RouteContext:
+        port, servers = self._gateways.route_servers(read, view, name)
+        return RouteContext(name=name, port=port, servers=servers)
 
     def _patches_of_routes(self, read: Read, view: View) -> tuple[Patch, ...]:
-        """Return all patches of a gateway's routes: its hosts are not told apart before they are built."""
+        """Return all patches of a gateway's routes: under which host they are filed says nothing of its hosts."""
         return tuple(patch for patch in read.get(self.filters.selected, view) if patch.apply_to in ROUTE_PARTS)
 
     def _proxyless_listener(self, read: Read, key: tuple[View, str]) -> Resource | None:
@@ -407,13 +365,3 @@ def _to_resource(build: Callable[[Any], Any]) -> Callable[[Any], Resource]:
 
 
 _BUILDERS: dict[Callable[[Any], Any], Callable[[Any], Resource]] = {}
-
-
-def _plain(value: Any) -> Any:
-    """Spell for msgpack what it does not know: subclasses of timedelta, mappings, sets."""
-    total = getattr(value, "total_seconds", None)
-    if total is not None:
-        return total()
-    if isinstance(value, Iterable):
-        return sorted(value)
-    raise TypeError(f"{type(value).__name__} cannot be part of a translation's input")

@@ -39,12 +39,19 @@ from lateen.pilot.translate.parts import config_path, metadata, uint32
 from lateen.pilot.translate.route_filters import per_filter_config
 from lateen.pilot.xds.source import Resource
 
-__all__ = ["build_route_config", "build_virtual_host", "splice_route_config"]
+__all__ = [
+    "build_route",
+    "build_route_config",
+    "build_virtual_host",
+    "splice_route_config",
+    "splice_virtual_host",
+]
 
 ALT_SVC_SECONDS: Final = 86400  # how long clients may remember that there is HTTP/3
 MAX_DIRECT_RESPONSE_BYTES: Final = 1 << 20
 BLOCKED_STATUS: Final = 502  # what REGISTRY_ONLY answers for hosts that nobody registered
 _VIRTUAL_HOSTS: Final = RouteConfiguration.DESCRIPTOR.fields_by_name["virtual_hosts"].number
+_ROUTES: Final = VirtualHost.DESCRIPTOR.fields_by_name["routes"].number
 _BODY_LIMIT: Final = uint32(MAX_DIRECT_RESPONSE_BYTES)
 # A route may name a cluster that does not exist (yet): the request fails, the configuration does not.
 _NOT_VALIDATED: Final = BoolValue(value=False)
@@ -111,15 +118,30 @@ def _without_duplicates(hosts: Iterable[tuple[tuple[str, ...], bytes]]) -> Itera
 def build_virtual_host(inp: VirtualHostInput) -> VirtualHost:
     """Return one virtual host; usable on its own for VHDS."""
     return VirtualHost(
-        name=inp.name,
-        domains=inp.domains,
-        routes=[_route(route) for route in inp.routes],
-        require_tls=VirtualHost.ALL if inp.require_tls else VirtualHost.NONE,
-        include_request_attempt_count=True,
+        name=inp.name, domains=inp.domains, routes=[build_route(route) for route in inp.routes], **_host_options(inp)
     )
 
 
-def _route(inp: RouteInput) -> Route:
+def _host_options(inp: VirtualHostInput) -> dict[str, Any]:
+    return {
+        "require_tls": VirtualHost.ALL if inp.require_tls else VirtualHost.NONE,
+        "include_request_attempt_count": True,
+    }
+
+
+def splice_virtual_host(shell: VirtualHostInput, routes: Iterable[bytes]) -> bytes:
+    """Return the bytes of what `build_virtual_host` would give, from routes that are serialised already, in order.
+
+    `shell` has no routes.
+    """
+    # In the order of field numbers, see `splice_route_config`.
+    head = VirtualHost(name=shell.name, domains=shell.domains).SerializeToString()
+    tail = VirtualHost(**_host_options(shell)).SerializeToString(deterministic=True)
+    return b"".join((head, *(length_delimited(_ROUTES, data) for data in routes), tail))
+
+
+def build_route(inp: RouteInput) -> Route:
+    """Return one route of a virtual host."""
     # One destination's headers are the route's; of several, each cluster has its own (see `cluster_headers`).
     if len(inp.destinations) == 1:
         headers = header_fields(inp.headers, inp.destinations[0].headers)
