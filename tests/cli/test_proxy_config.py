@@ -260,7 +260,19 @@ def test_where_chains_lead() -> None:
     }
     rows = listener_rows([listener])
     assert [row[3] for row in rows] == ["Route: 9080", "Cluster: a (9)", "Non-HTTP/Non-TCP"]
-    assert {row[0] for row in rows} == {"10.0.0.1,fd00::1"}
+    assert {row[:2] for row in rows} == {("10.0.0.1,fd00::1", "80")}
+
+
+def test_a_listener_on_several_ports_shows_each_and_is_found_by_each() -> None:
+    extra = [{"address": {"socket_address": {"address": "0.0.0.0", "port_value": 80}}}]
+    listener = {
+        "name": "0.0.0.0_8080",
+        "address": {"socket_address": {"address": "0.0.0.0", "port_value": 8080}},
+        "additional_addresses": extra,
+        "filter_chains": [{"filters": []}],
+    }
+    assert [row[:2] for row in listener_rows([listener])] == [("0.0.0.0", "8080,80")]
+    assert [len(listener_rows([listener], port=port)) for port in (80, 8080, 443)] == [1, 1, 0]
 
 
 def test_many_domains_are_counted_not_listed() -> None:

@@ -238,6 +238,18 @@ def test_no_proxies(answer: list[Any], capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == "no proxy is connected\n"
 
 
+def test_a_name_that_nobody_has_is_an_error(answer: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    answer.append(ProxyReport(proxies=()))
+    assert main(["proxy-status", "nope"]) == 1
+    answer[:] = [make_report(workloads=())]
+    assert main(["status", "nope"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        "lateen proxy-status: no proxy 'nope' is connected; lateen proxy-status names those that are\n"
+        "lateen status: no workload 'nope' runs; lateen status names those that do\n",
+    )
+
+
 def test_patches_are_shown_where_they_do_nothing_and_all_of_one_proxy(
     answer: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

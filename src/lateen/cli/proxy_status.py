@@ -8,6 +8,7 @@ import sys
 from msgspec.structs import replace
 
 from lateen.cli.output import add_output_argument, print_data, print_table, styled
+from lateen.errors import BadInput
 from lateen.settings import Settings
 from lateen.wire.control import call_control
 from lateen.wire.local import PatchInfo, ProxyInfo, ProxyReport, QuarantineInfo, Query
@@ -25,9 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the report; exit code 1 when a proxy refuses something, or would."""
+    """Print the report; exit code 1 when a proxy refuses something, or would. An unknown proxy is `BadInput`."""
     settings = Settings.from_env(state=options.state)
     report: ProxyReport = call_control(settings, "ProxyStatus", Query(workload=options.workload))
+    if options.workload and not report.proxies and not report.quarantined:
+        raise BadInput(f"no proxy {options.workload!r} is connected; lateen proxy-status names those that are")
     if options.output == "table":
         _print(report)
     else:

@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime
 
 from lateen.cli.output import add_output_argument, print_data, print_table, styled
+from lateen.errors import BadInput
 from lateen.settings import Settings
 from lateen.wire.control import call_control
 from lateen.wire.local import ProblemInfo, Query, StatusReport, WorkloadInfo
@@ -22,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     settings = Settings.from_env(state=options.state)
     report: StatusReport = call_control(settings, "Status", Query(workload=options.workload))
+    if options.workload and not report.workloads:
+        raise BadInput(f"no workload {options.workload!r} runs; lateen status names those that do")
     if options.output == "table":
         _print(report, datetime.now(UTC))
     else:

@@ -36,11 +36,12 @@ def listener_rows(listeners: Iterable[Message], *, port: int | None = None, name
         if is_wanted_listener(listener, port=port, name=name)
     ]
     chosen.sort(key=lambda item: (item[0], address_text(item[1].get("address", {}), port=False)))
-    return [row for number, listener in chosen for row in _rows(number, listener)]
+    return [row for _, listener in chosen for row in _rows(listener)]
 
 
 def is_wanted_listener(listener: Message, *, port: int | None, name: str) -> bool:
-    return name in listener.get("name", "") and port in (None, _port(listener.get("address", {})))
+    addresses = _addresses(listener)
+    return name in listener.get("name", "") and (port is None or port in map(_port, addresses))
 
 
 def address_text(address: Message, *, port: bool = True) -> str:
@@ -90,19 +91,26 @@ def route_match_text(match: Message) -> str:
             return "-"
 
 
+def _addresses(listener: Message) -> list[Message]:
+    extra = listener.get("additional_addresses", ())
+    return [listener.get("address", {}), *(one["address"] for one in extra)]
+
+
 def _port(address: Message) -> int:
     number: int = address.get("socket_address", {}).get("port_value", 0)
     return number
 
 
-def _rows(port: int, listener: Message) -> Iterator[Row]:
-    addresses = [listener.get("address", {}), *(extra["address"] for extra in listener.get("additional_addresses", ()))]
-    shown = ",".join(address_text(address, port=False) for address in addresses)
+def _rows(listener: Message) -> Iterator[Row]:
+    addresses = _addresses(listener)
+    # Each once: a gateway's listener is on one address at several ports, a service's at one port of several addresses.
+    shown = ",".join(dict.fromkeys(address_text(address, port=False) for address in addresses))
+    ports = ",".join(dict.fromkeys(str(_port(address)) for address in addresses))
     for chain in listener.get("filter_chains", ()):
-        yield (shown, str(port), match_text(chain.get("filter_chain_match", {})), _destination(chain))
+        yield (shown, ports, match_text(chain.get("filter_chain_match", {})), _destination(chain))
     if default := listener.get("default_filter_chain"):
         # What no other chain takes.
-        yield (shown, str(port), "ALL", _destination(default))
+        yield (shown, ports, "ALL", _destination(default))
 
 
 def _destination(chain: Message) -> str:

@@ -139,8 +139,11 @@ def _health(health: Message) -> str:
 
 
 def secret_rows(secrets: Iterable[SecretEntry], now: datetime, *, name: str = "") -> list[tuple[str, ...]]:
-    """Return a row for each certificate; a secret that has none is one row. Never shows a key."""
-    return [row for entry in secrets if name in entry.name for row in _secret_rows(entry, now)]
+    """Return a row for each certificate; a secret that has none is one row. Never shows a key.
+
+    Envoy keeps a secret once for each way that it is asked for it; what is equal is one row.
+    """
+    return list(dict.fromkeys(row for entry in secrets if name in entry.name for row in _secret_rows(entry, now)))
 
 
 def _secret_rows(entry: SecretEntry, now: datetime) -> Iterator[tuple[str, ...]]:
