@@ -116,6 +116,23 @@ async def test_endpoints_wait_for_nobody(shop: Bench, make: Callable[..., Worklo
         judge.open.set()
 
 
+async def test_endpoints_of_a_cluster_that_is_served_stay_while_its_end_is_judged(shop: Bench) -> None:
+    judge = FakeJudge()
+    async with judged(shop, judge):
+        proxy = await joined(shop, "productpage-v1")
+        shop.apply(SUBSETS)
+        await shop.pilot.source.settled()
+        judge.open.clear()
+        shop.apply(SUBSETS.replace("name: v1, labels: {version: v1}", "name: other, labels: {version: v2}"))
+        # Told of the cluster, the proxy asks for its endpoints only now; its routes would lead to nobody without them.
+        assert V1 in names(proxy, CDS)
+        assert endpoints(proxy, V1) == ["10.77.0.12"]
+        judge.open.set()
+        await shop.pilot.source.settled()
+        assert V1 not in names(proxy, CDS)
+        assert proxy.slices[EDS][0].get(V1) is None
+
+
 async def test_a_refused_resource_keeps_its_last_good_version_and_names_its_rule(shop: Bench) -> None:
     judge = FakeJudge()
     async with judged(shop, judge):

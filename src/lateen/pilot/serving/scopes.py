@@ -15,7 +15,7 @@ from lateen.flow import Derived, Index
 from lateen.pilot.model.gateway_servers import Note
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.model.names import NameEntry
-from lateen.pilot.model.outbound import Outbound
+from lateen.pilot.model.outbound import Outbound, parse_cluster_name
 from lateen.pilot.model.virtual_services import HTTP_PORT
 from lateen.pilot.model.visibility import Membership
 from lateen.pilot.serving.gate import Gate, Place
@@ -65,7 +65,9 @@ class ViewScope:
         proxyless = view.kind == "proxyless"
         self.keeper = Keeper(scopes.ledger)
         self.judged = not proxyless  # by an Envoy, which has no word in what gRPC clients are served
-        self._routes_of: dict[str, tuple[str, ...]] = {}  # listener -> its route configurations, which are held
+        # (type, name) of a listener or cluster -> its route configurations or endpoints, which are held
+        self._children: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._left: list[tuple[NamedSlice, str]] = []  # held no more once what is staged is served
         self._extensions: tuple[str, ...] = ()  # names of extensions that patches bring, which are held
         self.clusters: UnionSlice | NamedSlice
         self.listeners: UnionSlice | NamedSlice
@@ -258,13 +260,13 @@ class ViewScope:
             return
         # Held before a proxy asks, so that routes are judged with the listeners that name them and served with them.
         for name, listener in list(self.listeners.staged()):
-            before = self._routes_of.pop(name, ())
-            if listener is not None and (named := references(LDS, listener.body)):
-                self._routes_of[name] = named
-                for route in named:
-                    self.routes.get(route)
-            for route in before:
-                self.routes.release(route)
+            self._hold(self.routes, name, references(LDS, listener.body) if listener is not None else ())
+        if self._scopes.gate.active:
+            # A proxy may ask for the endpoints of a cluster that it was just told of when a later change, which is
+            # being judged, has taken them away: what is served is a state of its own, endpoints included.
+            for name, cluster in list(self.clusters.staged()):
+                held = cluster is not None and parse_cluster_name(name) is not None
+                self._hold(self.endpoints, name, (name,) if held else ())
         extensions = tuple(sorted({name for patch in self.keeper.selected if (name := patch.extension)}))
         if extensions != self._extensions:
             before, self._extensions = self._extensions, extensions
@@ -272,6 +274,23 @@ class ViewScope:
                 self.extensions.get(name)
             for name in before:
                 self.extensions.release(name)
+
+    def _hold(self, children: NamedSlice, parent: str, names: tuple[str, ...]) -> None:
+        """Hold what a staged resource names, and what it named before until that is served no more."""
+        key = (children.type_url, parent)
+        before = self._children.pop(key, ())
+        if names:
+            self._children[key] = names
+        for name in names:
+            if name not in before:
+                children.get(name)
+        self._left += [(children, name) for name in before if name not in names]
+
+    def served(self) -> None:
+        """Let go of what only the state before the last one needed."""
+        left, self._left = self._left, []
+        for children, name in left:
+            children.release(name)
 
     @property
     def render(self) -> Render:
@@ -322,6 +341,9 @@ class WorkloadScope:
 
     def settle(self) -> None:
         """Nothing follows from its parts."""
+
+    def served(self) -> None:
+        """Nothing is held for its parts."""
 
     @property
     def render(self) -> Render:
@@ -492,7 +514,8 @@ class Scopes:
         return found
 
     def _take(self, scope: Scope) -> list[Delta]:
-        deltas = (part.take_delta(self._choose(scope, part.type_url)) for part in scope.parts())
+        deltas = [part.take_delta(self._choose(scope, part.type_url)) for part in scope.parts()]
+        scope.served()
         return [delta for delta in deltas if delta is not None]
 
     def _choose(self, scope: Scope, type_url: str) -> Choose:
