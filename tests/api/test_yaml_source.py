@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lateen.api import yaml_source
 from lateen.api.places import Lines, join_path, nearest_line
 from lateen.api.yaml_source import MAX_DEPTH, MAX_FAULTS, MAX_FILE_BYTES, MAX_KEYS, MAX_VALUES, parse_yaml
 
@@ -206,13 +206,13 @@ def test_what_came_before_a_fault_is_kept() -> None:
 def events(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many events the reader took."""
     taken = [0]
-    on_event = yaml_source._Reader._on_event
 
-    def counted(self: yaml_source._Reader, event: Any) -> None:
-        taken[0] += 1
-        on_event(self, event)
+    class Counted(yaml.CSafeLoader):
+        def get_event(self) -> Any:
+            taken[0] += 1
+            return super().get_event()
 
-    monkeypatch.setattr(yaml_source._Reader, "_on_event", counted)
+    monkeypatch.setattr(yaml, "CSafeLoader", Counted)
     return taken
 
 

@@ -17,6 +17,7 @@ __all__ = ["check_unreachable"]
 
 # Beyond so many, prefixes are not compared with each other: that takes the square of their number.
 PREFIXES_LIMIT: Final = 200
+_ANY_PREFIX: Final = StringMatch(prefix="")
 
 
 def check_unreachable(obj: Object, rules: Sequence[Any], path: str) -> Iterator[Problem]:
@@ -32,12 +33,12 @@ def check_unreachable(obj: Object, rules: Sequence[Any], path: str) -> Iterator[
         if not rule.match:
             catch_all = i if catch_all is None else catch_all
             continue
-        known = [first_of.get(_nameless(match)) for match in rule.match]
-        if all(known):  # VS-83
+        matches = [_nameless(match) for match in rule.match]
+        if all(match in first_of for match in matches):  # VS-83
             yield obj.problem(place, "can never be reached: earlier rules have all of its matches", "warning")
-        for j, match in enumerate(rule.match):
+        for j, match in enumerate(matches):
             where = f"{place}.match[{j}]"
-            before = first_of.setdefault(_nameless(match), where)
+            before = first_of.setdefault(match, where)
             if before != where:  # VS-82
                 yield obj.problem(where, f"adds nothing: the same as {before}", "warning")
             elif isinstance(match, HTTPMatchRequest):
@@ -47,11 +48,11 @@ def check_unreachable(obj: Object, rules: Sequence[Any], path: str) -> Iterator[
 def _check_prefix(
     obj: Object, match: HTTPMatchRequest, where: str, prefixes: dict[Any, list[tuple[str, str]]]
 ) -> Iterator[Problem]:
-    """VS-84, for matches that are equal but for the prefix."""
+    """VS-84, for matches that are equal but for the prefix; names do not count, and `match` has none."""
     prefix = match.uri.prefix if match.uri is not None else None
     if prefix is None:
         return
-    others = prefixes.setdefault(msgspec.structs.replace(_nameless(match), uri=StringMatch(prefix="")), [])
+    others = prefixes.setdefault(msgspec.structs.replace(match, uri=_ANY_PREFIX), [])
     for before, place in others:
         if prefix.startswith(before):
             yield obj.problem(where, f'adds nothing: {place} takes every path that begins with "{before}"', "warning")
@@ -61,4 +62,4 @@ def _check_prefix(
 
 
 def _nameless(match: Any) -> Any:
-    return msgspec.structs.replace(match, name="") if isinstance(match, HTTPMatchRequest) else match
+    return msgspec.structs.replace(match, name="") if isinstance(match, HTTPMatchRequest) and match.name else match

@@ -11,7 +11,8 @@ text can exhaust ours, and aliases are counted for what they stand for before th
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
@@ -88,7 +89,7 @@ class _Frame:
     key: str | None = None  # whose value comes next
     key_line: int = 0
     doubled: bool = False  # that key was there already: its value is read over
-    merges: list[tuple[_Value, int]] = field(default_factory=list)  # with the line of the `<<`
+    merges: list[tuple[_Value, int]] | None = None  # with the line of the `<<`
     size: int = 1
     depth: int = 1
 
@@ -155,32 +156,35 @@ class _Reader:
         self._root: _Value | None = None
 
     def read(self, text: str) -> None:
+        # By the exact type: a large file has 50,000 events, and each test of a kind would be paid by all after it.
+        take: dict[type[yaml.Event], Callable[[Any], None]] = {
+            yaml.ScalarEvent: self._on_scalar,
+            yaml.AliasEvent: self._on_alias,
+            yaml.MappingStartEvent: lambda event: self._open({}, {}, event, "map"),
+            yaml.SequenceStartEvent: lambda event: self._open([], [], event, "seq"),
+            yaml.MappingEndEvent: self._close,
+            yaml.SequenceEndEvent: self._close,
+            yaml.DocumentStartEvent: self._on_document,
+            yaml.DocumentEndEvent: self._on_document_end,
+        }
         loader = yaml.CSafeLoader(text)
         try:
-            while (event := loader.get_event()) is not None:
-                self._on_event(event)
+            next_event = loader.get_event
+            while (event := next_event()) is not None:
+                known = take.get(type(event))
+                if known is not None:
+                    known(event)
         finally:
             loader.dispose()
 
-    def _on_event(self, event: yaml.Event) -> None:
-        match event:
-            case yaml.ScalarEvent():
-                self._on_scalar(event)
-            case yaml.AliasEvent():
-                self._on_alias(event)
-            case yaml.MappingStartEvent():
-                self._open({}, {}, event, "map")
-            case yaml.SequenceStartEvent():
-                self._open([], [], event, "seq")
-            case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                self._close()
-            case yaml.DocumentStartEvent():
-                self._anchors = {}
-                self._root = None
-            case yaml.DocumentEndEvent():
-                root = self._root
-                if root is not None and root.value is not None:
-                    self.documents.append(Document(root.value, root.tree, tree_line(root.tree)))
+    def _on_document(self, _: yaml.Event) -> None:
+        self._anchors = {}
+        self._root = None
+
+    def _on_document_end(self, _: yaml.Event) -> None:
+        root = self._root
+        if root is not None and root.value is not None:
+            self.documents.append(Document(root.value, root.tree, tree_line(root.tree)))
 
     # ---- what comes in
 
@@ -195,7 +199,9 @@ class _Reader:
             self._on_key(frame, event.value, line, merge=plain and event.value == _MERGE)
             return
         value = _plain(event.value) if plain else self._tagged(event, line)
-        self._put(_Value(value, line, 1, 0), event.anchor)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = _Value(value, line, 1, 0)
+        self._put(value, line, 1, 0)
 
     def _on_alias(self, event: yaml.AliasEvent) -> None:
         line = _line(event)
@@ -213,7 +219,7 @@ class _Reader:
             return
         tree = anchored.tree
         moved = line if isinstance(tree, int) else (line, tree[1])
-        self._put(_Value(anchored.value, moved, anchored.size, anchored.depth), None)
+        self._put(anchored.value, moved, anchored.size, anchored.depth)
 
     def _on_key(self, frame: _Frame, key: Any, line: int, *, merge: bool) -> None:
         if not isinstance(key, str):
@@ -247,35 +253,40 @@ class _Reader:
             self._anchors[event.anchor] = None
         self._frames.append(_Frame(value, children, line, event.anchor))
 
-    def _close(self) -> None:
+    def _close(self, _: yaml.Event) -> None:
         frame = self._frames.pop()
-        for merged, line in frame.merges:
+        for merged, line in frame.merges or ():
             self._merge(frame, merged, line)
-        done = _Value(frame.value, (frame.line, frame.children), frame.size, frame.depth)
-        self._put(done, frame.anchor)
+        tree = (frame.line, frame.children)
+        if frame.anchor is not None:
+            self._anchors[frame.anchor] = _Value(frame.value, tree, frame.size, frame.depth)
+        self._put(frame.value, tree, frame.size, frame.depth)
 
     # ---- where it goes
 
-    def _put(self, done: _Value, anchor: str | None) -> None:
-        if anchor is not None:
-            self._anchors[anchor] = done
+    def _put(self, value: Any, tree: Tree, size: int, depth: int) -> None:
+        """Put a finished value where it belongs; see `_Value` for what is told of it."""
         if not self._frames:
-            self._root = done
+            self._root = _Value(value, tree, size, depth)
             return
         frame = self._frames[-1]
-        frame.size += done.size
-        frame.depth = max(frame.depth, done.depth + 1)
-        if isinstance(frame.value, list):
-            frame.value.append(done.value)
-            frame.children.append(done.tree)
+        frame.size += size
+        if depth >= frame.depth:
+            frame.depth = depth + 1
+        into = frame.value
+        if isinstance(into, list):
+            into.append(value)
+            frame.children.append(tree)
             return
         key, frame.key = frame.key, None
         if key == _MERGING:
-            frame.merges.append((done, frame.key_line))
+            if frame.merges is None:
+                frame.merges = []
+            frame.merges.append((_Value(value, tree, size, depth), frame.key_line))
         elif key is not None and not frame.doubled:
-            frame.value[key] = done.value
+            into[key] = value
             # The line of a field is that of its key; the value may begin on the next one.
-            frame.children[key] = frame.key_line if isinstance(done.tree, int) else (frame.key_line, done.tree[1])
+            frame.children[key] = frame.key_line if isinstance(tree, int) else (frame.key_line, tree[1])
         frame.doubled = False
 
     def _merge(self, frame: _Frame, merged: _Value, line: int) -> None:
