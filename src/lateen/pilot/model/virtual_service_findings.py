@@ -59,7 +59,7 @@ class VirtualServiceFindings:
 
     def _destinations(self, read: Read, obj: Object) -> Iterator[Finding]:
         # A thousand rules that name one destination are one question.
-        answers: dict[tuple[Any, tuple[int, ...]], tuple[tuple[str, str], ...]] = {}
+        answers: dict[tuple[Any, frozenset[int]], tuple[tuple[str, str], ...]] = {}
         listened: dict[str, frozenset[int]] = {}
         for kind, rules in (("http", obj.spec.http), ("tcp", obj.spec.tcp), ("tls", obj.spec.tls)):
             for i, rule in enumerate(rules):
@@ -69,9 +69,9 @@ class VirtualServiceFindings:
                         if kind not in listened:
                             listened[kind] = self._listened_ports(read, obj, kind)
                         ports = _narrowed(rule, listened[kind])
-                    question = (destination, tuple(sorted(ports)))
+                    question = (destination, ports)
                     if question not in answers:
-                        answers[question] = tuple(self._faults(read, obj.key.namespace, *question))
+                        answers[question] = tuple(self._faults(read, obj.key.namespace, destination, sorted(ports)))
                     for field, message in answers[question]:
                         yield Finding(f"{place}.{field}", f"{message}; {consequence}")
 

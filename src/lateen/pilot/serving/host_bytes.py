@@ -79,7 +79,11 @@ class HostBytes:
         return splice_virtual_host(self._shell, (route.data for route in self._routes))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, HostBytes) and other.mark == self.mark and other.data == self.data
+        if not isinstance(other, HostBytes) or other.mark != self.mark:
+            return False
+        if self._shell is not None and other._shell is not None:  # the same routes are the same objects
+            return other._shell == self._shell and other._routes == self._routes
+        return other.data == self.data
 
     def __hash__(self) -> int:
         return hash(self.data)
