@@ -179,6 +179,18 @@ def test_destinations_of_imported_virtual_services_come_into_sight(estate: Bench
     assert clusters(proxy) == {"a.shop", "b.shop"}
 
 
+def test_virtual_services_of_gateways_bring_nothing_into_a_sidecars_sight(estate: Bench) -> None:
+    estate.apply(sidecar("./a.shop.svc.cluster.local"))
+    proxy = estate.connect("client", "shop")
+    at_gateway = virtual("'*.shop.svc.cluster.local'", "b.stock.svc.cluster.local") + "  gateways: [%s]\n"
+    estate.apply(at_gateway % "edge")
+    assert clusters(proxy) == {"a.shop"}
+    estate.apply(at_gateway % "edge, mesh")
+    assert clusters(proxy) == {"a.shop", "b.stock"}
+    estate.apply(at_gateway % "edge")
+    assert clusters(proxy) == {"a.shop"}
+
+
 def test_virtual_services_are_imported_by_their_namespace_and_hosts(estate: Bench) -> None:
     estate.apply(sidecar("shop/*") + "---\n" + mesh_config("hostOwnership: istio"))
     proxy = estate.connect("client", "shop")

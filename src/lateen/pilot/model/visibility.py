@@ -18,6 +18,7 @@ from lateen.api.hosts import host_covers
 from lateen.flow import Index, Read
 from lateen.pilot.model.delegates import delegate_key
 from lateen.pilot.model.hosts import full_name
+from lateen.pilot.model.routes import MESH_GATEWAY, bound_gateways
 from lateen.pilot.model.same_host import merge_same_host
 from lateen.pilot.model.scope import ANY, EVERYTHING, Egress, Scope
 from lateen.pilot.model.values import Hostname
@@ -119,7 +120,8 @@ class Sight:
                 yield from self.mesh.objects_of(read, read.lookup(self.virtual_by_delegate, obj.key))
 
     def _acts_in(self, read: Read, obj: Object, namespace: str, scope: Scope) -> bool:
-        return self.mesh.exported(read, obj, namespace) and imports(scope, obj)
+        # One for gateways alone leads nobody here anywhere, whatever its hosts cover.
+        return MESH_GATEWAY in bound_gateways(obj) and self.mesh.exported(read, obj, namespace) and imports(scope, obj)
 
     def _destinations(self, read: Read, key: tuple[str, Scope, ResourceKey]) -> tuple[Hostname, ...]:
         namespace, scope, name = key
