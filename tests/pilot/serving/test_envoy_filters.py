@@ -294,6 +294,8 @@ def test_a_value_that_is_none_leaves_out_its_patch_alone(shop: Bench) -> None:
     )
     assert cluster(proxy).per_connection_buffer_limit_bytes.value == 77
     found = dict(told(shop))
+    assert not any("matches nothing" in message for message in found.values())
+    assert [shop.pilot.is_faulty(patch.id) for patch, _ in proxy.patch_counts()] == [True, True, False]
     assert found["spec.configPatches[0].patch.value.connect_timeout"] == (
         'must be a duration in seconds, such as "1.5s", got "soon"; this patch is left out'
     )

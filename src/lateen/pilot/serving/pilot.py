@@ -16,7 +16,7 @@ from lateen.errors import Unavailable
 from lateen.flow import Graph
 from lateen.pilot.model.claims import Claims
 from lateen.pilot.model.credentials import Credentials
-from lateen.pilot.model.envoy_filters import EnvoyFilters, parse_patch_id
+from lateen.pilot.model.envoy_filters import EnvoyFilters, PatchId, parse_patch_id
 from lateen.pilot.model.findings import Findings
 from lateen.pilot.model.gateway import Gateways
 from lateen.pilot.model.inbound import Inbound
@@ -195,12 +195,17 @@ class Pilot:
         """Yield which patches of proxies in use do nothing: those that match nothing, and those that cannot act."""
         ledger = self.scopes.ledger
         for patch in sorted(ledger.idle):
-            if (obj := self.mesh.objects.get(patch.key)) is not None:
+            if (obj := self.mesh.objects.get(patch.key)) is not None and not self.is_faulty(patch):
                 yield obj.problem(patch.path, "matches nothing in any proxy that it is for", "warning")
         for patch, reason in sorted(ledger.failures):
             if (obj := self.mesh.objects.get(patch.key)) is not None:
                 count = ledger.failures[patch, reason]
                 yield obj.problem(patch.path, f"is left out of {count} resources: {reason}")
+
+    def is_faulty(self, patch: PatchId) -> bool:
+        """Tell whether a patch is left out because of an error in it, which is told by itself."""
+        notes = self._notes.get(patch.key, ())
+        return any(note.level == "error" and note.field.startswith(f"{patch.path}.") for note in notes)
 
     @staticmethod
     def _log_errors(changes: list[tuple[Any, Any, Exception | None]]) -> None:

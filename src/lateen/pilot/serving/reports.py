@@ -11,6 +11,7 @@ import msgspec
 
 from lateen import __version__
 from lateen.api.base import Problem
+from lateen.pilot.model.envoy_filters import Patch
 from lateen.wire.local import (
     ControlPlaneInfo,
     PatchInfo,
@@ -96,11 +97,16 @@ class Reporter:
                 apply_to=patch.apply_to,
                 place=f"{obj.origin.file}:{obj.line_of(patch.id.path)}",
                 resources=counts,
-                note=_bootstrap_note(bootstrap.get(str(patch.id))) if patch.apply_to == "BOOTSTRAP" else "",
+                note=self._patch_note(patch, bootstrap),
             )
             for patch, counts in pilot.source.patch_counts(proxy)
             if (obj := pilot.mesh.objects.get(patch.id.key)) is not None
         )
+
+    def _patch_note(self, patch: Patch, bootstrap: Mapping[str, str]) -> str:
+        if self._plane.pilot.is_faulty(patch.id):
+            return "left out: its value has an error"
+        return _bootstrap_note(bootstrap.get(str(patch.id))) if patch.apply_to == "BOOTSTRAP" else ""
 
     def _workload(self, registration: Registration, connected: bool) -> WorkloadInfo:
         identity = str(SpiffeId(self._plane.options.trust_domain, registration.namespace, registration.service_account))
