@@ -13,7 +13,8 @@ from lateen.api.protocol import Protocol
 from lateen.flow import Read
 from lateen.pilot.model.chains import first_of_each_match
 from lateen.pilot.model.mesh import MeshSettings, View
-from lateen.pilot.model.outbound import Outbound, outbound_policy, spoken_on
+from lateen.pilot.model.outbound import Outbound
+from lateen.pilot.model.outbound_policy import outbound_policy, spoken_on
 from lateen.pilot.model.scope import Egress
 from lateen.pilot.model.values import HttpProxyListenerInput, OutboundListenerInput, TcpRoute
 from lateen.pilot.registry.values import Service, ServicePort

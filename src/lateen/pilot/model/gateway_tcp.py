@@ -14,9 +14,10 @@ from typing import Any
 from lateen.api.hosts import host_covers
 from lateen.api.protocol import Protocol
 from lateen.flow import Read
+from lateen.pilot.model.cluster_names import cluster_name
 from lateen.pilot.model.gateway_servers import PortServers, Server, hosts_overlap, narrower
 from lateen.pilot.model.mesh import Mesh, View
-from lateen.pilot.model.outbound import Outbound, cluster_name
+from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.routes import Viewer, tcp_routes, tls_routes
 from lateen.pilot.model.values import (
     AutoMtls,

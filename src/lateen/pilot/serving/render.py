@@ -12,6 +12,7 @@ from typing import Any
 
 from lateen.api.hosts import resolve_short_name
 from lateen.flow import Graph, Read
+from lateen.pilot.model.cluster_names import parse_cluster_name
 from lateen.pilot.model.credentials import Credentials
 from lateen.pilot.model.egress import EgressListeners
 from lateen.pilot.model.envoy_filters import (
@@ -30,7 +31,7 @@ from lateen.pilot.model.gateway_tcp import parse_sni_cluster
 from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.model.names import Names
-from lateen.pilot.model.outbound import Outbound, parse_cluster_name
+from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.values import (
     Hostname,
     HttpProxyListenerInput,

@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any
 
 from lateen.flow import Derived, Index
+from lateen.pilot.model.cluster_names import parse_cluster_name
 from lateen.pilot.model.gateway_servers import Note
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.model.names import NameEntry
-from lateen.pilot.model.outbound import Outbound, parse_cluster_name
+from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.virtual_services import HTTP_PORT
 from lateen.pilot.model.visibility import Membership
 from lateen.pilot.serving.gate import Gate, Place
