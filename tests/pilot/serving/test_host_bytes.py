@@ -98,6 +98,12 @@ def test_a_removed_host_has_no_bytes() -> None:
     assert (removed.data, removed.domains) == (None, ())
 
 
+def test_a_host_that_no_patch_acts_on_is_kept_once() -> None:
+    elsewhere = patches(MERGES % "{routeConfiguration: {vhost: {name: 'other:80'}}}")
+    plain = make_host(large(), Interned())
+    assert patch_host(plain, elsewhere, CONTEXT, Interned()) is plain
+
+
 # ---------------------------------------------------------------- in a mesh
 
 

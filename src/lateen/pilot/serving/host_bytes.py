@@ -128,6 +128,8 @@ def _patched(plain: HostBytes, patches: tuple[Patch, ...], context: RouteContext
 
     # Read back from its bytes, so that a patch on one of many routes does not build the others.
     host, mark = shape_host(VirtualHost.FromString(plain.data or b""), patches, context)
+    if mark is None:
+        return plain  # nothing acted: not kept twice
     if host is None:
         return HostBytes((), None, mark, again)
     return HostBytes(tuple(host.domains), host.SerializeToString(deterministic=True), mark, again)
