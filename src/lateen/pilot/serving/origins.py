@@ -9,7 +9,9 @@ from lateen.api.base import Object, ResourceKey
 from lateen.flow import Derived
 from lateen.pilot.model.gateway_tcp import parse_sni_cluster
 from lateen.pilot.model.mesh import Mesh
-from lateen.pilot.serving.scopes import CDS, ECDS, EDS, LDS, RDS, SDS, Scope, ViewScope
+from lateen.pilot.serving.scopes import Scope
+from lateen.pilot.serving.view_scope import ViewScope
+from lateen.pilot.xds.type_urls import CDS, ECDS, EDS, LDS, RDS, SDS
 
 __all__ = ["culprits_of", "to_blame"]
 

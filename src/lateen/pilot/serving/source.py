@@ -19,9 +19,12 @@ from lateen.pilot.model.envoy_filters import Patch, PatchId
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.serving.origins import culprits_of
-from lateen.pilot.serving.scopes import CDS, LDS, SDS, Scopes, ViewScope, WorkloadScope
+from lateen.pilot.serving.scopes import Scopes
+from lateen.pilot.serving.view_scope import ViewScope
+from lateen.pilot.serving.workload_scope import WorkloadScope
 from lateen.pilot.translate.patches.outcome import Mark
 from lateen.pilot.xds.source import Delta, Identity, Listener, NodeInfo, Proxy, Slice
+from lateen.pilot.xds.type_urls import CDS, LDS, SDS
 from lateen.wire.spiffe import parse_spiffe_id
 
 __all__ = ["MeshProxy", "MeshSource", "Rejection"]

@@ -1,0 +1,36 @@
+"""What is held because a resource of the same scope names it, whether or not a proxy has asked for it yet.
+
+A listener's route configurations and, where changes are judged, a cluster's endpoints are made with what names them.
+"""
+
+from __future__ import annotations
+
+from lateen.pilot.serving.slices import NamedSlice
+
+__all__ = ["Held"]
+
+
+class Held:
+    """The children that one scope holds."""
+
+    def __init__(self) -> None:
+        # (type, name) of a listener or cluster -> its route configurations or endpoints, which are held
+        self._children: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._left: list[tuple[NamedSlice, str]] = []  # held no more once what is staged is served
+
+    def hold(self, children: NamedSlice, parent: str, names: tuple[str, ...]) -> None:
+        """Hold what a staged resource names, and what it named before until that is served no more."""
+        key = (children.type_url, parent)
+        before = self._children.pop(key, ())
+        if names:
+            self._children[key] = names
+        for name in names:
+            if name not in before:
+                children.get(name)
+        self._left += [(children, name) for name in before if name not in names]
+
+    def let_go(self) -> None:
+        """Let go of what only the state before the last one needed."""
+        left, self._left = self._left, []
+        for children, name in left:
+            children.release(name)
