@@ -237,7 +237,11 @@ async def test_asked_twice_means_at_once_but_a_doubled_signal_is_one() -> None:
     ],
 )
 async def test_signals(ignored: tuple[int, ...], sent: int, handed_on: int | None) -> None:
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    # Each is set: the tests may themselves run under nohup, or in the background of a script.
+    before = {
+        number: signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     stop = Stop()
     try:
         with stop.on_signals():
