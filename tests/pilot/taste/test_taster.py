@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.address_pb2 import Address, Pipe
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -116,12 +117,25 @@ async def test_listeners_of_one_address_do_not_meet(taster: Taster) -> None:
     assert list(verdicts.values()) == ["", "", ""]
 
 
+async def test_a_listener_on_a_unix_socket_makes_no_file(taster: Taster, tmp_path: Path) -> None:
+    paths = (tmp_path / "out.sock", tmp_path / ("x" * 120))
+    listeners = [Listener(name=str(path), address=Address(pipe=Pipe(path=str(path)))) for path in paths]
+    for listener in listeners:
+        listener.filter_chains.add()
+    resources = [(LDS, resource_of(listener)) for listener in listeners]
+    verdicts = await taster.taste(resources)
+    good, long = (verdicts[resource.version] for _, resource in resources)
+    assert good == ""
+    assert "more than 107 bytes" in long
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_what_kills_envoy_is_found_and_the_rest_goes_on(taster: Taster, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = taster._stream.ask
 
     async def killed_by(type_url: str, probes: Sequence[Probe]) -> str:
         if any(probe.shown == "deadly" for probe in probes):
-            os.kill(taster.pid, signal.SIGSEGV)
+            os.kill(taster.pid, signal.SIGKILL)  # at once, while a handler of SEGV would let it answer meanwhile
         return await ask(type_url, probes)
 
     monkeypatch.setattr(taster._stream, "ask", killed_by)
@@ -129,7 +143,7 @@ async def test_what_kills_envoy_is_found_and_the_rest_goes_on(taster: Taster, mo
     wanted.insert(5, cluster("deadly"))
     verdicts = await taster.taste(wanted)
     words = {resource.name: verdicts[resource.version] for _, resource in wanted}
-    assert words.pop("deadly").startswith("envoy was ended by SIGSEGV")
+    assert words.pop("deadly").startswith("envoy was ended by SIGKILL")
     assert set(words.values()) == {""}
     assert taster.stats.starts == 5  # the first, and after 8, 4, 2 and 1 of them
     assert await taster.taste([cluster("after")]) == {cluster("after")[1].version: ""}

@@ -180,6 +180,8 @@ def _cluster_with(secret: Secret, name: str) -> Cluster:
 
 # ---------------------------------------------------------------- listeners
 
+MAX_PIPE_BYTES: Final = 107  # of sockaddr_un's 108 one ends the text
+
 
 def _unbound(listener: Listener, number: int) -> Listener:
     """Return a listener that binds to nothing and has addresses of its own: Envoy refuses two listeners of one."""
@@ -188,6 +190,7 @@ def _unbound(listener: Listener, number: int) -> Listener:
     listener.bind_to_port.value = False
     for at, address in enumerate(_addresses(listener)):
         _judge_address(address)
+        # A Unix socket, too: Envoy makes its file all the same, in the place of the one that a proxy listens on.
         address.CopyFrom(_own_address(number, at, address.socket_address))
     return listener
 
@@ -196,7 +199,8 @@ def _make_tcp(listener: Listener) -> None:
     """Turn a listener of QUIC into one of TCP with the same TLS and the same filters."""
     listener.ClearField("udp_listener_config")
     for address in _addresses(listener):
-        address.socket_address.protocol = SocketAddress.TCP
+        if address.WhichOneof("address") == "socket_address":
+            address.socket_address.protocol = SocketAddress.TCP
     for chain in listener.filter_chains:
         transport = QuicDownstreamTransport()
         if chain.transport_socket.typed_config.Unpack(transport):
@@ -211,12 +215,16 @@ def _make_tcp(listener: Listener) -> None:
 
 def _addresses(listener: Listener) -> Iterator[Address]:
     for address in (listener.address, *(extra.address for extra in listener.additional_addresses)):
-        if address.WhichOneof("address") == "socket_address":
+        if address.WhichOneof("address") in ("socket_address", "pipe"):
             yield address
 
 
 def _judge_address(address: Address) -> None:
     """Raise `ValueError` for an address that Envoy would refuse: it is replaced before Envoy sees it."""
+    if address.HasField("pipe"):
+        if len(address.pipe.path.encode()) > MAX_PIPE_BYTES:
+            raise ValueError(f"path of a Unix socket has more than {MAX_PIPE_BYTES} bytes: {address.pipe.path}")
+        return
     place = address.socket_address
     if not place.resolver_name and not _is_address(place.address):
         raise ValueError(f"malformed IP address: {place.address}")
