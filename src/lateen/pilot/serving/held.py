@@ -1,6 +1,7 @@
 """What is held because a resource of the same scope names it, whether or not a proxy has asked for it yet.
 
-A listener's route configurations and, where changes are judged, a cluster's endpoints are made with what names them.
+A listener's route configurations, the extensions that patches bring and, where changes are judged, a cluster's
+endpoints are made with what names them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ class Held:
     """The children that one scope holds."""
 
     def __init__(self) -> None:
-        # (type, name) of a listener or cluster -> its route configurations or endpoints, which are held
+        # (type of the children, name of what names them) -> the children, which are held
         self._children: dict[tuple[str, str], tuple[str, ...]] = {}
         self._left: list[tuple[NamedSlice, str]] = []  # held no more once what is staged is served
 

@@ -61,7 +61,6 @@ class ViewScope:
         self.keeper = Keeper(ledger)
         self.judged = not proxyless  # by an Envoy, which has no word in what gRPC clients are served
         self._held = Held()
-        self._extensions: tuple[str, ...] = ()  # names of extensions that patches bring, which are held
         self.clusters: UnionSlice | NamedSlice
         self.listeners: UnionSlice | NamedSlice
         if proxyless:
@@ -260,13 +259,9 @@ class ViewScope:
             for name, cluster in list(self.clusters.staged()):
                 held = cluster is not None and parse_cluster_name(name) is not None
                 self._held.hold(self.endpoints, name, (name,) if held else ())
+        # Whoever names them, patches bring them: one parent for all.
         extensions = tuple(sorted({name for patch in self.keeper.selected if (name := patch.extension)}))
-        if extensions != self._extensions:
-            before, self._extensions = self._extensions, extensions
-            for name in extensions:
-                self.extensions.get(name)
-            for name in before:
-                self.extensions.release(name)
+        self._held.hold(self.extensions, "", extensions)
 
     def served(self) -> None:
         """Let go of what only the state before the last one needed."""
