@@ -34,7 +34,7 @@ def test_what_is_right_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "web.yaml").write_text(GOOD)
     (tmp_path / "notes.txt").write_text("not: read")
     assert validate("-f", str(tmp_path)) == 0
-    assert capsys.readouterr().out == "valid: 2 resources in 1 files, 0 warnings\n"
+    assert capsys.readouterr().out == "valid: 2 resources in 1 file, 0 warnings\n"
 
 
 def test_a_fault_has_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +46,7 @@ def test_a_fault_has_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str
         f"{path}:12: error: spec.http[0].route[0].destination.subst: "
         "is not a field of Destination, did you mean subset?"
     )
-    assert last == "not valid: 1 errors, 0 warnings; 0 resources in 1 files would be in force"
+    assert last == "not valid: 1 error, 0 warnings; 0 resources in 1 file would be in force"
 
 
 def test_two_files_with_one_name_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

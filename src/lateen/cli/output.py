@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["add_output_argument", "print_data", "print_table", "styled"]
+__all__ = ["add_output_argument", "counted", "print_data", "print_table", "styled"]
 
 
 def add_output_argument(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,11 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, inde
     sys.stdout.write(pad + _line(heads, widths) + "\n")
     for row in table:
         sys.stdout.write(pad + _line(row, widths) + "\n")
+
+
+def counted(number: int, word: str) -> str:
+    """Return `1 error`, `2 errors`: a count with its word, whose plural ends in s."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def styled(text: str, code: str) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from lateen.cli.output import add_output_argument, print_data, styled
+from lateen.cli.output import add_output_argument, counted, print_data, styled
 from lateen.wire.local import ProblemInfo
 
 if TYPE_CHECKING:
@@ -111,11 +111,10 @@ def _print(report: Report) -> None:
             where = f"{problem.file}:{problem.line}: " if problem.file else ""
             field = f"{problem.field}: " if problem.field else ""
             sys.stdout.write(f"{where}{styled(word, colour)}: {field}{problem.message}\n")
-    counts = f"{report.resources} resources in {report.files} files"
+    counts = f"{counted(report.resources, 'resource')} in {counted(report.files, 'file')}"
+    warnings = counted(len(report.warnings), "warning")
     if report.valid:
-        sys.stdout.write(f"{styled('valid', '32')}: {counts}, {len(report.warnings)} warnings\n")
+        sys.stdout.write(f"{styled('valid', '32')}: {counts}, {warnings}\n")
     else:
-        sys.stdout.write(
-            f"{styled('not valid', '31')}: {len(report.errors)} errors, {len(report.warnings)} warnings; "
-            f"{counts} would be in force\n"
-        )
+        errors = counted(len(report.errors), "error")
+        sys.stdout.write(f"{styled('not valid', '31')}: {errors}, {warnings}; {counts} would be in force\n")
