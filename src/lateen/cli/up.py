@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     # Imported here: the control plane's imports take half a second, its --help should not.
+    from lateen.pilot.serving.certificates import CertificateOptions
     from lateen.pilot.serving.control_plane import ControlPlaneOptions, run_control_plane
 
     settings = Settings.from_env(state=options.state)
@@ -44,8 +45,7 @@ def run(options: argparse.Namespace) -> int:
             ControlPlaneOptions(
                 config=Path(options.config),
                 secrets=Path(options.secrets) if options.secrets else None,
-                trust_domain=options.trust_domain,
-                certificate_lifetime=options.cert_ttl,
+                certificates=CertificateOptions(trust_domain=options.trust_domain, lifetime=options.cert_ttl),
                 network=options.network,
                 log_json=options.log_json,
             ),

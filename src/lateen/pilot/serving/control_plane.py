@@ -11,8 +11,8 @@ import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -24,11 +24,7 @@ import structlog
 
 from lateen import __version__
 from lateen.api.base import Problem, ResourceKey
-from lateen.citadel.audit import AuditLog
-from lateen.citadel.authenticate import LocalTrust
-from lateen.citadel.authority import Authority
-from lateen.citadel.server_identity import ServerIdentity
-from lateen.citadel.service import SERVER_OPTIONS, CertificateService, Lifetimes
+from lateen.citadel.service import SERVER_OPTIONS
 from lateen.errors import BadInput, LateenError, Refused, Unsupported
 from lateen.logs import configure_logging
 from lateen.net.client import Lease, ensure_holder
@@ -38,6 +34,7 @@ from lateen.pilot.registry.registrations import Registrations, to_workload
 from lateen.pilot.registry.services import implied_rows
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import load_vips, save_vips
+from lateen.pilot.serving.certificates import CertificateOptions, Certificates
 from lateen.pilot.serving.groups import group_info
 from lateen.pilot.serving.halves import WaitingRoom
 from lateen.pilot.serving.memory import Memory
@@ -85,10 +82,13 @@ class ControlPlaneOptions:
 
     config: Path
     secrets: Path | None = None  # folder of Secrets; None: `secrets` in the state folder
-    trust_domain: str = "cluster.local"
-    certificate_lifetime: timedelta | None = None  # default and maximum of workload certificates; None: Citadel's own
+    certificates: CertificateOptions = field(default_factory=CertificateOptions)
     network: str = "auto"  # "auto" | "capture" | "explicit"
     log_json: bool = False
+
+    @property
+    def trust_domain(self) -> str:
+        return self.certificates.trust_domain
 
 
 async def run_control_plane(settings: Settings, options: ControlPlaneOptions) -> int:
@@ -155,7 +155,7 @@ class ControlPlane:
         self._stack.enter_context(_only_one(settings))
         # What a killed control plane left: agents that start now must not follow it.
         settings.mesh_file.unlink(missing_ok=True)
-        self.authority = Authority.load_or_create(settings.ca_dir, options.trust_domain)
+        self.certificates = await self._stack.enter_async_context(Certificates(settings, options.certificates))
         self.vips = load_vips(settings.vips_file)
         self.pilot = Pilot(trust_domain=options.trust_domain, vips=self.vips)
         self._secrets = _secrets_folder(settings, options)
@@ -250,25 +250,9 @@ class ControlPlane:
     @contextlib.asynccontextmanager
     async def _servers(self) -> AsyncIterator[None]:
         """Listen on the three sockets; stop the streams before the servers, so that each ends in order."""
-        lifetime = self.options.certificate_lifetime
-        identity = (
-            ServerIdentity(self.authority) if lifetime is None else ServerIdentity(self.authority, lifetime=lifetime)
-        )
-        audit = AuditLog(self.settings.state)
         options = list(GRPC_OPTIONS)
         local = grpc.aio.server(options=SERVER_OPTIONS)
-        citadel = CertificateService(
-            self.authority,
-            [LocalTrust(self.options.trust_domain)],
-            lifetimes=Lifetimes() if lifetime is None else Lifetimes.exactly(lifetime),
-            audit=audit,
-        )
-        local.add_generic_rpc_handlers(
-            (
-                citadel.handler(),
-                control_handlers(self),
-            )
-        )
+        local.add_generic_rpc_handlers((*self.certificates.handlers(), control_handlers(self)))
         secure, plain = grpc.aio.server(options=options), grpc.aio.server(options=options)
         self.ads.add_to_server(secure, trust=Trust.MUTUAL_TLS)
         self.ads.add_to_server(plain, trust=Trust.LOCAL)
@@ -277,7 +261,7 @@ class ControlPlane:
             path.unlink(missing_ok=True)
         local.add_insecure_port(f"unix:{self.settings.ca_socket}")
         plain.add_insecure_port(f"unix:{self.settings.xds_local_socket}")
-        secure.add_secure_port(f"unix:{self.settings.xds_socket}", identity.credentials())
+        secure.add_secure_port(f"unix:{self.settings.xds_socket}", self.certificates.server_credentials())
         for server in servers:
             await server.start()
         for path in (self.settings.ca_socket, self.settings.xds_socket, self.settings.xds_local_socket):
@@ -287,7 +271,6 @@ class ControlPlane:
         finally:
             await self.ads.close()
             await asyncio.gather(*(server.stop(DRAIN_SECONDS) for server in servers))
-            audit.close()
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Follow the config folder until `stop` is set; the first failure of a part ends all and is raised."""

@@ -49,7 +49,7 @@ class Reporter:
                 started=rfc3339(plane.started),
                 config=str(plane.options.config),
                 trust_domain=plane.options.trust_domain,
-                root_expires=rfc3339(plane.authority.root_not_after),
+                root_expires=rfc3339(plane.certificates.authority.root_not_after),
                 network=plane.network,
                 resources=len(list(plane.pilot.mesh.objects.items())),
                 services=self.services(),

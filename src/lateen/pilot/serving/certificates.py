@@ -1,0 +1,82 @@
+"""Citadel inside of the control plane: authority, audit trail, who may ask, the signing service, its own identity.
+
+Entering opens what needs opening, leaving closes it. `control_plane` enters it first, adds `handlers()` to the server
+of the local socket and takes `server_credentials()` for the sockets with mutual TLS; what belongs to certificates and
+to nothing else is put together here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Self
+
+import grpc
+
+from lateen.citadel.audit import AuditLog
+from lateen.citadel.authenticate import Authenticator, LocalTrust
+from lateen.citadel.authority import Authority
+from lateen.citadel.server_identity import ServerIdentity
+from lateen.citadel.service import CertificateService, Lifetimes
+from lateen.settings import Settings
+
+__all__ = ["CertificateOptions", "Certificates"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateOptions:
+    """What `lateen up` is told about certificates."""
+
+    trust_domain: str = "cluster.local"
+    lifetime: timedelta | None = None  # default and maximum of workload certificates; None: Citadel's own
+
+
+class Certificates:
+    """All of Citadel in one control plane. Its attributes but the options exist once it is entered."""
+
+    authority: Authority
+    audit: AuditLog
+    authenticators: tuple[Authenticator, ...]
+    service: CertificateService
+    server_identity: ServerIdentity
+
+    def __init__(self, settings: Settings, options: CertificateOptions) -> None:
+        self.settings = settings
+        self.options = options
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Raises `BadInput`, naming the file, for material that must not be used, and `OSError`."""
+        async with contextlib.AsyncExitStack() as stack:
+            self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def _open(self, stack: contextlib.AsyncExitStack) -> None:
+        settings, options = self.settings, self.options
+        lifetime = options.lifetime
+        self.authority = Authority.load_or_create(settings.ca_dir, options.trust_domain)
+        self.audit = AuditLog(settings.state)
+        stack.callback(self.audit.close)
+        self.authenticators = (LocalTrust(options.trust_domain),)
+        self.service = CertificateService(
+            self.authority,
+            self.authenticators,
+            lifetimes=Lifetimes() if lifetime is None else Lifetimes.exactly(lifetime),
+            audit=self.audit,
+        )
+        self.server_identity = (
+            ServerIdentity(self.authority) if lifetime is None else ServerIdentity(self.authority, lifetime=lifetime)
+        )
+
+    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        """Return what the server of the local socket answers about certificates."""
+        return (self.service.handler(),)
+
+    def server_credentials(self) -> grpc.ServerCredentials:
+        """Return credentials for a port that takes only clients with a certificate of the mesh."""
+        return self.server_identity.credentials()
