@@ -16,6 +16,8 @@ from enum import Enum
 from typing import Any, NewType
 
 from lateen.api.protocol import Protocol
+from lateen.pilot.model.values_authz import NO_AUTHORIZATION, Authorization
+from lateen.pilot.model.values_jwt import NO_REQUEST_AUTH, RequestAuth
 
 __all__ = [
     "ALLOW_ANY",
@@ -448,6 +450,8 @@ class InboundListenerInput:
     localhost: bool = False  # inboundTrafficPolicy LOCALHOST
     capture: bool = True
     ips: tuple[str, ...] = ()
+    request_auth: RequestAuth = NO_REQUEST_AUTH
+    authorization: Authorization = NO_AUTHORIZATION
     telemetry: Telemetry
     tracing_percent: float | None = None
 
@@ -495,6 +499,8 @@ class GatewayListenerInput:
     num_trusted_proxies: int = 0
     forward_client_cert: str = ""  # "" is SANITIZE_SET
     proxy_protocol: bool = False  # clients come through a load balancer that says who they are
+    request_auth: RequestAuth = NO_REQUEST_AUTH
+    authorization: Authorization = NO_AUTHORIZATION
     telemetry: Telemetry
     tracing_percent: float | None = None
 

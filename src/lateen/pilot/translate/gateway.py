@@ -21,6 +21,7 @@ from envoy.extensions.filters.listener.proxy_protocol.v3.proxy_protocol_pb2 impo
 from lateen.pilot.model.values import GatewayListenerInput, GatewayServer
 from lateen.pilot.translate.access_logs import listener_loggers
 from lateen.pilot.translate.chains import TLS_INSPECTOR, build_chain
+from lateen.pilot.translate.guards import Guards, build_guards
 from lateen.pilot.translate.http_manager import gateway_manager
 from lateen.pilot.translate.names import listener_name
 from lateen.pilot.translate.pack import pack
@@ -40,7 +41,8 @@ def build_gateway_listener(inp: GatewayListenerInput) -> Listener:
     if inp.quic:
         return _quic_listener(inp)
     name = listener_name(inp.bind, inp.port)
-    chains = [chain for server in inp.servers for chain in _chains(server, inp, name)]
+    guards = build_guards(inp.request_auth, inp.authorization)
+    chains = [chain for server in inp.servers for chain in _chains(server, inp, name, guards)]
     # The hello is read where chains are told apart by what it says.
     inspected = any(
         chain.filter_chain_match.server_names or chain.filter_chain_match.application_protocols for chain in chains
@@ -61,13 +63,14 @@ def build_gateway_listener(inp: GatewayListenerInput) -> Listener:
 
 def _quic_listener(inp: GatewayListenerInput) -> Listener:
     name = f"udp_{listener_name(inp.bind, inp.port)}"
+    guards = build_guards(inp.request_auth, inp.authorization)
     return Listener(
         name=name,
         address=_udp(inp.bind, inp.port),
         additional_addresses=[AdditionalAddress(address=_udp(inp.bind, port)) for port in inp.also],
         traffic_direction=TrafficDirection.OUTBOUND,
         udp_listener_config=UdpListenerConfig(quic_options=QuicProtocolOptions()),
-        filter_chains=[chain for server in inp.servers for chain in _chains(server, inp, name)],
+        filter_chains=[chain for server in inp.servers for chain in _chains(server, inp, name, guards)],
         access_log=listener_loggers(inp.telemetry.access_log),
     )
 
@@ -76,7 +79,7 @@ def _udp(host: str, port: int) -> Address:
     return Address(socket_address=SocketAddress(protocol=SocketAddress.UDP, address=host, port_value=port))
 
 
-def _chains(server: GatewayServer, inp: GatewayListenerInput, name: str) -> Iterator[FilterChain]:
+def _chains(server: GatewayServer, inp: GatewayListenerInput, name: str, guards: Guards) -> Iterator[FilterChain]:
     socket = None
     if server.tls is not None:
         socket = build_quic_socket(server.tls) if inp.quic else build_server_socket(server.tls)
@@ -95,8 +98,11 @@ def _chains(server: GatewayServer, inp: GatewayListenerInput, name: str) -> Iter
                     tracing_percent=inp.tracing_percent,
                     http3=inp.quic,
                     dynamic_dns=inp.dynamic_dns,
+                    guards=guards.http,
                 )
             ],
         )
     for route in server.tcp:
-        yield build_tcp_chain(route, inp.telemetry, sni=server.sni or route.sni, transport_socket=socket)
+        yield build_tcp_chain(
+            route, inp.telemetry, sni=server.sni or route.sni, transport_socket=socket, guards=guards.tcp
+        )

@@ -132,12 +132,14 @@ def inbound_manager(
     mtls: bool,
     h2: bool = False,
     grpc_web: bool = False,
+    guards: Sequence[HttpFilter] = (),
 ) -> Filter:
     """Return the manager of requests that reach the workload.
 
     `mtls`: the chain ends mutual TLS, so what the client's proxy says of itself is read; otherwise it is thrown away.
+    `guards` decide about each request before anything else acts on it.
     """
-    filters = (_GRPC_WEB, *INBOUND_FILTERS) if grpc_web else INBOUND_FILTERS
+    filters = (*guards, *((_GRPC_WEB,) if grpc_web else ()), *INBOUND_FILTERS)
     return _manager(
         stat_prefix=stat_name(name),
         route_config=route,
@@ -163,18 +165,19 @@ def gateway_manager(
     tracing_percent: float | None,
     http3: bool = False,
     dynamic_dns: timedelta | None = None,
+    guards: Sequence[HttpFilter] = (),
 ) -> Filter:
     """Return the manager of requests that enter the mesh: nothing a client says about itself is believed.
 
     `num_trusted_proxies` and `forward_client_cert` (an Istio name, "" for SANITIZE_SET) say how far that is loosened
-    for what stands in front of the gateway.
+    for what stands in front of the gateway. `guards` decide about each request before anything else acts on it.
     """
     forwarding = forward_client_cert if forward_client_cert in _FORWARDING else "SANITIZE_SET"
     return _manager(
         stat_prefix=stat_name(f"outbound_{name}"),
         rds=_rds(route_name),
         strip_trailing_host_dot=True,  # `reviews.default.` is `reviews.default`
-        http_filters=_outbound_filters(dynamic_dns),
+        http_filters=(*guards, *_outbound_filters(dynamic_dns)),
         early_header_mutation_extensions=[STRIP_PEER],
         use_remote_address=TRUE,
         xff_num_trusted_hops=num_trusted_proxies,

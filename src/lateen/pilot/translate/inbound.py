@@ -43,6 +43,7 @@ from lateen.pilot.translate.chains import (
     without_inspection,
 )
 from lateen.pilot.translate.clusters import build_inbound_cluster
+from lateen.pilot.translate.guards import Guards, build_guards
 from lateen.pilot.translate.http_manager import inbound_manager
 from lateen.pilot.translate.matches import EVERYTHING
 from lateen.pilot.translate.names import (
@@ -156,14 +157,25 @@ class _Target:
         return any(row.alpn == HTTP_ALPN for row in self.rows)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Common:
+    """What all chains of a workload have in common, built once."""
+
+    socket: TransportSocket  # ends the mesh's TLS
+    guards: Guards
+
+
 def build_inbound_listeners(inp: InboundListenerInput) -> tuple[Listener, ...]:
     """Return the workload's listeners, sorted by port: one for everything, or, without capture, one a port.
 
     A port's own listener binds `bind:port`, the address that endpoints announce. Same input, same bytes.
     """
-    socket = build_mesh_downstream(trust_domains=inp.trust_domains)
-    own = tuple(_port_listener(inp, port, socket) for port in inp.ports if port.bind)
-    return (_virtual_inbound(inp, socket), *own) if inp.capture else own
+    common = _Common(
+        socket=build_mesh_downstream(trust_domains=inp.trust_domains),
+        guards=build_guards(inp.request_auth, inp.authorization),
+    )
+    own = tuple(_port_listener(inp, port, common) for port in inp.ports if port.bind)
+    return (_virtual_inbound(inp, common), *own) if inp.capture else own
 
 
 def build_inbound_clusters(inp: InboundListenerInput) -> tuple[Cluster, ...]:
@@ -173,7 +185,7 @@ def build_inbound_clusters(inp: InboundListenerInput) -> tuple[Cluster, ...]:
     )
 
 
-def _virtual_inbound(inp: InboundListenerInput, socket: TransportSocket) -> Listener:
+def _virtual_inbound(inp: InboundListenerInput, common: _Common) -> Listener:
     rest = _passthrough(inp.passthrough_mtls)
     # Ports with a socket of their own are among them: what comes from other workloads is captured before it gets there.
     targets = [_target(port, listener_name(WILDCARD, port.port), port.port) for port in inp.ports]
@@ -188,7 +200,7 @@ def _virtual_inbound(inp: InboundListenerInput, socket: TransportSocket) -> List
         traffic_direction=TrafficDirection.INBOUND,
         filter_chains=[
             loop,
-            *(chain for target in (rest, *targets) for chain in _chains(target, inp, socket)),
+            *(chain for target in (rest, *targets) for chain in _chains(target, inp, common)),
         ],
         listener_filters=[ORIGINAL_DST, *_inspectors(rest, targets)],
         listener_filters_timeout=duration(inp.sniff_timeout),
@@ -214,7 +226,7 @@ def _inspectors(rest: _Target, targets: Sequence[_Target]) -> Iterator[ListenerF
             yield found
 
 
-def _port_listener(inp: InboundListenerInput, port: InboundPort, socket: TransportSocket) -> Listener:
+def _port_listener(inp: InboundListenerInput, port: InboundPort, common: _Common) -> Listener:
     name = listener_name(port.bind, port.port)
     target = _target(port, name, 0)
     inspectors = [
@@ -225,7 +237,7 @@ def _port_listener(inp: InboundListenerInput, port: InboundPort, socket: Transpo
         name=name,
         address=address(port.bind, port.port),
         traffic_direction=TrafficDirection.INBOUND,
-        filter_chains=list(_chains(target, inp, socket)),
+        filter_chains=list(_chains(target, inp, common)),
         listener_filters=inspectors,
         listener_filters_timeout=duration(inp.sniff_timeout),
         continue_on_listener_filters_timeout=True,
@@ -264,7 +276,7 @@ def _passthrough(mode: MtlsMode) -> _Target:
     )
 
 
-def _chains(target: _Target, inp: InboundListenerInput, socket: TransportSocket) -> Iterator[FilterChain]:
+def _chains(target: _Target, inp: InboundListenerInput, common: _Common) -> Iterator[FilterChain]:
     """Yield the filter chains of one target."""
     passthrough = target.cluster == INBOUND_PASSTHROUGH
     own = build_server_socket(target.tls) if target.tls is not None else None
@@ -277,18 +289,19 @@ def _chains(target: _Target, inp: InboundListenerInput, socket: TransportSocket)
                 transport_protocol=row.transport,
                 application_protocols=row.alpn,
             ),
-            filters=[
-                _http(target, inp, row)
-                if http
-                else inbound_tcp(target.cluster, inp.telemetry, mtls=row.mtls, limits=target.limits)
+            filters=[_http(target, inp, row, common.guards)]
+            if http
+            else [
+                *common.guards.tcp,
+                inbound_tcp(target.cluster, inp.telemetry, mtls=row.mtls, limits=target.limits),
             ],
-            transport_socket=socket if row.mtls else own,
+            transport_socket=common.socket if row.mtls else own,
             service=target.service,
             label=INBOUND_PASSTHROUGH if passthrough else "",
         )
 
 
-def _http(target: _Target, inp: InboundListenerInput, row: _Row) -> Any:
+def _http(target: _Target, inp: InboundListenerInput, row: _Row, guards: Guards) -> Any:
     return inbound_manager(
         name=target.http_name,
         route=_route(target, inp.retries),
@@ -297,6 +310,7 @@ def _http(target: _Target, inp: InboundListenerInput, row: _Row) -> Any:
         mtls=row.mtls,
         h2=target.protocol.is_http2,
         grpc_web=target.protocol is Protocol.GRPC_WEB,
+        guards=guards.http,
     )
 
 

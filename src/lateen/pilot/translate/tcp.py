@@ -43,10 +43,12 @@ def build_tcp_chain(
     *,
     sni: Sequence[str] | None = None,
     transport_socket: TransportSocket | None = None,
+    guards: Sequence[Filter] = (),
 ) -> FilterChain:
     """Return the filter chain of one route: what it matches, and where it goes.
 
     `sni` stands for the route's own server names, where TLS ends here (`transport_socket`) and not at the destination.
+    `guards` decide whether a connection goes on.
     """
     names = route.sni if sni is None else sni
     return build_chain(
@@ -60,7 +62,7 @@ def build_tcp_chain(
         if names or route.alpn or route.limited
         else None,
         transport_socket=transport_socket,
-        filters=_route_filters(route, telemetry),
+        filters=[*guards, *_route_filters(route, telemetry)],
         service=route.service,
         rule=route.rule,
     )

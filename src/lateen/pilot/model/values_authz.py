@@ -1,0 +1,34 @@
+"""What a proxy is told about who may do what: the value between the model and `lateen.pilot.translate`.
+
+Selection is done: what is in here is in force. Rules are the API's own frozen structs, as they were written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["NO_AUTHORIZATION", "Authorization", "PolicyInput"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyInput:
+    """One AuthorizationPolicy, without where it applies."""
+
+    namespace: str
+    name: str
+    action: str  # ALLOW | DENY | AUDIT | CUSTOM
+    dry_run: bool = False
+    provider: str = ""  # of CUSTOM
+    rules: tuple[Any, ...] = ()  # api Rule; () never matches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorization:
+    """All policies of one listener, those of the root namespace first, then the oldest."""
+
+    policies: tuple[PolicyInput, ...] = ()
+    trust_domains: tuple[str, ...] = ()  # the own one and its aliases, which principals are spelled out for
+
+
+NO_AUTHORIZATION = Authorization()

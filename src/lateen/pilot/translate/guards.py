@@ -1,0 +1,40 @@
+"""The filters that decide whether a request or a connection may go on, in Istio's order.
+
+In:  what is in force at one listener about tokens and policies.
+Out: HTTP filters and network filters, none where nothing is in force.
+Rules: docs/api/translation.md "Guards".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from envoy.config.listener.v3.listener_components_pb2 import Filter
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
+
+from lateen.pilot.model.values_authz import Authorization
+from lateen.pilot.model.values_jwt import RequestAuth
+from lateen.pilot.translate.authz import Decisions, build_decisions
+from lateen.pilot.translate.jwt import build_jwt_filters
+
+__all__ = ["Guards", "build_guards"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """Filters that stand before all that acts on a request (`http`) or carries a connection (`tcp`)."""
+
+    http: tuple[HttpFilter, ...] = ()
+    tcp: tuple[Filter, ...] = ()
+
+
+def build_guards(request_auth: RequestAuth, authorization: Authorization) -> Guards:
+    """Return the guards of one listener: external authorizers, then tokens, then AUDIT, DENY and ALLOW rules.
+
+    Authorizers go first, as in Istio, so what a token says is not known to them.
+    """
+    decisions: Decisions = build_decisions(authorization)
+    return Guards(
+        http=(*decisions.http_asks, *build_jwt_filters(request_auth), *decisions.http_rules),
+        tcp=(*decisions.tcp_asks, *decisions.tcp_rules),
+    )
