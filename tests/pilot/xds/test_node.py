@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from envoy.config.core.v3.base_pb2 import Node
+from tests.fakes.certs import StrangeAuthority, pem_of, uri
 from tests.fakes.xds import NODE_ID
 
 from lateen.errors import BadInput, Refused
@@ -65,25 +68,40 @@ def test_a_number_that_is_none() -> None:
     assert parse_node(make_node(X=float("nan"))).metadata == {"X": None}
 
 
+ISSUER = StrangeAuthority()
+KEY = ec.generate_private_key(ec.SECP256R1())
+ME = "spiffe://cluster.local/ns/default/sa/reviews"
+
+
+class Call:
+    """A gRPC context of a connection whose client showed a certificate with these names, or none."""
+
+    def __init__(self, *names: x509.GeneralName) -> None:
+        self._names = names
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {"x509_pem_cert": [pem_of(ISSUER.certify(KEY, names=self._names))]} if self._names else {}
+
+
 def test_local_trust_proves_nobody_in_particular() -> None:
-    assert parse_identity({}, Trust.LOCAL) == Identity(None)
+    assert parse_identity(Call(uri(ME)), Trust.LOCAL) == Identity(None)
 
 
 @pytest.mark.parametrize(
     "names",
     [
         pytest.param([], id="none"),
-        pytest.param([b"example.org"], id="no SPIFFE ID"),
-        pytest.param([b"spiffe://a/ns/b/sa/c", b"spiffe://a/ns/b/sa/d"], id="two"),
-        pytest.param(["spiffe://a/ns/b/sa/ü".encode()], id="not ASCII"),
+        pytest.param([x509.DNSName("example.org")], id="no SPIFFE ID"),
+        pytest.param([uri(ME), uri("spiffe://cluster.local/ns/b/sa/d")], id="two"),
+        pytest.param([uri(ME), uri("https://example.org")], id="another URI beside it"),
+        pytest.param([uri(ME + "\0.evil")], id="longer than gRPC's string of it"),
+        pytest.param([uri("spiffe://cluster.local/something")], id="no workload's"),
     ],
 )
-def test_certificates_that_prove_nothing(names: list[bytes]) -> None:
+def test_certificates_that_prove_nothing(names: list[x509.GeneralName]) -> None:
     with pytest.raises(Refused):
-        parse_identity({"x509_subject_alternative_name": names}, Trust.MUTUAL_TLS)
+        parse_identity(Call(*names), Trust.MUTUAL_TLS)
 
 
 def test_a_certificate_with_one_spiffe_id() -> None:
-    names = [b"reviews.default", b"spiffe://cluster.local/ns/default/sa/reviews"]
-    identity = parse_identity({"x509_subject_alternative_name": names}, Trust.MUTUAL_TLS)
-    assert identity.spiffe_id == "spiffe://cluster.local/ns/default/sa/reviews"
+    assert parse_identity(Call(x509.DNSName("reviews.default"), uri(ME)), Trust.MUTUAL_TLS).spiffe_id == ME

@@ -306,8 +306,9 @@ async def test_the_certificate_says_who_it_is(folder: Path) -> None:
                 assert (await refusal(channel, request()))[0] == "UNAVAILABLE"
         async with world.channel() as channel:
             assert (await refusal(channel, request()))[0] == "UNAVAILABLE"
-        nameless = make_svid(authority, "https://example.org/not-spiffe")
-        unnamed = grpc.ssl_channel_credentials(authority.certificate, *nameless.pair)
-        async with grpc.aio.secure_channel(world.address, unnamed, options=override) as channel:
-            assert (await refusal(channel, request()))[0] == "UNAUTHENTICATED"
+        # Nor by a name that is no SPIFFE ID, or one that gRPC shows up to its zero byte only.
+        for name in ("https://example.org/not-spiffe", "spiffe://cluster.local/ns/default/sa/reviews\0.evil"):
+            nobody = grpc.ssl_channel_credentials(authority.certificate, *make_svid(authority, name).pair)
+            async with grpc.aio.secure_channel(world.address, nobody, options=override) as channel:
+                assert (await refusal(channel, request()))[0] == "UNAUTHENTICATED"
         assert len(world.source.proxies) == 1

@@ -7,12 +7,12 @@ Form of the id: `<type>~<ip>~<name>.<namespace>~<domain>`, as Istio's proxies gi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Final
 
 from lateen.errors import BadInput, Refused
 from lateen.pilot.xds.source import Identity, NodeInfo
+from lateen.wire.peer import AuthContext, peer_spiffe_id
 
 __all__ = ["Trust", "parse_identity", "parse_node"]
 
@@ -20,7 +20,6 @@ MAX_ID_BYTES: Final = 1_024
 MAX_METADATA_BYTES: Final = 64 << 10  # LABELS, PROXY_CONFIG and the like are a few kB
 MAX_DEPTH: Final = 16  # of structs and lists in the metadata
 _ID_PARTS: Final = 4
-_SPIFFE: Final = b"spiffe://"
 
 
 class Trust(Enum):
@@ -54,17 +53,14 @@ def parse_node(node: Any) -> NodeInfo:
     )
 
 
-def parse_identity(auth_context: Mapping[str, Sequence[bytes]], trust: Trust) -> Identity:
+def parse_identity(context: AuthContext, trust: Trust) -> Identity:
     """Return who a gRPC call's transport proves. Raises `Refused` where a certificate is wanted and proves nothing."""
     if trust is Trust.LOCAL:
         return Identity(spiffe_id=None)
-    names = [name for name in auth_context.get("x509_subject_alternative_name", ()) if name.startswith(_SPIFFE)]
-    if len(names) != 1:  # X.509-SVID, section 2: exactly one URI
-        raise Refused(f"client certificate with {len(names)} SPIFFE IDs, exactly one wanted")
-    try:
-        return Identity(spiffe_id=names[0].decode("ascii"))
-    except UnicodeDecodeError as fault:
-        raise Refused("client certificate whose SPIFFE ID is not ASCII") from fault
+    spiffe_id = peer_spiffe_id(context)
+    if spiffe_id is None:  # X.509-SVID, section 2
+        raise Refused("client certificate without exactly one URI name, a workload's SPIFFE ID")
+    return Identity(spiffe_id=spiffe_id)
 
 
 def _plain_struct(struct: Any, depth: int) -> dict[str, object]:

@@ -278,7 +278,7 @@ class AdsServer:
 
     async def _open(self, context: Any, trust: Trust, session: _Session, request: Any, *, sotw: bool) -> None:
         try:
-            identity: Identity = parse_identity(context.auth_context(), trust)
+            identity: Identity = parse_identity(context, trust)
         except Refused as fault:
             log.warning("xds stream refused", peer=context.peer(), code="UNAUTHENTICATED", reason=str(fault))
             session.end(grpc.StatusCode.UNAUTHENTICATED, str(fault))
