@@ -122,7 +122,7 @@ def test_a_page_has_a_struct_once() -> None:
 
 
 @pytest.mark.parametrize(("page", "struct", "rows"), SECTIONS, ids=[f"{page}:{name}" for page, name, _ in SECTIONS])
-def test_every_row_says_what_it_does_and_names_a_proof_that_is_there(
+def test_every_row_says_what_it_does_and_names_a_proof_thatproof_exists(
     page: str, struct: str, rows: dict[str, list[str]]
 ) -> None:
     wrong = []
@@ -130,11 +130,11 @@ def test_every_row_says_what_it_does_and_names_a_proof_that_is_there(
         proofs = PROOF.findall(cells[1]) if len(cells) == 2 else []
         if len(cells) != 2 or not cells[0] or not proofs:
             wrong.append(f"{field}: wanted are an effect and a proof")
-        wrong.extend(f"{field}: there is no {proof}" for proof in proofs if not _is_there(proof))
+        wrong.extend(f"{field}: there is no {proof}" for proof in proofs if not proof_exists(proof))
     assert wrong == [], f"{page}, {struct}"
 
 
-def _is_there(proof: str) -> bool:
+def proof_exists(proof: str) -> bool:
     if proof.startswith("cases/"):
         return (ROOT / "tests" / f"{proof}.yaml").is_file()
     if proof.startswith("golden/"):
