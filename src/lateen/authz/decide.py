@@ -1,0 +1,130 @@
+"""Decide on one request by all policies that apply to where it goes.
+
+In:  the policies (see `attachment.py`), a `Request`, how paths are normalised, the mesh's trust domains.
+Out: a `Decision`.
+Rules: Istio, AuthorizationPolicy "Evaluation": CUSTOM, then the token, then DENY, then ALLOW; AUDIT never decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, Literal
+
+from lateen.authz.attributes import Seen
+from lateen.authz.normalise import Normalisation, normalise_path
+from lateen.authz.rules import what_fails
+from lateen.authz.values import Decision, Match, Policy, Request
+
+__all__ = ["Provider", "decide"]
+
+Provider = Literal["grpc", "http"]
+DEFAULT: Final = Normalisation()
+
+
+def decide(
+    policies: Iterable[Policy],
+    request: Request,
+    *,
+    normalisation: Normalisation = DEFAULT,
+    trust_domains: Sequence[str] = ("cluster.local",),
+    providers: Mapping[str, Provider] | None = None,
+) -> Decision:
+    """Return what becomes of `request` where `policies` apply.
+
+    `trust_domains`: the mesh's own first, then its aliases. `providers`: authorizers that exist, by name; None: all
+    that are named do, over gRPC. An authorizer is not asked: the decision says who would be, and holds if it agrees.
+    """
+    known = tuple(policies)
+    path = ""
+    notes: tuple[str, ...] = ()
+    if request.http is not None:
+        normal = normalise_path(request.http.path, normalisation)
+        if normal is None:
+            return Decision(allowed=False, status=400, action="", why="the path is malformed, or has a fragment")
+        path = normal
+        raw = request.http.path.partition("?")[0]
+        notes = (f'path "{raw}" as "{path}"',) if raw != path else ()
+    seen = Seen(request=request, path=path, trust_domains=tuple(trust_domains))
+
+    asks, refusal = _custom(known, seen, providers)
+    if refusal is not None:
+        return Decision(allowed=False, status=403, action="CUSTOM", match=refusal[0], why=refusal[1], normalised=notes)
+    if request.http is not None and request.http.token == "invalid":  # noqa: S105 - a state, no secret
+        why = "the token is invalid"
+        return Decision(allowed=False, status=401, action="", why=why, asks=asks, normalised=notes)
+    allowed, action, match, why = _enforced(known, seen)
+    return Decision(
+        allowed=allowed,
+        status=200 if allowed else 403,
+        action=action,
+        match=match,
+        why=why,
+        asks=asks,
+        audited=tuple(_matches(known, "AUDIT", seen)),
+        dry_run=_dry_run(known, seen),
+        normalised=notes,
+    )
+
+
+def _enforced(policies: Sequence[Policy], seen: Seen) -> tuple[bool, str, Match | None, str]:
+    """Return (allowed, action, what matched, why) of the DENY and ALLOW policies."""
+    enforced = [policy for policy in policies if not policy.dry_run]
+    for match in _matches(enforced, "DENY", seen):
+        return False, "DENY", match, f"matches {match}"
+    allows = [policy for policy in enforced if policy.spec.action == "ALLOW"]
+    if not allows:
+        return True, "", None, "no ALLOW policy applies, and no DENY policy matches"
+    for match in _matches(allows, "ALLOW", seen):
+        return True, "ALLOW", match, f"matches {match}"
+    return False, "ALLOW", None, "no rule of an ALLOW policy matches: " + "; ".join(_faults(allows, seen))
+
+
+def _custom(
+    policies: Sequence[Policy], seen: Seen, providers: Mapping[str, Provider] | None
+) -> tuple[tuple[str, ...], tuple[Match, str] | None]:
+    """Return whom to ask, or the match that is refused because there is nobody to ask, and why."""
+    custom = [policy for policy in policies if policy.spec.action == "CUSTOM"]
+    named = sorted({_provider(policy) for policy in custom})
+    match = next(_matches(custom, "CUSTOM", seen), None)
+    if match is None:
+        return (), None
+    if len(named) > 1:
+        return (), (match, f"{match} would ask one of several providers ({', '.join(named)}); a workload may have one")
+    kind = "grpc" if providers is None else providers.get(named[0])
+    if kind is None:
+        return (), (match, f"{match} asks provider {named[0]}, which is not defined")
+    if kind == "http" and seen.request.http is None:
+        return (), None  # there is no HTTP request to ask about
+    return (named[0],), None
+
+
+def _provider(policy: Policy) -> str:
+    return policy.spec.provider.name if policy.spec.provider is not None else ""
+
+
+def _matches(policies: Iterable[Policy], action: str, seen: Seen) -> Iterator[Match]:
+    """Yield the first matching rule of each policy of one action."""
+    for policy in policies:
+        if policy.spec.action == action:
+            for index, rule in enumerate(policy.spec.rules):
+                if what_fails(rule, seen, action=action, namespace=policy.namespace) is None:
+                    yield Match(policy=policy, rule=index)
+                    break
+
+
+def _faults(policies: Iterable[Policy], seen: Seen) -> Iterator[str]:
+    for policy in policies:
+        if not policy.spec.rules:
+            yield f"{policy} has no rules, so it allows nothing"
+        for index, rule in enumerate(policy.spec.rules):
+            yield f"{policy}, rule {index}: {what_fails(rule, seen, action='ALLOW', namespace=policy.namespace)}"
+
+
+def _dry_run(policies: Sequence[Policy], seen: Seen) -> dict[str, Match | None]:
+    """Return, for each action that is tried out, what would have matched."""
+    tried = [policy for policy in policies if policy.dry_run]
+    return {
+        action: next(_matches(tried, action, seen), None)
+        for action in ("ALLOW", "DENY")
+        if any(policy.spec.action == action for policy in tried)
+    }

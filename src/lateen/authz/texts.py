@@ -1,0 +1,68 @@
+"""How one text of a policy is compared with one text of a request. Plain comparisons: no regular expression in here.
+
+Rules: Istio, AuthorizationPolicy "String match": `v` exact, `v*` prefix, `*v` suffix, `*` anything but nothing; a `*`
+anywhere else stands for itself. Of `*v*` only the first `*` has a meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["glob_matches", "template_matches", "text_matches"]
+
+
+def text_matches(pattern: str, text: str) -> bool:
+    """Return whether `text` is what `pattern` wants."""
+    if pattern == "*":
+        return text != ""
+    if pattern.startswith("*"):
+        return text.endswith(pattern[1:])
+    if pattern.endswith("*"):
+        return text.startswith(pattern[:-1])
+    return text == pattern
+
+
+def glob_matches(pattern: str, text: str) -> bool:
+    """Return whether `text` is `pattern`, in which each `*` stands for any text, an empty one too."""
+    first, *rest = pattern.split("*")
+    if not rest:
+        return text == pattern
+    if not text.startswith(first):
+        return False
+    at = len(first)
+    for part in rest[:-1]:  # leftmost is best: it leaves most for those behind it
+        found = text.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return len(text) - at >= len(rest[-1]) and text.endswith(rest[-1])
+
+
+def template_matches(template: str, path: str) -> bool:
+    """Return whether `path` fits a template: `{*}` is one segment that is not empty, `{**}` any number of segments.
+
+    A slash at the end counts: `/foo/{**}/` is `/foo/a/` and `/foo//`, not `/foo/a`.
+    """
+    return _segments_match(template.split("/"), path.split("/"))
+
+
+def _segments_match(wanted: list[str], segments: list[str]) -> bool:
+    if "{**}" not in wanted:
+        return len(wanted) == len(segments) and all(map(_segment_matches, wanted, segments))
+    at = wanted.index("{**}")
+    head, tail = wanted[:at], wanted[at + 1 :]
+    # `{**}` stands where one segment would, so there is at least one, which may be empty.
+    if len(segments) < len(head) + 1 + len(tail):
+        return False
+    return all(map(_segment_matches, head, segments)) and all(
+        map(_segment_matches, tail, segments[len(segments) - len(tail) :] if tail else ())
+    )
+
+
+def _segment_matches(wanted: str, segment: str) -> bool:
+    return segment != "" if wanted == "{*}" else segment == wanted
+
+
+def any_matches(patterns: Iterable[str], text: str) -> bool:
+    """Return whether one of the patterns matches."""
+    return any(text_matches(pattern, text) for pattern in patterns)
