@@ -20,6 +20,7 @@ __all__ = [
     "check_trust_domain",
     "parse_spiffe_id",
     "parse_workload_identity",
+    "split_spiffe_id",
 ]
 
 MAX_ID_BYTES = 2048  # SPIFFE ID specification, section 2.3
@@ -28,6 +29,7 @@ _MAX_LABEL_BYTES = 63  # RFC 1123
 _MAX_SUBDOMAIN_BYTES = 253  # Kubernetes: names that are DNS subdomains
 
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]+", re.ASCII)
+_PATH = re.compile(r"(/[A-Za-z0-9._-]+)+", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", re.ASCII)
 
 
@@ -69,6 +71,21 @@ def parse_workload_identity(text: str, trust_domain: str) -> SpiffeId:
         case [namespace, service_account]:
             return SpiffeId(trust_domain, namespace, service_account)
     raise BadInput(f"{_shown(text)} names no identity, wanted NAMESPACE/SERVICE-ACCOUNT")
+
+
+def split_spiffe_id(text: str) -> tuple[str, str]:
+    """Return trust domain and path of any SPIFFE ID, also one that names no workload of a mesh.
+
+    For what others issue: other trust domains are free in what their paths look like (SPIFFE ID specification, section
+    2.2; the path may not be empty, nor have segments `.` and `..`). Raises `BadInput`.
+    """
+    if len(text) > MAX_ID_BYTES:
+        raise BadInput(f"a SPIFFE ID has at most {MAX_ID_BYTES} bytes, got {len(text)} characters")
+    trust_domain, slash, path = text.removeprefix("spiffe://").partition("/")
+    if not text.startswith("spiffe://") or not _PATH.fullmatch(slash + path) or {".", ".."} & set(path.split("/")):
+        raise BadInput(f"{_shown(text)} is no SPIFFE ID, wanted spiffe://TRUST-DOMAIN/PATH")
+    check_trust_domain(trust_domain)
+    return trust_domain, slash + path
 
 
 def check_trust_domain(text: str) -> None:
