@@ -1,8 +1,8 @@
 """Settings of one run, read once: folders, sockets, addresses. Nothing else reads the environment.
 
 Layout of the state folder (default `$XDG_STATE_HOME/lateen`, else `~/.local/state/lateen`; `LATEEN_STATE` or `--state`
-names another). Everything a mesh writes is below it, and it is mode 0700: reaching a socket in it is what makes a
-process one of the local user's own.
+names another). Everything a mesh writes is below it, and it is mode 0700. A process of the same user, or of root, that
+reaches a socket in it is one of the local user's own.
 
     mesh.json            the running control plane: pid, start time, config folder (written atomically, removed on exit)
     ca/                  root certificate and key (0600), kept for good
@@ -16,7 +16,7 @@ process one of the local user's own.
     run/xds-local.sock   gRPC, local trust: ADS for proxyless clients of the same user
     run/taste/           the Envoy that tastes: its bootstrap, its socket, its last words
     run/net.sock         the network holder (namespaces, addresses)
-    audit.jsonl          each certificate issued or refused, rotated
+    audit.jsonl          each certificate issued or refused, rotated; audit-strangers.jsonl: refused to nobody known
     lock, run/net.lock   who is the one control plane, the one network holder
     log/                 logs of the network holder, and of every part of a demo
     demo/                the demo's own config folder, unless it is given one

@@ -90,3 +90,63 @@ def test_a_full_disk_is_told_and_counted(tmp_path: Path, monkeypatch: pytest.Mon
     log.append(entry(4))
     log.append(entry(5))
     assert [(item.serial, item.lost_before) for item in read_audit(tmp_path)] == [("1", 0), ("4", 2), ("5", 0)]
+
+
+def test_a_stranger_pushes_out_strangers_only(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path, max_bytes=2000, keep=1)
+    log.append(entry(1, identity="spiffe://a/ns/b/sa/c"))
+    log.append(AuditEntry(time="2026-06-01T12:00:01Z", event="token-created", token="t1"))
+    for _ in range(500):
+        log.append(AuditEntry(time="2026-06-01T12:00:02Z", event="refused", reason="wrong token"))
+    log.append(AuditEntry(time="2026-06-01T12:00:03Z", event="refused", identity="spiffe://a/ns/b/sa/c", reason="x"))
+    trail = read_audit(tmp_path)
+    assert [item.event for item in trail[:2]] == ["issued", "token-created"]
+    assert {item.event for item in trail[2:]} == {"refused"}
+    assert trail[-1].identity
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3 * 2000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('x\n{"time":"2026-06-01T12:00:00Z","event":"issued"}', id="line-break"),
+        pytest.param("x\r\x85\u2028\u2029y", id="other-breaks"),
+        pytest.param("\x1b[2J\x9b31m\x07", id="terminal"),
+        pytest.param("\u202etxt.gpj", id="right-to-left"),
+        pytest.param('","event":"issued', id="json"),
+        pytest.param("\0" * 10, id="zeros"),
+    ],
+)
+def test_what_a_stranger_writes_stays_in_its_field(tmp_path: Path, text: str) -> None:
+    log = AuditLog(tmp_path)
+    log.append(AuditEntry(time="t", event="refused", identity=text, peer=text, token=text, reason=text))
+    raw = (tmp_path / "audit.jsonl").read_bytes()
+    assert raw.count(b"\n") == 1
+    assert raw.isascii()
+    assert all(byte >= 0x20 for byte in raw.removesuffix(b"\n"))
+    (found,) = read_audit(tmp_path)
+    assert found.event == "refused"
+
+
+def test_rare_lines_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    log = AuditLog(tmp_path)
+    log.append(entry(1))
+    assert synced == []
+    log.append(entry(2), to_disk=True)
+    size = (tmp_path / "audit.jsonl").stat().st_size
+    assert synced == [size]
+    log.close()
+    assert synced == [size, size]
+
+
+def test_a_gap_is_seen_until_a_line_gets_through(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path)
+    log.close()
+    with capture_logs():
+        log.append(entry(1))
+    assert (log.gap, log.lost) == (1, 1)
+    again = AuditLog(tmp_path)
+    again.append(entry(2))
+    assert again.gap == 0

@@ -43,10 +43,11 @@ class Authenticator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LocalTrust:
-    """Believes whoever reaches the socket: its folder is open to one user only, whose own workloads these are.
+    """Believes whoever reaches the socket: a door before it lets in one user only, whose own workloads these are.
 
-    The wanted identity comes as gRPC metadata, `lateen-identity: <namespace>/<service account>`. Never to be used on a
-    server that listens on anything but that socket: anyone there would get any identity (assurance 11).
+    The door holds the kernel's word for it (SO_PEERCRED, `pilot.serving.doors`), not the folder's mode. The wanted
+    identity comes as gRPC metadata, `lateen-identity: <namespace>/<service account>`. Never to be used on a server that
+    listens on anything but that socket: anyone there would get any identity (assurance 11).
     """
 
     trust_domain: str

@@ -1,15 +1,22 @@
-"""Who is at the other end of a gRPC stream: the SPIFFE ID in the certificate that its TLS handshake verified."""
+"""Who is at the other end of a gRPC stream: the SPIFFE ID in the certificate that its TLS handshake verified.
+
+And where it is, for the record: connections that came through a door are named by what the door knows of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Any, Final, Protocol
+from urllib.parse import unquote
 
 from cryptography import x509
 
 from lateen.wire.svid import UNREADABLE, spiffe_id_of
 
-__all__ = ["AuthContext", "peer_spiffe_id"]
+__all__ = ["PEER_PREFIX", "AuthContext", "peer_spiffe_id", "peer_text"]
+
+PEER_PREFIX: Final = "lateen-door/"  # <random>/<number>/<what the door knows>: the name of a relay's end
+_MAX_TEXT: Final = 100
 
 
 class AuthContext(Protocol):
@@ -33,3 +40,16 @@ def peer_spiffe_id(context: AuthContext) -> str | None:
     except UNREADABLE:
         return None
     return None if identity is None else str(identity)
+
+
+def peer_text(context: Any) -> str:
+    """Return where a call comes from, for people: "uid=1000,pid=4711", "10.0.0.2:50312", "" when nothing is known."""
+    peer = getattr(context, "peer", None)
+    text = unquote(str(peer())) if peer is not None else ""
+    _, found, rest = text.partition(PEER_PREFIX)
+    if found:
+        text = rest.split("/", 2)[-1]
+    kind, colon, address = text.partition(":")
+    if colon and kind in ("ipv4", "ipv6", "unix", "unix-abstract"):
+        text = address
+    return "".join(char for char in text if char.isprintable() and char.isascii())[:_MAX_TEXT]

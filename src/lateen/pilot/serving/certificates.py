@@ -13,15 +13,19 @@ from datetime import timedelta
 from typing import Self
 
 import grpc
+import structlog
 
-from lateen.citadel.audit import AuditLog
+from lateen.api.base import Problem
+from lateen.citadel.audit import AuditEntry, AuditLog, audit_time
 from lateen.citadel.authenticate import Authenticator, LocalTrust
-from lateen.citadel.authority import Authority
+from lateen.citadel.authority import Authority, utc_now
 from lateen.citadel.server_identity import ServerIdentity
 from lateen.citadel.service import CertificateService, Lifetimes
 from lateen.settings import Settings
 
 __all__ = ["CertificateOptions", "Certificates"]
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,7 @@ class Certificates:
     def __init__(self, settings: Settings, options: CertificateOptions) -> None:
         self.settings = settings
         self.options = options
+        self.turned_away_count = 0
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -76,6 +81,22 @@ class Certificates:
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """Return what the server of the local socket answers about certificates."""
         return (self.service.handler(),)
+
+    def problems(self) -> list[Problem]:
+        """Return what is wrong with certificates now, for `lateen status`."""
+        audit = self.audit
+        if not audit.gap:
+            return []
+        text = (
+            f"audit lines cannot be written: the last {audit.gap} are lost, {audit.lost} since the start; see the log"
+        )
+        return [Problem(str(audit.path), 0, "", text, "warning")]
+
+    def turned_away(self, reason: str) -> None:
+        """Put into the trail that a connection was not let in."""
+        self.turned_away_count += 1
+        log.warning("connection refused", reason=reason)
+        self.audit.append(AuditEntry(time=audit_time(utc_now()), event="turned-away", reason=reason))
 
     def server_credentials(self) -> grpc.ServerCredentials:
         """Return credentials for a port that takes only clients with a certificate of the mesh."""

@@ -35,6 +35,7 @@ from lateen.pilot.registry.services import implied_rows
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import load_vips, save_vips
 from lateen.pilot.serving.certificates import CertificateOptions, Certificates
+from lateen.pilot.serving.doors import local_door
 from lateen.pilot.serving.groups import group_info
 from lateen.pilot.serving.halves import WaitingRoom
 from lateen.pilot.serving.memory import Memory
@@ -257,20 +258,21 @@ class ControlPlane:
         self.ads.add_to_server(secure, trust=Trust.MUTUAL_TLS)
         self.ads.add_to_server(plain, trust=Trust.LOCAL)
         servers = [local, secure, plain]
-        for path in (self.settings.ca_socket, self.settings.xds_socket, self.settings.xds_local_socket):
-            path.unlink(missing_ok=True)
-        local.add_insecure_port(f"unix:{self.settings.ca_socket}")
-        plain.add_insecure_port(f"unix:{self.settings.xds_local_socket}")
+        self.settings.xds_socket.unlink(missing_ok=True)
         secure.add_secure_port(f"unix:{self.settings.xds_socket}", self.certificates.server_credentials())
-        for server in servers:
-            await server.start()
-        for path in (self.settings.ca_socket, self.settings.xds_socket, self.settings.xds_local_socket):
-            path.chmod(0o600)
-        try:
-            yield
-        finally:
-            await self.ads.close()
-            await asyncio.gather(*(server.stop(DRAIN_SECONDS) for server in servers))
+        turned_away = self.certificates.turned_away
+        async with (
+            local_door(local, self.settings.ca_socket, turned_away),
+            local_door(plain, self.settings.xds_local_socket, turned_away),
+        ):
+            for server in servers:
+                await server.start()
+            self.settings.xds_socket.chmod(0o600)
+            try:
+                yield
+            finally:
+                await self.ads.close()
+                await asyncio.gather(*(server.stop(DRAIN_SECONDS) for server in servers))
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Follow the config folder until `stop` is set; the first failure of a part ends all and is raised."""
@@ -357,6 +359,7 @@ class ControlPlane:
         if self.tasting is not None and self.tasting.fault:
             found.append(Problem("", 0, "", f"resources are served untasted: {self.tasting.fault}", "warning"))
         found.extend(self._missing.values())
+        found.extend(self.certificates.problems())
         found.extend(folder_problems(self._secrets))
         return sorted(set(found), key=lambda p: (p.file, p.line, p.field, p.message))
 

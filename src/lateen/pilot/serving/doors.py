@@ -1,0 +1,284 @@
+"""Who is let in to a gRPC server: connections are accepted here, looked at, and handed on to a port without a name.
+
+gRPC's Python server does not tell the credentials of a Unix socket's peer, and takes one kind of TLS client a port. A
+`Door` accepts, asks its admission (the kernel's word on the peer's user, or what a TLS client says first), and relays
+bytes to a `HiddenPort`: a Unix socket whose name is removed as soon as it is bound, so that only this process, which
+holds its descriptor, can connect. What is known of the peer travels as the name of the relay's own end, which gRPC
+shows as `context.peer()`; `peer_text` reads it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import struct
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from lateen.errors import Refused, Unavailable
+from lateen.wire.peer import PEER_PREFIX
+
+__all__ = ["Admission", "Admitted", "Door", "HiddenPort", "LocalUsers", "listen_local", "local_door"]
+
+log = structlog.get_logger(__name__)
+
+BACKLOG: Final = 4096
+CONNECTIONS: Final = 20_000  # of one door; each takes three descriptors
+ADMISSION_SECONDS: Final = 10.0  # for a connection to say what admission waits for
+FULL_SECONDS: Final = 0.1  # pause when this process has no descriptor left
+BUSY_SECONDS: Final = 0.01  # pause when the server has not accepted what waits
+BUSY_TRIES: Final = 500
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Where a connection goes, who it is for the record, and what was read from it already."""
+
+    port: HiddenPort
+    peer: str  # ASCII, at most 60 characters
+    first: bytes = b""
+
+
+# Raises `Refused` for a connection that is to be closed.
+Admission = Callable[[socket.socket], Awaitable[Admitted]]
+
+
+class HiddenPort:
+    """A port of a `grpc.aio` server, to be opened before the server starts, that has no name in any file system."""
+
+    def __init__(self, server: Any, folder: Path, credentials: Any = None) -> None:
+        """`folder` is for the moment in which the socket has a name. Raises `OSError`."""
+        with tempfile.TemporaryDirectory(prefix=".p", dir=folder) as private:  # mode 0700
+            path = f"{private}/s"
+            if credentials is None:
+                server.add_insecure_port(f"unix:{path}")
+            else:
+                server.add_secure_port(f"unix:{path}", credentials)
+            self._descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        # Names of the relay's ends must be nobody else's in this network namespace.
+        self._prefix = f"{PEER_PREFIX}{secrets.token_hex(6)}/"
+        self._count = 0
+
+    async def connect(self, peer: str) -> socket.socket:
+        """Return a connection that gRPC shows as `peer`'s. Raises `Unavailable`, `OSError`."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            self._count += 1
+            sock.bind(f"\0{self._prefix}{self._count}/{peer}")
+            for _ in range(BUSY_TRIES):
+                try:
+                    # The kernel follows the descriptor to the socket, although its name is gone.
+                    sock.connect(f"/proc/self/fd/{self._descriptor}")
+                except BlockingIOError:  # unix(7): as many wait as listen(2) allows
+                    await asyncio.sleep(BUSY_SECONDS)
+                else:
+                    return sock
+            raise Unavailable("the server accepts no connections")
+        except BaseException:
+            sock.close()
+            raise
+
+    def close(self) -> None:
+        """Let nobody in any more; what is connected stays."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class Door:
+    """Accepts on one listening socket, which it owns, and relays whom `admit` lets in. `run` until cancelled.
+
+    `on_refused` is told why somebody was not let in. `refused` and `admitted` count; `open` is how many are inside.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        admit: Admission,
+        *,
+        on_refused: Callable[[str], None],
+        connections: int = CONNECTIONS,
+        admission_seconds: float = ADMISSION_SECONDS,
+    ) -> None:
+        listener.setblocking(False)
+        self.admitted = 0
+        self.refused = 0
+        self._listener = listener
+        self._admit = admit
+        self._on_refused = on_refused
+        self._connections = connections
+        self._admission_seconds = admission_seconds
+        self._entering: set[asyncio.Task[None]] = set()
+        self._inside: set[_Pipe] = set()
+
+    @property
+    def open(self) -> int:
+        return len(self._entering) + len(self._inside)
+
+    async def run(self) -> None:
+        """Accept until cancelled; then close everything."""
+        loop = asyncio.get_running_loop()
+        told_full = False
+        try:
+            while True:
+                try:
+                    sock, _ = await loop.sock_accept(self._listener)
+                except OSError as error:  # no descriptors, or a connection that was gone again
+                    if not told_full:
+                        log.error("connection not accepted", reason=str(error))
+                        told_full = True
+                    await asyncio.sleep(FULL_SECONDS)
+                    continue
+                told_full = False
+                if self.open >= self._connections:
+                    sock.close()
+                    self.refused += 1
+                    log.warning("connection refused", reason=f"{self.open} are open already")
+                    continue
+                task = asyncio.create_task(self._enter(sock), name="connection enters")
+                self._entering.add(task)
+                task.add_done_callback(self._entering.discard)
+        finally:
+            self._listener.close()
+            for task in self._entering:
+                task.cancel()
+            await asyncio.gather(*self._entering, return_exceptions=True)
+            for pipe in tuple(self._inside):
+                pipe.abort()
+
+    async def _enter(self, sock: socket.socket) -> None:
+        up: socket.socket | None = None
+        try:
+            sock.setblocking(False)
+            async with asyncio.timeout(self._admission_seconds):
+                admitted = await self._admit(sock)
+                up = await admitted.port.connect(admitted.peer)
+            await self._relay(sock, up, admitted.first)
+        except Refused as error:
+            _close(sock, up)
+            self.refused += 1
+            self._on_refused(str(error))
+        except (OSError, Unavailable, TimeoutError) as error:
+            _close(sock, up)
+            log.info("connection not served", reason=str(error) or "said nothing in time")
+        except BaseException:
+            _close(sock, up)
+            raise
+
+    async def _relay(self, sock: socket.socket, up: socket.socket, first: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        outer, inner = _Pipe(), _Pipe()
+        outer.other, inner.other = inner, outer
+        inner.on_lost = self._inside.discard
+        await loop.connect_accepted_socket(lambda: inner, up)
+        self._inside.add(inner)
+        assert inner.transport is not None
+        inner.transport.pause_reading()  # until there is somebody to write to
+        inner.transport.write(first)
+        try:
+            await loop.connect_accepted_socket(lambda: outer, sock)
+        except BaseException:
+            inner.abort()
+            raise
+        self.admitted += 1
+        inner.transport.resume_reading()
+
+
+class _Pipe(asyncio.Protocol):
+    """One end of a relay. What one end receives the other sends; a slow end stops the other from reading."""
+
+    def __init__(self) -> None:
+        self.other: _Pipe | None = None
+        self.transport: asyncio.Transport | None = None
+        self.on_lost: Callable[[_Pipe], None] | None = None
+
+    def abort(self) -> None:
+        for pipe in (self, self.other):
+            if pipe is not None and pipe.transport is not None:
+                pipe.transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.write(data)
+
+    def pause_writing(self) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other is not None and self.other.transport is not None and not self.other.transport.is_closing():
+            self.other.transport.resume_reading()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.close()  # once all is sent
+        if self.on_lost is not None:
+            self.on_lost(self)
+
+
+class LocalUsers:
+    """Admits the connections of these users, as the kernel names them (SO_PEERCRED: whoever called connect(2))."""
+
+    def __init__(self, port: HiddenPort, where: str, users: Collection[int]) -> None:
+        self._port = port
+        self._where = where  # named in refusals
+        self._users = frozenset(users)
+
+    async def __call__(self, sock: socket.socket) -> Admitted:
+        pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        if uid not in self._users:
+            raise Refused(
+                f"{self._where}: connection of user {uid}, process {pid}; only user {os.geteuid()} and root may connect"
+            )
+        return Admitted(self._port, f"uid={uid},pid={pid}")
+
+
+def _close(*socks: socket.socket | None) -> None:
+    for sock in socks:
+        if sock is not None:
+            sock.close()
+
+
+def listen_local(path: Path) -> socket.socket:
+    """Return a listening Unix socket of mode 0600 in place of what was at `path`. Raises `OSError`."""
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        path.chmod(0o600)  # before it listens, nobody can connect
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+@contextlib.asynccontextmanager
+async def local_door(server: Any, path: Path, on_refused: Callable[[str], None]) -> AsyncIterator[Door]:
+    """Serve a `grpc.aio` server that is about to start at `path`, for this process's user and root only.
+
+    The folder's mode alone would decide otherwise, and one careless chmod would give any user any identity.
+    """
+    port = HiddenPort(server, path.parent)
+    door = Door(listen_local(path), LocalUsers(port, str(path), {os.geteuid(), 0}), on_refused=on_refused)
+    task = asyncio.create_task(door.run(), name=f"door {path.name}")
+    try:
+        yield door
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        port.close()
