@@ -6,5 +6,8 @@ authority        `Authority`: signs
 authenticate     who asks
 service          Istio's CreateCertificate over gRPC
 audit            what was issued and refused
+jwt_keys         the keys of JWT-SVIDs, and when each signs
+jwt_authority    `JwtAuthority`: signs JWT-SVIDs
+jwt_service      agents ask for JWT-SVIDs over gRPC
 server_identity  the control plane's own certificate, renewed as it goes
 """

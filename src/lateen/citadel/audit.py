@@ -43,7 +43,9 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     source: str = ""  # how the caller was recognised: "local-trust", "join-token", "client-certificate", ...
     peer: str = ""  # where the call came from: "uid=1000,pid=4711", "10.0.0.2:50312"
     token: str = ""  # name of the join token, which is no secret
-    serial: str = ""  # hexadecimal
+    kind: str = ""  # "jwt" of a JWT-SVID; "" of a certificate
+    audience: str = ""  # of a JWT-SVID: for whom it is, with blanks between
+    serial: str = ""  # hexadecimal; of a JWT-SVID its jti
     not_after: str = ""
     reason: str = ""  # why refused
     lost_before: int = 0  # lines before this one that could not be written
@@ -80,7 +82,7 @@ class AuditLog:
         trail = self._strangers if entry.of_stranger else self._trail
         entry = msgspec.structs.replace(
             entry,
-            **{field: _plain(getattr(entry, field)) for field in ("identity", "peer", "token", "reason")},
+            **{field: _plain(getattr(entry, field)) for field in ("identity", "peer", "token", "audience", "reason")},
             lost_before=self._unreported,
         )
         try:

@@ -7,6 +7,7 @@ to nothing else is put together here.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,8 @@ from lateen.api.base import Problem
 from lateen.citadel.audit import AuditEntry, AuditLog, audit_time
 from lateen.citadel.authenticate import Authenticator, LocalTrust
 from lateen.citadel.authority import Authority, utc_now
+from lateen.citadel.jwt_authority import JwtAuthority
+from lateen.citadel.jwt_service import JwtService
 from lateen.citadel.server_identity import ServerIdentity
 from lateen.citadel.service import CertificateService, Lifetimes
 from lateen.settings import Settings
@@ -26,6 +29,9 @@ from lateen.settings import Settings
 __all__ = ["CertificateOptions", "Certificates"]
 
 log = structlog.get_logger(__name__)
+
+
+JWT_KEYS_SECONDS = 60.0  # how often is looked whether the keys of JWT-SVIDs are to be rotated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +49,8 @@ class Certificates:
     audit: AuditLog
     authenticators: tuple[Authenticator, ...]
     service: CertificateService
+    jwts: JwtAuthority
+    jwt_service: JwtService
     server_identity: ServerIdentity
 
     def __init__(self, settings: Settings, options: CertificateOptions) -> None:
@@ -74,13 +82,22 @@ class Certificates:
             lifetimes=Lifetimes() if lifetime is None else Lifetimes.exactly(lifetime),
             audit=self.audit,
         )
+        self.jwts = JwtAuthority(settings.jwt_dir, options.trust_domain)
+        self.jwt_service = JwtService(self.jwts, self.authenticators, audit=self.audit)
+        rotating = asyncio.create_task(self._rotate_jwt_keys(), name="jwt keys")
+        stack.push_async_callback(_ended, rotating)
         self.server_identity = (
             ServerIdentity(self.authority) if lifetime is None else ServerIdentity(self.authority, lifetime=lifetime)
         )
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """Return what the server of the local socket answers about certificates."""
-        return (self.service.handler(),)
+        return (self.service.handler(), self.jwt_service.handler())
+
+    async def _rotate_jwt_keys(self) -> None:
+        while True:
+            await asyncio.sleep(JWT_KEYS_SECONDS)
+            self.jwts.rotate()
 
     def problems(self) -> list[Problem]:
         """Return what is wrong with certificates now, for `lateen status`."""
@@ -101,3 +118,8 @@ class Certificates:
     def server_credentials(self) -> grpc.ServerCredentials:
         """Return credentials for a port that takes only clients with a certificate of the mesh."""
         return self.server_identity.credentials()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
