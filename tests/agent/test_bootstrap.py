@@ -82,7 +82,7 @@ def test_the_control_plane_must_prove_its_name_and_the_proxy_its_identity() -> N
     assert tls["sni"] == "pilot.lateen.local"
     assert [secret["name"] for secret in common["tls_certificate_sds_secret_configs"]] == ["default"]
     validation = common["combined_validation_context"]
-    assert validation["validation_context_sds_secret_config"]["name"] == "ROOTCA"
+    assert validation["validation_context_sds_secret_config"]["name"] == "CONTROLPLANECA"
     names = validation["default_validation_context"]["match_typed_subject_alt_names"]
     assert names == [{"san_type": "DNS", "matcher": {"exact": "pilot.lateen.local"}}]
 

@@ -70,7 +70,7 @@ def test_responses_are_written() -> None:
     delta = DeltaDiscoveryResponse.FromString(data)
     (resource,) = delta.resources
     assert (resource.name, resource.version, resource.resource.value) == ("a", "1", b"body" * 100)
-    assert m.decode_delta_response(data) == m.DeltaResponse("n", (m.DeltaResource("a", "1", b"body" * 100),))
+    assert m.decode_delta_response(data) == m.DeltaResponse("t", "n", (m.DeltaResource("a", "1", b"body" * 100),))
 
 
 def test_secrets_are_written() -> None:

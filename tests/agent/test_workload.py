@@ -22,7 +22,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.fakes.agent_mesh import FakeMesh, http_listener
-from tests.fakes.certs import key_pem
+from tests.fakes.certs import StrangeAuthority, key_pem, pem_of, uri
 from tests.fakes.xds import FakeSlice, make_resource, scope_of
 
 from lateen.agent.admin import Admin
@@ -31,9 +31,11 @@ from lateen.agent.drain import ACTIVE_STATS, active_work
 from lateen.agent.runner import Stdio, Stop, run_workload
 from lateen.agent.spec import HostListener, WorkloadSpec
 from lateen.errors import BadInput, Refused, Unavailable
+from lateen.pilot.serving.trust import trust_holders
 from lateen.pilot.xds.type_urls import LDS
 from lateen.wire.local import GroupInfo, Probe, ProxySettings, WorkloadPort
 from lateen.wire.spiffe import SpiffeId
+from lateen.wire.trust import TrustBundle, TrustUpdate
 
 pytestmark = pytest.mark.envoy
 
@@ -428,6 +430,51 @@ async def test_rotation_under_load_fails_no_handshake(log: Any, until: Any, tmp_
         assert len(serials) >= 2, serials
         assert sum(serials.values()) > 100
         assert (await exchange(kept_reader, kept_writer, "/kept"))[0] == 200
+
+
+async def test_a_root_is_in_force_when_it_is_acknowledged_and_out_of_force_later(
+    log: Any, until: Any, tmp_path: Path
+) -> None:
+    strange = StrangeAuthority()
+    key = ec.generate_private_key(ec.SECP256R1())
+    peer = strange.certify(key, names=[uri("spiffe://cluster.local/ns/default/sa/client")])
+    (tmp_path / "chain.pem").write_bytes(pem_of(peer))
+    (tmp_path / "key.pem").write_bytes(key_pem(key))
+
+    async with FakeMesh(lifetime=timedelta(seconds=60)) as mesh:
+        own = TrustUpdate(TrustBundle.of({"cluster.local": mesh.authority.roots}), mesh.authority.signing_path)
+        both = TrustBundle.of({"cluster.local": [*mesh.authority.roots, strange.root_pem.decode()]})
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname = False
+        tls.load_verify_locations(cadata=mesh.authority.root_pem.decode())
+        tls.load_cert_chain(tmp_path / "chain.pem", tmp_path / "key.pem")
+        mesh.tell_trust(own)
+
+        def proven(version: str) -> bool:
+            assert mesh.ads is not None
+            return [h.version for h in trust_holders(mesh.ads.hub.streams).values()] == [version]
+
+        async def ask(run: Running) -> int:
+            connection = await asyncio.open_connection(run.ip, 9080, ssl=tls, server_hostname="")
+            return (await exchange(*connection, "/x"))[0]
+
+        async with running(mesh, log, until, mtls=True) as run:
+            await until(lambda: proven(mesh.trust.all()["trust"].version))
+            with pytest.raises((ssl.SSLError, OSError, asyncio.IncompleteReadError)):
+                await ask(run)
+            mesh.tell_trust(TrustUpdate(both, own.signing_path))
+            await until(lambda: proven(mesh.trust.all()["trust"].version))
+            # At once: what is acknowledged is in force, in every worker.
+            assert [await ask(run) for _ in range(5)] == [200] * 5
+            before = mesh.last.certificate
+            assert before is not None
+            assert before.signing_path == own.signing_path
+            # The authority signs by another way now: the certificate is replaced, once, though this one does not.
+            mesh.tell_trust(TrustUpdate(own.bundle, "another way"))
+            await until(lambda: proven(mesh.trust.all()["trust"].version))
+            with pytest.raises((ssl.SSLError, OSError, asyncio.IncompleteReadError)):
+                await ask(run)
+            await until(lambda: mesh.last.certificate is not None and mesh.last.certificate != before)
 
 
 async def test_sigkill_of_the_agent_leaves_nothing(mesh: FakeMesh, log: Any, until: Any) -> None:

@@ -135,7 +135,7 @@ def test_what_a_faulty_signer_gives_goes_to_nobody(clock: ManualClock) -> None:
 
 def test_no_secret_shows(authority: Authority, tmp_path: Path) -> None:
     secret = (tmp_path / "ca" / KEY_FILE).read_text().splitlines()[1]
-    signer = authority._signer
+    signer = authority.signer
     for shown in (
         repr(authority),
         repr(signer),

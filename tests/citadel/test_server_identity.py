@@ -30,7 +30,7 @@ class RealSigner:
 
     def __init__(self, authority: Authority) -> None:
         self.strange = StrangeAuthority()
-        signer = authority._signer
+        signer = authority.signer
         self.strange.key = signer.key  # type: ignore[attr-defined]
         self.issuer_name = signer.certificate.subject
 
@@ -136,7 +136,7 @@ async def test_certificates_that_do_not_hold(mesh: Mesh, changes: Callable[[date
 
 async def test_another_root_does_not_get_in(mesh: Mesh) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    for organization in (None, mesh.authority._signer.certificate.subject):
+    for organization in (None, mesh.authority.signer.certificate.subject):
         certificate = pem_of(StrangeAuthority().certify(key, names=[uri(ME)], issuer_name=organization))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await mesh.who(key, certificate)

@@ -27,9 +27,10 @@ from lateen.citadel.authority import Authority
 from lateen.citadel.server_identity import ServerIdentity
 from lateen.citadel.service import CertificateService, Lifetimes
 from lateen.errors import BadInput, LateenError, Unavailable
+from lateen.pilot.translate.pack import resource_of_bytes
 from lateen.pilot.xds.node import Trust
 from lateen.pilot.xds.server import AdsServer
-from lateen.pilot.xds.type_urls import CDS, LDS, NDS
+from lateen.pilot.xds.type_urls import CDS, LDS, NDS, TRUST
 from lateen.settings import Settings
 from lateen.wire.control import control_handlers
 from lateen.wire.local import (
@@ -44,6 +45,8 @@ from lateen.wire.local import (
     StatusReport,
 )
 from lateen.wire.nds import NAME_TABLE_TYPE_URL, NameInfo, build_name_table
+from lateen.wire.trust import TrustUpdate
+from lateen.wire.trust_messages import encode_trust
 
 MESH = Registered(trust_domain="cluster.local", cluster_domain="cluster.local", mesh_id="test", cluster_id="test")
 
@@ -75,7 +78,8 @@ class FakeMesh:
         self.authority = Authority.load_or_create(self.settings.ca_dir, MESH.trust_domain)
         self.clusters, self.listeners = FakeSlice(CDS), FakeSlice(LDS)
         self.names = FakeSlice(NDS, name_table({"ratings.default.svc.cluster.local": ["10.96.0.7"]}))
-        self.source = FakeSource(self.clusters, self.listeners, self.names)
+        self.trust = FakeSlice(TRUST)
+        self.source = FakeSource(self.clusters, self.listeners, self.names, self.trust)
         self.servers: list[Any] = []
         self.ads: AdsServer | None = None
 
@@ -118,6 +122,11 @@ class FakeMesh:
     @property
     def last(self) -> Registration:
         return self.registrations[-1]
+
+    def tell_trust(self, update: TrustUpdate) -> None:
+        """Have every agent check peers by a bundle."""
+        resource = resource_of_bytes("trust", TRUST.rpartition("/")[2], encode_trust(update))
+        self.source.push((self.trust, [resource]))
 
     # ---- what agents call
 

@@ -19,6 +19,7 @@ from lateen.wire.local_cluster import LOCAL_CLUSTER, local_endpoints_name
 __all__ = ["PROMETHEUS_PORT", "BootstrapInput", "build_bootstrap", "encode_bootstrap"]
 
 PROMETHEUS_PORT: Final = 15090
+CONTROL_PLANE_ROOTS: Final = "CONTROLPLANECA"  # of the mesh alone, whoever else peers may be (`secret_store`)
 ADMIN_CLUSTER: Final = "prometheus_stats"
 PILOT_NAME: Final = "pilot.lateen.local"  # of the control plane's certificate; a Unix socket's path cannot be in one
 
@@ -213,7 +214,7 @@ def _xds_cluster(inp: BootstrapInput) -> dict[str, Any]:
                                 {"san_type": "DNS", "matcher": {"exact": inp.server_name}}
                             ]
                         },
-                        "validation_context_sds_secret_config": _secret("ROOTCA"),
+                        "validation_context_sds_secret_config": _secret(CONTROL_PLANE_ROOTS),
                     },
                 },
             },

@@ -32,12 +32,15 @@ from lateen.errors import BadInput, LateenError, Refused, Unavailable
 from lateen.wire.renewal import MAX_JITTER, renewal_time
 from lateen.wire.spiffe import SpiffeId
 from lateen.wire.svid import read_certificate
+from lateen.wire.trust import signing_path_of
 
 __all__ = ["CitadelClient", "Identity", "Sign", "Svid"]
 
 FIRST_WAIT_SECONDS: Final = 0.05  # Istio's first backoff of a CSR
 LONGEST_WAIT_SECONDS: Final = 15.0
 LOOK_SECONDS: Final = 30.0  # the wall clock is looked at this often: a machine that slept does not miss its renewal
+REISSUE_SPREAD_SECONDS: Final = 30.0  # over which a mesh whose authority signs by another way asks for new certificates
+REISSUE_SHARE: Final = 0.05  # of a lifetime, where that is shorter
 SOONEST_SHARE: Final = 0.25  # of what is left of a new certificate passes before it is renewed, whatever its dates say
 
 # CSR in PEM, wanted seconds (0: the default) -> chain in PEM: leaf, intermediates, all roots in the last one
@@ -53,6 +56,7 @@ class Svid:
     not_before: datetime
     not_after: datetime
     chain: bytes  # leaf first, no root
+    signing_path: str = ""  # by which way it was signed (`lateen.wire.trust`)
     roots: bytes
     key: bytes = field(repr=False)
 
@@ -112,6 +116,23 @@ class Identity:
         self._rng = rng or random.SystemRandom()
         self._listeners: list[Callable[[Svid], None]] = []
         self._first = asyncio.Event()
+        self._due: datetime | None = None  # when the current certificate is replaced
+        self._hurried = asyncio.Event()
+        self._expected = ""  # the signing path in use, as far as is known
+        self._asked_expecting = ""  # what that was when the current certificate was asked for
+
+    def expect(self, signing_path: str) -> None:
+        """Replace the certificate soon if it was not signed by the way that is in use now ("": not known).
+
+        Once for each way: an authority that signs by several would else be asked without end.
+        """
+        self._expected = signing_path
+        if self.current is not None and self._is_outdated(self.current):
+            self._due = self._renewal_of(self.current)
+            self._hurried.set()
+
+    def _is_outdated(self, svid: Svid) -> bool:
+        return self._expected not in ("", svid.signing_path, self._asked_expecting)
 
     def listen(self, listener: Callable[[Svid], None]) -> None:
         """Call `listener` with each new SVID, and at once with the one there is."""
@@ -140,17 +161,34 @@ class Identity:
             for listener in self._listeners:
                 listener(svid)
             self._first.set()
-            await self._until(self._renewal_of(svid))
+            self._due = self._renewal_of(svid)
+            await self._until_due()
 
     def _renewal_of(self, svid: Svid) -> datetime:
         now = self._now()
         due = renewal_time(svid.not_before, svid.not_after, self._rng.uniform(-MAX_JITTER, MAX_JITTER))
+        if self._is_outdated(svid):
+            spread = min(REISSUE_SPREAD_SECONDS, (svid.not_after - svid.not_before).total_seconds() * REISSUE_SHARE)
+            return min(due, now + timedelta(seconds=self._rng.uniform(0, spread)))
         # An authority whose clock is ahead, or that gives what is nearly over, is not asked without a pause.
         return max(due, now + max((svid.not_after - now) * SOONEST_SHARE, timedelta(seconds=1)))
 
-    async def _until(self, moment: datetime) -> None:
-        while (left := (moment - self._now()).total_seconds()) > 0:
-            await self._sleep(min(left, LOOK_SECONDS))
+    async def _until_due(self) -> None:
+        while self._due is not None and (left := (self._due - self._now()).total_seconds()) > 0:
+            self._hurried.clear()
+            await self._unless_hurried(min(left, LOOK_SECONDS))
+
+    async def _unless_hurried(self, seconds: float) -> None:
+        sleep = asyncio.ensure_future(self._sleep(seconds))
+        hurry = asyncio.create_task(self._hurried.wait(), name="certificate is due")
+        try:
+            await asyncio.wait((sleep, hurry), return_when=asyncio.FIRST_COMPLETED)
+            if sleep.done():
+                sleep.result()
+        finally:
+            for task in (sleep, hurry):
+                task.cancel()
+            await asyncio.gather(sleep, hurry, return_exceptions=True)
 
     async def _obtain(self) -> Svid:
         backoff = Backoff(first=FIRST_WAIT_SECONDS, longest=LONGEST_WAIT_SECONDS, draw=self._rng.random)
@@ -180,8 +218,11 @@ class Identity:
         # Subject and names are left empty: Citadel writes the identity itself and believes none that is asked for.
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         self.requests += 1
+        expecting = self._expected
         pems = await self._sign(csr.public_bytes(serialization.Encoding.PEM), self._seconds)
-        return self._check(key, pems)
+        svid = self._check(key, pems)
+        self._asked_expecting = expecting
+        return svid
 
     def _check(self, key: ec.EllipticCurvePrivateKey, pems: Sequence[str]) -> Svid:
         """Return the SVID in an answer. Raises `Unavailable` when it is not for this key and identity."""
@@ -198,12 +239,18 @@ class Identity:
             raise Unavailable(f"answer of Citadel: a certificate of {wanted} wanted, got {spiffe_id}")
         if x509.load_pem_x509_certificate(leaf).public_key() != key.public_key():
             raise Unavailable("answer of Citadel: a certificate of another key")
+        chain = "".join(pem if pem.endswith("\n") else pem + "\n" for pem in pems[:-1]).encode()
+        try:
+            path = signing_path_of(chain)
+        except BadInput as error:
+            raise Unavailable(f"answer of Citadel: {error}") from error
         return Svid(
             spiffe_id=spiffe_id,
             serial=facts.serial,
             not_before=facts.not_before,
             not_after=facts.not_after,
-            chain="".join(pem if pem.endswith("\n") else pem + "\n" for pem in pems[:-1]).encode(),
+            chain=chain,
+            signing_path=path,
             roots=pems[-1].encode(),
             key=key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -2,7 +2,8 @@
 
 Field numbers: envoy/service/discovery/v3/discovery.proto, envoy/config/core/v3/base.proto,
 envoy/extensions/transport_sockets/tls/v3/{secret,common}.proto, and Istio's in `lateen.wire.ca` and `lateen.wire.nds`,
-which are not imported because they bring the protobuf library (`protowire`). Tests hold each to the real message.
+which are not imported because they bring the protobuf library (`protowire`). Tests hold each to the real message. So is
+the trust bundle's, in `lateen.wire.trust_messages`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import Final
 from lateen.agent.names import Entry
 from lateen.agent.protowire import embedded, encode_struct, messages, number, parse_fields, string, text, texts
 from lateen.agent.spec import Node
+from lateen.wire.trust import TrustBundle, TrustUpdate
 
 __all__ = [
     "CREATE_CERTIFICATE",
     "IDENTITY_METADATA",
     "NAME_TABLE_TYPE_URL",
     "SECRET_TYPE_URL",
+    "TRUST_TYPE_URL",
     "DeltaRequest",
     "DeltaResource",
     "DeltaResponse",
@@ -29,6 +32,7 @@ __all__ = [
     "decode_delta_response",
     "decode_name_table",
     "decode_sotw_request",
+    "decode_trust",
     "encode_certificate_request",
     "encode_certificate_secret",
     "encode_delta_request",
@@ -39,6 +43,7 @@ __all__ = [
 
 SECRET_TYPE_URL: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105
 NAME_TABLE_TYPE_URL: Final = "type.googleapis.com/istio.networking.nds.v1.NameTable"
+TRUST_TYPE_URL: Final = "type.googleapis.com/lateen.trust.v1.TrustBundle"
 CREATE_CERTIFICATE: Final = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 IDENTITY_METADATA: Final = "lateen-identity"
 
@@ -72,6 +77,7 @@ class DeltaResource:
 
 @dataclass(frozen=True, slots=True)
 class DeltaResponse:
+    type_url: str
     nonce: str
     resources: tuple[DeltaResource, ...]
 
@@ -120,7 +126,7 @@ def encode_roots_secret(name: str, roots: bytes, crl: bytes = b"") -> bytes:
     return string(1, name) + embedded(4, embedded(1, _inline(roots)) + revoked)
 
 
-# ---- the name table, as a client
+# ---- the name table and the trust bundle, as a client
 
 
 def encode_delta_request(
@@ -147,7 +153,7 @@ def decode_delta_response(data: bytes) -> DeltaResponse:
         packed = [parse_fields(part) for part in messages(resource, 2)]
         body = [part for each in packed for part in messages(each, 2)]
         resources.append(DeltaResource(text(resource, 3), text(resource, 1), body[-1] if body else b""))
-    return DeltaResponse(text(fields, 5), tuple(resources))
+    return DeltaResponse(text(fields, 4), text(fields, 5), tuple(resources))
 
 
 def decode_name_table(data: bytes) -> dict[str, Entry]:
@@ -157,6 +163,13 @@ def decode_name_table(data: bytes) -> dict[str, Entry]:
         info = parse_fields(b"".join(messages(fields, 2)))
         table[text(fields, 1)] = Entry(tuple(texts(info, 1)), text(info, 3), text(info, 4))
     return table
+
+
+def decode_trust(data: bytes) -> TrustUpdate:
+    fields = parse_fields(data)
+    domains = [parse_fields(entry) for entry in messages(fields, 1)]
+    bundle = TrustBundle.of({text(domain, 1): texts(domain, 2) for domain in domains})
+    return TrustUpdate(bundle, text(fields, 2))
 
 
 # ---- certificates, as a client

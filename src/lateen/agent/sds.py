@@ -43,6 +43,33 @@ class Subscription(ABC):
     def __init__(self) -> None:
         self._sent: dict[str, str] = {}  # name -> version
         self._nonce = 0
+        self._in_flight: dict[str, str] = {}  # of the last response, until it is answered: name -> version
+        self._answers: dict[str, tuple[str, str]] = {}  # name -> (version, "" or why Envoy refuses it)
+
+    def answer(self, name: str, version: str) -> str | None:
+        """Return what Envoy says of one version of a secret: "" once it uses it, or why not.
+
+        None while it has not said. A secret that the stream does not ask for is nothing to wait for: "".
+        """
+        if not self._wants(name):
+            return ""
+        told, reason = self._answers.get(name, ("", ""))
+        return reason if told == version else None
+
+    @abstractmethod
+    def _wants(self, name: str) -> bool:
+        """Whether the stream is subscribed to a secret."""
+
+    def _note_sent(self, told: dict[str, str]) -> str:
+        """Return the nonce of a response that tells these versions."""
+        self._nonce += 1
+        self._in_flight = told
+        return str(self._nonce)
+
+    def _note_answer(self, nonce: str, error: str) -> None:
+        if nonce and nonce == str(self._nonce):
+            self._answers.update({name: (version, error) for name, version in self._in_flight.items()})
+            self._in_flight = {}
 
     @abstractmethod
     def on_request(self, data: bytes) -> str:
@@ -61,10 +88,6 @@ class Subscription(ABC):
             if held is not None and self._sent.get(name) != held.version
         ]
 
-    def _next_nonce(self) -> str:
-        self._nonce += 1
-        return str(self._nonce)
-
 
 class SotwSubscription(Subscription):
     """`StreamSecrets`: each request names everything that is wanted; Envoy has one stream a secret."""
@@ -77,6 +100,7 @@ class SotwSubscription(Subscription):
         request = decode_sotw_request(data)
         if request.nonce and request.nonce != str(self._nonce):
             return ""  # an answer to what is out of date already
+        self._note_answer(request.nonce, request.error)
         self._names = list(dict.fromkeys(request.names))[:MAX_NAMES]
         self._sent = {name: version for name, version in self._sent.items() if name in self._names}
         return request.error
@@ -89,9 +113,12 @@ class SotwSubscription(Subscription):
         yield encode_sotw_response(
             version=",".join(found.version for _, found in held),
             type_url=SECRET_TYPE_URL,
-            nonce=self._next_nonce(),
+            nonce=self._note_sent(dict(self._sent)),
             bodies=[found.body for _, found in held],
         )
+
+    def _wants(self, name: str) -> bool:
+        return name in self._names
 
 
 class DeltaSubscription(Subscription):
@@ -103,6 +130,7 @@ class DeltaSubscription(Subscription):
 
     def on_request(self, data: bytes) -> str:
         request = decode_delta_request(data)
+        self._note_answer(request.nonce, request.error)
         for name in request.subscribe:
             if len(self._names) < MAX_NAMES:
                 self._names[name] = None
@@ -111,15 +139,21 @@ class DeltaSubscription(Subscription):
             self._names.pop(name, None)
             self._sent.pop(name, None)
         if not self._nonce:
-            self._sent.update({name: version for name, version in request.versions if name in self._names})
+            held = {name: version for name, version in request.versions if name in self._names}
+            self._sent.update(held)
+            self._answers.update({name: (version, "") for name, version in held.items()})
         return request.error
 
     def responses(self, store: SecretStore) -> Iterator[bytes]:
         due = self._due(list(self._names), store)
         if not due:
             return
-        self._sent.update({each.name: each.version for each in due})
-        yield encode_delta_response(type_url=SECRET_TYPE_URL, nonce=self._next_nonce(), resources=due)
+        told = {each.name: each.version for each in due}
+        self._sent.update(told)
+        yield encode_delta_response(type_url=SECRET_TYPE_URL, nonce=self._note_sent(told), resources=due)
+
+    def _wants(self, name: str) -> bool:
+        return name in self._names
 
 
 class SdsServer:
@@ -165,7 +199,7 @@ class SdsServer:
         await self._serve(DeltaSubscription(), context)
 
     async def _serve(self, subscription: Subscription, context: Any) -> None:
-        with self._store.listening() as changed:
+        with self._store.listening() as changed, self._store.used_by(subscription):
             reader = asyncio.create_task(self._read(subscription, context, changed), name="sds requests")
             try:
                 while True:
@@ -192,6 +226,7 @@ class SdsServer:
                     return f"no discovery request: {error}"
                 if refusal:
                     self._log.error("secret refused by Envoy", reason=refusal)
+                self._store.heard()
                 changed.set()
             return ""
         finally:

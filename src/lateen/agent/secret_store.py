@@ -1,12 +1,14 @@
 """What Envoy fetches over SDS, by name: the workload's identity, the trust bundle, and files that rules name.
 
     default                        certificate chain and key of the SVID
-    ROOTCA                         the mesh's roots
+    ROOTCA                         whose certificates peers may have
+    CONTROLPLANECA                 the mesh's own roots alone: what the control plane's certificate is checked by
     file-cert:<chain>~<key>        a certificate that a DestinationRule or a Gateway names
     file-root:<path>[~<crl>]       roots of the same, and what they revoked; `file-root:system` are the machine's own
 
-Names and forms are Istio's, but for the revocation list. A version is the hash of the bytes: what did not change is not
-sent again.
+Names and forms are Istio's, but for the revocation list and the roots for the control plane: an authority that is
+believed about another trust domain must not be able to pass for this one's control plane. A version is the hash of the
+bytes: what did not change is not sent again.
 """
 
 from __future__ import annotations
@@ -17,14 +19,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
+from lateen.agent.bootstrap import CONTROL_PLANE_ROOTS
 from lateen.agent.identity import Svid
 from lateen.agent.log import Log
 from lateen.agent.messages import encode_certificate_secret, encode_roots_secret
 from lateen.errors import BadInput
+from lateen.wire.trust import TrustBundle
 
-__all__ = ["Held", "SecretStore"]
+__all__ = ["CONTROL_PLANE_ROOTS", "PEER_ROOTS", "Held", "SecretStore", "SecretUser"]
+
+PEER_ROOTS: Final = "ROOTCA"
 
 MAX_FILE_BYTES: Final = 1 << 20  # all roots of a distribution are about 200 kB
 LOOK_SECONDS: Final = 2.0  # how often files that are in use are looked at
@@ -43,19 +49,58 @@ class Held:
     body: bytes = field(repr=False)  # serialised Secret
 
 
+class SecretUser(Protocol):
+    """One stream of Envoy's."""
+
+    def answer(self, name: str, version: str) -> str | None:
+        """Return "" when it uses that version of a secret or none of that name, why not, or None: not known yet."""
+
+
 class SecretStore:
     """The secrets of one workload; wakes streams when one changes."""
 
     def __init__(self, log: Log) -> None:
+        self.bundle: TrustBundle | None = None  # what peers are checked by, once the control plane has told it
+        self._users: set[SecretUser] = set()
+        self._answered = asyncio.Event()
         self._held: dict[str, Held] = {}
         self._files: dict[str, tuple[tuple[int, int, int], ...]] = {}  # name -> state of its files when they were read
         self._wakers: set[asyncio.Event] = set()
         self._log = log
 
     def set_svid(self, svid: Svid) -> None:
-        """Take a new identity and its roots."""
+        """Take a new identity; its roots only as long as there is no bundle, which is never older."""
         self._put("default", encode_certificate_secret("default", chain=svid.chain, key=svid.key))
-        self._put("ROOTCA", encode_roots_secret("ROOTCA", svid.roots))
+        if self.bundle is None:
+            self._put_roots(svid.roots)
+
+    def set_bundle(self, bundle: TrustBundle, trust_domain: str) -> None:
+        """Check peers by `bundle` from now on; `trust_domain` is the mesh's own."""
+        self.bundle = bundle
+        self._put_roots(bundle.pem(trust_domain))
+
+    def roots(self, svid: Svid, trust_domain: str) -> bytes:
+        """Return the mesh's own roots as they are known now, in PEM."""
+        return svid.roots if self.bundle is None else self.bundle.pem(trust_domain)
+
+    async def taken(self, *names: str) -> str:
+        """Wait until Envoy uses these secrets as they are; return "" then, or why it refuses one.
+
+        What no stream asks for counts as used: whoever asks later gets it as it is then.
+        """
+        while True:
+            self._answered.clear()
+            answers = [
+                user.answer(name, held.version)
+                for name in names
+                if (held := self._held.get(name)) is not None
+                for user in self._users
+            ]
+            if refusal := next((answer for answer in answers if answer), ""):
+                return refusal
+            if None not in answers:
+                return ""
+            await self._answered.wait()
 
     def get(self, name: str) -> Held | None:
         """Return one secret; None when there is none yet, or never will be."""
@@ -73,6 +118,20 @@ class SecretStore:
         finally:
             self._wakers.discard(waker)
 
+    @contextlib.contextmanager
+    def used_by(self, user: SecretUser) -> Iterator[None]:
+        """Count a stream among those that have to use what is new."""
+        self._users.add(user)
+        try:
+            yield
+        finally:
+            self._users.discard(user)
+            self.heard()
+
+    def heard(self) -> None:
+        """Tell that Envoy has said something, or has gone."""
+        self._answered.set()
+
     def wake(self) -> None:
         """Make every listener look again."""
         for waker in self._wakers:
@@ -85,6 +144,10 @@ class SecretStore:
             for name, state in list(self._files.items()):
                 if _state(name) != state:
                     self._load(name)
+
+    def _put_roots(self, pem: bytes) -> None:
+        for name in (PEER_ROOTS, CONTROL_PLANE_ROOTS):
+            self._put(name, encode_roots_secret(name, pem))
 
     def _put(self, name: str, body: bytes) -> None:
         held = Held(blake2b(body, digest_size=10).hexdigest(), body)

@@ -28,7 +28,7 @@ from lateen.agent.identity import CitadelClient, Identity, Svid
 from lateen.agent.log import Log, last_line, shorten_log
 from lateen.agent.monitor import ProxyMonitor
 from lateen.agent.names import Entry, build_names
-from lateen.agent.nds import NameTableClient
+from lateen.agent.nds import MeshClient
 from lateen.agent.place import Grounds
 from lateen.agent.probe import Health, at_the_workload, run_probe
 from lateen.agent.proxy_settings import CONCURRENCY, DRAIN, node_with, spec_with
@@ -36,7 +36,7 @@ from lateen.agent.readiness import ProxyState, Readiness
 from lateen.agent.registration import Registrar
 from lateen.agent.resolvers import HostResolvers
 from lateen.agent.sds import SdsServer
-from lateen.agent.secret_store import SecretStore
+from lateen.agent.secret_store import CONTROL_PLANE_ROOTS, PEER_ROOTS, SecretStore
 from lateen.agent.spec import build_node, effective_labels
 from lateen.agent.status import Facts, StatusHandler
 from lateen.agent.stop import Stop
@@ -48,6 +48,7 @@ from lateen.wire.files import write_atomically
 from lateen.wire.local import Registered, Registration
 from lateen.wire.peer_env import peer_environment
 from lateen.wire.svid import read_certificate
+from lateen.wire.trust import TrustUpdate
 
 __all__ = ["Events", "Stdio", "Workload"]
 
@@ -139,12 +140,15 @@ class Workload:
         self._proxy_resolve.stats = self._resolve.stats  # told as one
         self._dns = DnsServer(self._resolve) if self._captured else None
         self._proxy_dns = DnsServer(self._proxy_resolve) if self._captured else None
-        self._names = NameTableClient(
+        self._new_svid = asyncio.Event()
+        self._names = MeshClient(
             socket=settings.xds_socket,
             node=self._node,
             identity=self._identity,
             on_table=self._table_received,
+            on_trust=self._trust_received,
             on_connect=registrar.again,
+            roots=lambda svid: self._secrets.roots(svid, mesh.trust_domain),
             log=log,
         )
         ready = StatusHandler(lambda: self._readiness, self._admin, None)
@@ -176,7 +180,8 @@ class Workload:
                     "identity": self._identity.run(),
                     "envoy": self._envoy.run(),
                     "proxy monitor": self._monitor.run(),
-                    "name table": self._names.run(),
+                    "names and trust": self._names.run(),
+                    "certificate": self._tell_certificates(),
                     "registration": self._registrar.run(),
                     "secret files": self._secrets.run(),
                     "housekeeping": self._housekeeping(),
@@ -302,8 +307,35 @@ class Workload:
 
     def _certificate_received(self, svid: Svid) -> None:
         self._on_event("certificate received", {"identity": str(svid.spiffe_id), "not_after": svid.not_after})
-        self._registration = _with(self._registration, certificate=read_certificate(svid.chain).info())
-        self._publish()
+        self._new_svid.set()
+
+    async def _tell_certificates(self) -> None:
+        """Tell the control plane of each certificate once Envoy uses it, until cancelled."""
+        while True:
+            await self._new_svid.wait()
+            self._new_svid.clear()
+            svid = await self._identity.wait()
+            if await self._secrets.taken("default"):
+                continue  # refused, which is logged; it goes on with the one that the control plane knows
+            info = msgspec.structs.replace(read_certificate(svid.chain).info(), signing_path=svid.signing_path)
+            self._registration = _with(self._registration, certificate=info)
+            self._publish()
+
+    async def _trust_received(self, update: TrustUpdate) -> str:
+        """Have peers checked by a new bundle; return "" once Envoy does, or why it does not."""
+        domain = self._mesh.trust_domain
+        if not update.bundle.pem(domain):
+            return f"trust bundle without roots of the mesh's own trust domain {domain!r}"
+        before = self._secrets.bundle
+        self._secrets.set_bundle(update.bundle, domain)
+        refusal = await self._secrets.taken(PEER_ROOTS, CONTROL_PLANE_ROOTS)
+        if refusal:
+            if before is not None:
+                self._secrets.set_bundle(before, domain)  # for an Envoy that starts anew
+            return f"refused by Envoy: {refusal}"
+        self._log.info("trust bundle in use", version=update.bundle.version, trust_domains=len(update.bundle.roots))
+        self._identity.expect(update.signing_path)
+        return ""
 
     def _table_received(self, entries: dict[str, Entry]) -> None:
         names = build_names(entries, namespace=self._spec.namespace, domain=self._mesh.cluster_domain)

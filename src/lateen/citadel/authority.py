@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,10 +19,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from lateen.citadel.store import PrivateKey, load_or_create_root
-from lateen.citadel.template import LeafRequest, PublicKey, build_leaf, check_leaf, leaf_validity, parse_csr
+from lateen.citadel.template import (
+    LeafRequest,
+    PublicKey,
+    build_leaf,
+    check_leaf,
+    issuer_key_id,
+    leaf_validity,
+    parse_csr,
+)
 from lateen.errors import BadInput, Refused, Unavailable
 from lateen.wire.spiffe import SpiffeId, check_trust_domain
 from lateen.wire.svid import UNREADABLE
+from lateen.wire.trust import normal_roots, signing_path
 
 __all__ = ["Authority", "Clock", "IssuedChain", "LocalSigner", "Signer", "new_serial", "utc_now"]
 
@@ -83,7 +92,7 @@ class IssuedChain:
 
     leaf: bytes
     chain: tuple[bytes, ...]  # intermediates, the leaf's issuer first; without the root
-    root: bytes
+    root: bytes  # the root, during a rotation all that are believed, in one text
     serial: str  # hexadecimal, lower case
     not_before: datetime
     not_after: datetime
@@ -107,12 +116,11 @@ class Authority:
         self.trust_domain = trust_domain
         self.created = False  # whether `load_or_create` has made a new root
         self.issued = 0
-        self._signer = signer
         self._clock = clock
         self._new_serial = serial
         self._counting = threading.Lock()
-        self._intermediates = tuple(_pem(certificate) for certificate in signer.intermediates)
-        self.root_pem = _pem(signer.root)
+        self.latest_not_after: datetime | None = None  # of all leaves issued since the start
+        self.use(signer)
 
     @classmethod
     def load_or_create(cls, folder: Path, trust_domain: str, clock: Clock = utc_now) -> Authority:
@@ -126,18 +134,46 @@ class Authority:
         authority.created = created
         return authority
 
+    def use(self, signer: Signer, trusted: Iterable[x509.Certificate] = ()) -> None:
+        """Sign by `signer` from now on; `trusted` are roots that are believed besides its own."""
+        roots = normal_roots((_pem(each).decode("ascii") for each in (signer.root, *trusted)), "roots")
+        path = signing_path(issuer_key_id(signer.certificate), signer.intermediates)
+        chain = tuple(_pem(certificate) for certificate in signer.intermediates)
+        # In one step: a call in another thread has either all of the old or all of the new.
+        self._in_use = _InUse(signer, chain, "".join(roots).encode("ascii"), roots, path)
+
+    @property
+    def signer(self) -> Signer:
+        """Who signs now."""
+        return self._in_use.signer
+
+    @property
+    def root_pem(self) -> bytes:
+        """All roots that are believed for this trust domain, one after the other."""
+        return self._in_use.root_pem
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The same, each on its own, as a `TrustBundle` has them."""
+        return self._in_use.roots
+
+    @property
+    def signing_path(self) -> str:
+        """By which way leaves are signed now (`lateen.wire.trust`)."""
+        return self._in_use.path
+
     def __repr__(self) -> str:
         return f"Authority(trust_domain={self.trust_domain!r}, issued={self.issued})"
 
     @property
     def root_not_after(self) -> datetime:
         """When the root expires."""
-        return self._signer.root.not_valid_after_utc
+        return self.signer.root.not_valid_after_utc
 
     @property
     def signer_not_after(self) -> datetime:
         """When the certificate that signs expires: no leaf outlives it."""
-        return self._signer.certificate.not_valid_after_utc
+        return self.signer.certificate.not_valid_after_utc
 
     def issue(self, csr_pem: bytes, spiffe_id: SpiffeId, lifetime: timedelta) -> IssuedChain:
         """Sign a certificate for the key in `csr_pem` and the identity `spiffe_id`, whatever the CSR says of itself.
@@ -155,7 +191,8 @@ class Authority:
             raise Refused(f"identity {spiffe_id} is not of trust domain {self.trust_domain!r}")
         if lifetime < timedelta(seconds=1):
             raise BadInput(f"lifetime of {lifetime}, at least one second wanted")
-        signer = self._signer.certificate
+        in_use = self._in_use
+        signer = in_use.signer.certificate
         now = self._clock()
         if not signer.not_valid_before_utc <= now < signer.not_valid_after_utc - timedelta(seconds=1):
             raise Unavailable(
@@ -169,26 +206,37 @@ class Authority:
             serial=self._new_serial(),
             dns_names=dns_names,
         )
-        leaf = self._signer.sign(build_leaf(request, signer))
-        self._check(leaf, request)
+        leaf = in_use.signer.sign(build_leaf(request, signer))
+        _check(leaf, request, signer)
         with self._counting:
             self.issued += 1
+            self.latest_not_after = max(self.latest_not_after or leaf.not_valid_after_utc, leaf.not_valid_after_utc)
         return IssuedChain(
             leaf=_pem(leaf),
-            chain=self._intermediates,
-            root=self.root_pem,
+            chain=in_use.chain,
+            root=in_use.root_pem,
             serial=f"{leaf.serial_number:x}",
             not_before=leaf.not_valid_before_utc,
             not_after=leaf.not_valid_after_utc,
         )
 
-    def _check(self, leaf: x509.Certificate, request: LeafRequest) -> None:
-        try:
-            problems = list(check_leaf(leaf, request, self._signer.certificate))
-        except UNREADABLE as error:
-            problems = [str(error)]
-        if problems:
-            raise Unavailable(f"signer gave a certificate that must not be used: {'; '.join(problems)}")
+
+@dataclass(frozen=True, slots=True)
+class _InUse:
+    signer: Signer
+    chain: tuple[bytes, ...]
+    root_pem: bytes
+    roots: tuple[str, ...]
+    path: str
+
+
+def _check(leaf: x509.Certificate, request: LeafRequest, signer: x509.Certificate) -> None:
+    try:
+        problems = list(check_leaf(leaf, request, signer))
+    except UNREADABLE as error:
+        problems = [str(error)]
+    if problems:
+        raise Unavailable(f"signer gave a certificate that must not be used: {'; '.join(problems)}")
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

@@ -32,6 +32,7 @@ LIFETIME = timedelta(hours=24)
 @dataclass(frozen=True, slots=True)
 class _Pair:
     issued: IssuedChain
+    path: str  # by which way it was signed
     renew_at: datetime
     key_pem: bytes = field(repr=False)
 
@@ -67,12 +68,14 @@ class ServerIdentity:
         return self._pair.issued
 
     def renew_if_due(self) -> IssuedChain:
-        """Return the certificate for a handshake that begins now: a new one past half of the old one's life.
+        """Return the certificate for a handshake that begins now.
+
+        A new one past half of the old one's life, and when the authority signs by another way than it did.
 
         Does not raise: when the authority cannot sign, that is logged and the old one goes on being used.
         """
         with self._renewing:
-            if self._clock() >= self._pair.renew_at:
+            if self._clock() >= self._pair.renew_at or self._pair.path != self._authority.signing_path:
                 try:
                     self._pair = self._make()
                 except Exception as error:  # called from gRPC's C code, which would end the connection without a word
@@ -82,31 +85,33 @@ class ServerIdentity:
             return self._pair.issued
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return credentials for a port that takes only clients whose certificate the mesh's root verifies."""
-        in_use = self._pair
+        """Return credentials for a port that takes only clients whose certificate the mesh's roots verify.
+
+        Which roots are believed is asked before each handshake, too.
+        """
+        in_use = (self._pair, self._authority.root_pem)
 
         def changed() -> grpc.ServerCertificateConfiguration | None:
             nonlocal in_use
             self.renew_if_due()
-            if in_use is self._pair:
+            wanted = (self._pair, self._authority.root_pem)
+            if in_use == wanted:
                 return None  # no change: gRPC keeps its TLS context
-            in_use = self._pair
-            return self._configuration(in_use)
+            in_use = wanted
+            return _configuration(*wanted)
 
-        return grpc.dynamic_ssl_server_credentials(
-            self._configuration(in_use), changed, require_client_authentication=True
-        )
+        return grpc.dynamic_ssl_server_credentials(_configuration(*in_use), changed, require_client_authentication=True)
 
     def _make(self) -> _Pair:
         key = ec.generate_private_key(ec.SECP256R1())
+        path = self._authority.signing_path  # asked first: what is signed another way meanwhile is replaced once more
         issued = self._authority.issue_for_key(key.public_key(), self.spiffe_id, self._lifetime, (SERVER_NAME,))
         key_pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        return _Pair(issued, renewal_time(issued.not_before, issued.not_after, self._draw()), key_pem)
+        return _Pair(issued, path, renewal_time(issued.not_before, issued.not_after, self._draw()), key_pem)
 
-    def _configuration(self, pair: _Pair) -> grpc.ServerCertificateConfiguration:
-        chain = b"".join((pair.issued.leaf, *pair.issued.chain))
-        return grpc.ssl_server_certificate_configuration(
-            [(pair.key_pem, chain)], root_certificates=self._authority.root_pem
-        )
+
+def _configuration(pair: _Pair, roots: bytes) -> grpc.ServerCertificateConfiguration:
+    chain = b"".join((pair.issued.leaf, *pair.issued.chain))
+    return grpc.ssl_server_certificate_configuration([(pair.key_pem, chain)], root_certificates=roots)

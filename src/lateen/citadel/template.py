@@ -31,6 +31,7 @@ __all__ = [
     "build_root",
     "check_key",
     "check_leaf",
+    "issuer_key_id",
     "leaf_validity",
     "parse_csr",
 ]
@@ -149,6 +150,11 @@ def build_leaf(request: LeafRequest, signer: x509.Certificate) -> x509.Certifica
         .add_extension(x509.SubjectAlternativeName(names), critical=True)  # critical, as the subject is empty: RFC 5280
         .add_extension(_authority_key_identifier(signer), critical=False)
     )
+
+
+def issuer_key_id(signer: x509.Certificate) -> bytes:
+    """Return the authority key identifier of leaves that `signer` signs."""
+    return _authority_key_identifier(signer).key_identifier or b""
 
 
 def build_root(

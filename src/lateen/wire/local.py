@@ -191,6 +191,7 @@ class CertificateInfo(_Message, frozen=True, kw_only=True):
     serial: str  # hexadecimal
     not_before: str  # RFC 3339, UTC
     not_after: str
+    signing_path: str = ""  # by which way it was signed (`lateen.wire.trust`); "": the agent does not say
 
 
 class ControlPlaneInfo(_Message, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from lateen.citadel.jwt_service import JwtService
 from lateen.citadel.server_identity import ServerIdentity
 from lateen.citadel.service import CertificateService, Lifetimes
 from lateen.settings import Settings
+from lateen.wire.trust import TrustBundle, TrustUpdate
 
 __all__ = ["CertificateOptions", "Certificates"]
 
@@ -89,6 +90,12 @@ class Certificates:
         self.server_identity = (
             ServerIdentity(self.authority) if lifetime is None else ServerIdentity(self.authority, lifetime=lifetime)
         )
+
+    @property
+    def trust(self) -> TrustUpdate:
+        """What every proxy is to be told of trust, as of now."""
+        bundle = TrustBundle.of({self.options.trust_domain: self.authority.roots})
+        return TrustUpdate(bundle, self.authority.signing_path)
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """Return what the server of the local socket answers about certificates."""

@@ -176,6 +176,7 @@ class ControlPlane:
         standing = {registration.name: to_workload(registration) for registration in self.registrations}
         self._apply({**{change.key: change for change in changes}, **cast("dict[Any, Any]", standing)})
         await self._start_tasting()
+        self.pilot.source.trust.put(self.certificates.trust)
         self.pilot.source.ready = True
         self.pilot.source.on_rejections = self._show_problems
         self.ads = AdsServer(self.pilot.source)

@@ -20,11 +20,12 @@ from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.serving.origins import culprits_of
 from lateen.pilot.serving.scopes import Scopes
+from lateen.pilot.serving.trust import TrustSlice
 from lateen.pilot.serving.view_scope import ViewScope
 from lateen.pilot.serving.workload_scope import WorkloadScope
 from lateen.pilot.translate.patches.outcome import Mark
 from lateen.pilot.xds.source import Delta, Identity, Listener, NodeInfo, Proxy, Slice
-from lateen.pilot.xds.type_urls import CDS, LDS, SDS
+from lateen.pilot.xds.type_urls import CDS, LDS, SDS, TRUST
 from lateen.wire.spiffe import parse_spiffe_id
 
 __all__ = ["MeshProxy", "MeshSource", "Rejection"]
@@ -65,6 +66,7 @@ class MeshProxy:
         if self.own is not None:
             slices[CDS] = (*slices[CDS], self.own.clusters)
             slices[LDS] = (*slices[LDS], self.own.listeners)
+        slices[TRUST] = (self._source.trust,)
         if self.proven and self.follows:
             slices[SDS] = (self.shared.secrets,)
         return slices
@@ -94,6 +96,7 @@ class MeshSource:
     def __init__(self, mesh: Mesh, scopes: Scopes, *, trust_domain: str) -> None:
         self.mesh = mesh
         self.scopes = scopes
+        self.trust = TrustSlice(lambda delta: self._tell([delta]))
         self.ready = False  # sources have been read once; before that nobody is told that nothing exists
         self.rejections: dict[tuple[str, str, str], Rejection] = {}
         self.on_rejections: Callable[[], None] | None = None

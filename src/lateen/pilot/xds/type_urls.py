@@ -22,6 +22,7 @@ __all__ = [
     "ROUTING",
     "SDS",
     "SRDS",
+    "TRUST",
     "VHDS",
     "rank",
     "short_name",
@@ -38,9 +39,10 @@ VHDS: Final = _PREFIX + "envoy.config.route.v3.VirtualHost"
 SDS: Final = _PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
 ECDS: Final = _PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
 NDS: Final = _PREFIX + "istio.networking.nds.v1.NameTable"
+TRUST: Final = _PREFIX + "lateen.trust.v1.TrustBundle"
 
 # What names something comes after what it names.
-ORDER: Final = (CDS, EDS, ECDS, LDS, SRDS, RDS, VHDS, SDS, NDS)
+ORDER: Final = (CDS, EDS, ECDS, LDS, SRDS, RDS, VHDS, SDS, NDS, TRUST)
 
 _SHORT: Final = {
     CDS: "CDS",
@@ -52,6 +54,7 @@ _SHORT: Final = {
     SDS: "SDS",
     ECDS: "ECDS",
     NDS: "NDS",
+    TRUST: "TRUST",
 }
 _RANK: Final = {type_url: index for index, type_url in enumerate(ORDER)}
 
