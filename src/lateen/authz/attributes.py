@@ -31,6 +31,7 @@ class Seen:
     """A request as policies see it: with its path in the one spelling that is compared."""
 
     request: Request
+    host: str = ""  # with its port
     path: str = ""  # normalised, without query
     trust_domains: tuple[str, ...] = ("cluster.local",)  # the mesh's own first, then its aliases
 
@@ -129,8 +130,8 @@ _SNI: Final = Attribute(
 )
 _HOST: Final = Attribute(
     name="host",
-    holds=lambda pattern, seen, _: text_matches(pattern.lower(), seen.http.authority.lower()),
-    shown=lambda seen: seen.http.authority,
+    holds=lambda pattern, seen, _: text_matches(pattern.lower(), seen.host.lower()),
+    shown=lambda seen: seen.host,
     http_only=True,
 )
 _METHOD: Final = Attribute(

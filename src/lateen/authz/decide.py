@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from lateen.authz.attributes import Seen
-from lateen.authz.normalise import Normalisation, normalise_path
+from lateen.authz.normalise import Normalisation, normalise_path, split_target
 from lateen.authz.rules import what_fails
 from lateen.authz.values import Decision, Match, Policy, Request
 
@@ -35,16 +35,9 @@ def decide(
     that are named do, over gRPC. An authorizer is not asked: the decision says who would be, and holds if it agrees.
     """
     known = tuple(policies)
-    path = ""
-    notes: tuple[str, ...] = ()
-    if request.http is not None:
-        normal = normalise_path(request.http.path, normalisation)
-        if normal is None:
-            return Decision(allowed=False, status=400, action="", why="the path is malformed, or has a fragment")
-        path = normal
-        raw = request.http.path.partition("?")[0]
-        notes = (f'path "{raw}" as "{path}"',) if raw != path else ()
-    seen = Seen(request=request, path=path, trust_domains=tuple(trust_domains))
+    seen, notes = _look(request, normalisation, tuple(trust_domains))
+    if seen is None:
+        return Decision(allowed=False, status=400, action="", why="the path is malformed")
 
     asks, refusal = _custom(known, seen, providers)
     if refusal is not None:
@@ -64,6 +57,23 @@ def decide(
         dry_run=_dry_run(known, seen),
         normalised=notes,
     )
+
+
+def _look(request: Request, how: Normalisation, domains: tuple[str, ...]) -> tuple[Seen | None, tuple[str, ...]]:
+    """Return the request as policies see it and what is spelled otherwise in it; None for one that is malformed."""
+    http = request.http
+    if http is None:
+        return Seen(request=request, trust_domains=domains), ()
+    target = split_target(http.path, http.authority)
+    path = normalise_path(target[1], how) if target is not None else None
+    if target is None or path is None:
+        return None, ()
+    notes = []
+    if http.path.partition("?")[0] != path:
+        notes.append(f'path "{http.path.partition("?")[0]}" as "{path}"')
+    if http.authority != target[0]:
+        notes.append(f'host "{http.authority}" as "{target[0]}"')
+    return Seen(request=request, host=target[0], path=path, trust_domains=domains), tuple(notes)
 
 
 def _enforced(policies: Sequence[Policy], seen: Seen) -> tuple[bool, str, Match | None, str]:

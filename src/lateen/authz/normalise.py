@@ -1,22 +1,26 @@
-"""How a request is spelled before it is compared: one spelling a path, one a host.
+"""How a request is spelled before it is compared: one spelling for each path.
 
-In:  the raw path or authority of a request.
-Out: what is compared (and, of a path, forwarded), `None` for what is no path at all and answered with 400.
-Rules: RFC 3986 section 6 and MeshConfig.pathNormalization.
+In:  the raw target of a request.
+Out: the path that is compared and forwarded, without its query; `None` for what is no path and is answered with 400.
+Rules: RFC 3986 section 6 and MeshConfig.pathNormalization. What a proxy refuses before any policy is asked (control
+characters, bytes beyond ASCII, fragments, a zero byte however it is spelled) is refused here, too.
 """
 
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["Level", "Normalisation", "normalise_path"]
+__all__ = ["Level", "Normalisation", "normalise_path", "split_target"]
 
 Level = Literal["NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"]
 
 _UNRESERVED: Final = frozenset(string.ascii_letters + string.digits + "-._~")  # RFC 3986 2.3: never need encoding
+_ENCODED: Final = frozenset('"<>^`{|}')  # may not stand in a path: RFC 3986 3.3
 _HEX: Final = frozenset(string.hexdigits)
+_ABSOLUTE: Final = re.compile(r"https?://(?:[^/?#@]*@)?([^/?#@]+)((?:/|$).*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,18 +30,30 @@ class Normalisation:
     level: Level = "BASE"
 
 
+def split_target(target: str, authority: str) -> tuple[str, str] | None:
+    """Return (authority, path with query) of a request line's target, `None` for a malformed one.
+
+    A target in absolute form names its host itself, and the `Host` header does not count (RFC 9112 3.2.2).
+    """
+    if target.startswith("/"):
+        return authority, target
+    if found := _ABSOLUTE.fullmatch(target):
+        return found[1], found[2] or "/"
+    return None
+
+
 def normalise_path(path: str, how: Normalisation) -> str | None:
-    """Return the path as it is compared, its query cut off; `None` when the request is refused for it."""
-    if "#" in path:
+    """Return a path, which may have a query behind it, as it is compared; `None` when the request is refused for it."""
+    if not path.startswith("/") or any(not "!" <= char <= "~" or char == "#" for char in path):
         return None
     plain, _, _ = path.partition("?")
-    if not plain.startswith("/") and plain != "*":
-        return None
-    if how.level == "NONE" or plain == "*":
+    if how.level == "NONE":
         return plain
+    if "%00" in plain:
+        return None
     if how.level == "DECODE_AND_MERGE_SLASHES":
         plain = _without_escaped_slashes(plain)
-    plain = _without_dots(_decoded(plain))
+    plain = _without_dots(_respelled(plain))
     if how.level in ("MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"):
         while "//" in plain:
             plain = plain.replace("//", "/")
@@ -50,32 +66,33 @@ def _without_escaped_slashes(path: str) -> str:
     return path
 
 
-def _decoded(path: str) -> str:
-    """Return the path with unreserved characters decoded, and a backslash as the slash that servers take it for."""
+def _respelled(path: str) -> str:
+    """Return the path with what needs no encoding decoded, what needs it encoded, and a backslash as a slash."""
     found: list[str] = []
     at = 0
     while at < len(path):
-        code = path[at + 1 : at + 3]
-        if path[at] == "%" and len(code) == 2 and set(code) <= _HEX:
-            char = chr(int(code, 16))
-            found.append(char if char in _UNRESERVED else path[at : at + 3])
+        char, code = path[at], path[at + 1 : at + 3]
+        if char == "%" and len(code) == 2 and set(code) <= _HEX:
+            decoded = chr(int(code, 16))
+            found.append(decoded if decoded in _UNRESERVED else path[at : at + 3])
             at += 3
-        else:
-            found.append("/" if path[at] == "\\" else path[at])
-            at += 1
+            continue
+        found.append("/" if char == "\\" else f"%{ord(char):02X}" if char in _ENCODED else char)
+        at += 1
     return "".join(found)
 
 
 def _without_dots(path: str) -> str:
-    """Return the path without `.` and `..` (RFC 3986 5.2.4); `..` at the root leads nowhere."""
+    """Return the path without `.` and `..` (RFC 3986 5.2.4), parameters or not; `..` at the root leads nowhere."""
     kept: list[str] = []
     segments = path.split("/")[1:]
-    for segment in segments:
-        if segment == "..":
+    names = [segment.partition(";")[0] if segment.startswith(".") else segment for segment in segments]
+    for name, segment in zip(names, segments, strict=True):
+        if name == "..":
             if kept:
                 kept.pop()
-        elif segment != ".":
+        elif name != ".":
             kept.append(segment)
-    if segments[-1] in (".", ".."):
+    if names[-1] in (".", ".."):
         kept.append("")  # what is left is a folder
     return "/" + "/".join(kept)
