@@ -118,7 +118,11 @@ def make_identity(
     authority: StrangeAuthority, account: str, namespace: str = "default", domain: str = "cluster.local"
 ) -> Identity:
     """Return an identity `spiffe://<domain>/ns/<namespace>/sa/<account>`, signed by `authority`."""
-    spiffe_id = f"spiffe://{domain}/ns/{namespace}/sa/{account}"
+    return sign_identity(authority, f"spiffe://{domain}/ns/{namespace}/sa/{account}")
+
+
+def sign_identity(authority: StrangeAuthority, spiffe_id: str) -> Identity:
+    """Return an identity of any spelling, also of one that Citadel would never sign."""
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = authority.certify(key, names=[uri(spiffe_id)])
     return Identity(spiffe_id, pem_of(certificate), key_pem(key), authority.root_pem)

@@ -1,0 +1,260 @@
+"""Where policies are tried: one real Envoy that holds many workloads' listeners, and clients of every sort.
+
+`Court`   one Envoy. `hold` gives it cases, each the translated policies of one workload behind a listener of its own.
+`Case`    policies and the port of its listener.
+`Client`  how one asks: identity, server name, addresses; `ask_http` and `ask_tcp` tell what came of it.
+
+What a captured connection's addresses would be, a PROXY header says. The applications are two listeners of the same
+Envoy: one answers requests with what it got, one echoes bytes.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOption
+from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_components_pb2 import DirectResponseAction, Route, RouteMatch, VirtualHost
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from envoy.extensions.filters.network.echo.v3.echo_pb2 import Echo
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+    HttpFilter,
+)
+from google.protobuf.message import Message
+from tests.fakes.certs import StrangeAuthority
+from tests.fakes.proxies import ConfigServer, Identity, RealEnvoy, by_address, make_identity, sign_identity, unmarked
+
+from lateen.api.protocol import Protocol
+from lateen.pilot.model.values import AccessLog, InboundListenerInput, InboundPort, MtlsMode, Telemetry
+from lateen.pilot.translate.clusters import build_fixed_clusters, build_inbound_cluster
+from lateen.pilot.translate.inbound import build_inbound_listeners
+from lateen.pilot.translate.pack import pack
+from lateen.pilot.translate.parts import address
+
+NODE = "court"
+SECONDS = 10.0
+HTTP_PORT, OTHER_HTTP_PORT, TCP_PORT = 8001, 8080, 8002  # of the workloads
+MESH_ALPN = ("istio-http/1.1", "istio", "http/1.1")
+
+
+@dataclass
+class Case:
+    """One workload: what is in force there, as `InboundListenerInput` takes it, and where its listener is."""
+
+    fields: Mapping[str, Any]
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """How one connects. `identity` None: without TLS."""
+
+    identity: str | None = None  # key of `Court.identities`
+    sni: str = ""
+    source: str = "127.0.0.1"  # where the connection really comes from
+    claimed: str = "10.77.0.9"  # where the PROXY header says it comes from
+    to: tuple[str, int] = ("10.77.0.10", HTTP_PORT)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOutcome:
+    """What became of one request."""
+
+    status: int
+    arrived: bool  # the application answered
+    path: str = ""  # as the application got it, with its query
+    host: str = ""
+    closing: bool = False  # no other request goes over this connection
+    body: bytes = field(default=b"", compare=False)
+
+
+class Court:
+    """Use as a context manager."""
+
+    def __init__(self, folder: Path, *, identities: Mapping[str, str], trust_domains: Sequence[str]) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        self._authority = StrangeAuthority()
+        self._trust_domains = tuple(trust_domains)
+        self._own = make_identity(self._authority, "court")
+        self.identities = {key: sign_identity(self._authority, text) for key, text in identities.items()}
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._server = ConfigServer(folder / "config.sock")
+        self._stack.callback(self._server.close)
+        self._http_app, self._tcp_app = _free_ports(2)
+
+    def __enter__(self) -> Self:
+        self._server.serve(NODE, [*self._always()])
+        self.envoy = self._stack.enter_context(RealEnvoy(NODE, self._server, self._folder, labels={"app": NODE}))
+        for key, identity in self.identities.items():
+            self._contexts[key] = self._context(identity)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def hold(self, cases: Iterable[Case], *, extra: Iterable[Message] = ()) -> None:
+        """Put these cases in the place of all others; returns when each of them listens. Refusals raise."""
+        held = list(cases)
+        listeners = []
+        for number, (case, port) in enumerate(zip(held, _free_ports(len(held)), strict=True)):
+            case.port = port
+            (listener,) = build_inbound_listeners(self._input(port, case.fields))
+            captured = by_address(listener)
+            captured.name = f"case-{number}"
+            captured.address.socket_address.address = "127.0.0.1"
+            listeners.append(captured)
+        self._server.serve(NODE, [*self._always(), *listeners, *extra])
+        self._server.wait_until_taken(NODE, 60.0)
+        assert self._server.rejections == []
+        wanted = len(held) + 2
+        self.envoy.wait_until(
+            "/stats?filter=listener_manager.total_listeners",
+            lambda text: f"total_listeners_active: {wanted}\n" in text and "total_listeners_warming: 0\n" in text,
+        )
+
+    def _always(self) -> list[Message]:
+        ports = [self._inbound_port(port) for port in (HTTP_PORT, TCP_PORT, OTHER_HTTP_PORT)]
+        clusters = [
+            *(build_inbound_cluster(port, connect_timeout=timedelta(seconds=5), localhost=False) for port in ports),
+            *build_fixed_clusters(for_gateway=False),
+        ]
+        return [
+            *self._own.secrets(),
+            *map(unmarked, clusters),
+            _answering("http-app", self._http_app),
+            _echoing("tcp-app", self._tcp_app),
+        ]
+
+    def _inbound_port(self, port: int) -> InboundPort:
+        tcp = port == TCP_PORT
+        return InboundPort(
+            port=port,
+            service_port=port,
+            protocol=Protocol.TCP if tcp else Protocol.HTTP,
+            mtls=MtlsMode.PERMISSIVE,
+            service=None,
+            forward=f"127.0.0.1:{self._tcp_app if tcp else self._http_app}",
+        )
+
+    def _input(self, port: int, fields: Mapping[str, Any]) -> InboundListenerInput:
+        return InboundListenerInput(
+            **{
+                "port": port,
+                "ports": tuple(self._inbound_port(number) for number in (HTTP_PORT, TCP_PORT, OTHER_HTTP_PORT)),
+                "passthrough_mtls": MtlsMode.PERMISSIVE,
+                "trust_domains": self._trust_domains,
+                "telemetry": Telemetry(access_log=AccessLog(path="", json=False, format="")),
+                **fields,
+            }
+        )
+
+    # ---- clients
+
+    def _context(self, identity: Identity) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        certificate, key, bundle = identity.write(self._folder)
+        context.check_hostname = False  # SPIFFE identities are not host names
+        context.load_verify_locations(bundle)
+        context.load_cert_chain(certificate, key)
+        context.set_alpn_protocols(list(MESH_ALPN))
+        return context
+
+    def connect(self, case: Case, client: Client) -> socket.socket:
+        """Return a connection to a case's workload. Raises `OSError` when it is refused."""
+        sock = socket.create_connection(("127.0.0.1", case.port), timeout=SECONDS, source_address=(client.source, 0))
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            family = "TCP6" if ":" in client.claimed else "TCP4"
+            sock.sendall(f"PROXY {family} {client.claimed} {client.to[0]} 40000 {client.to[1]}\r\n".encode())
+            if client.identity is None:
+                return sock
+            return self._contexts[client.identity].wrap_socket(sock, server_hostname=client.sni or None)
+        except BaseException:
+            sock.close()
+            raise
+
+    def ask_tcp(self, case: Case, client: Client) -> bool:
+        """Return whether bytes reach the application and come back."""
+        try:
+            with self.connect(case, client) as sock:
+                sock.sendall(b"hello")
+                return sock.recv(5) == b"hello"
+        except (ConnectionError, ssl.SSLError):
+            return False
+
+
+def ask_http(sock: socket.socket, request: bytes, *, head: bool = False) -> HttpOutcome:
+    """Send one request and return what came of it. Raises `ConnectionError` when there is no answer."""
+    sock.sendall(request)
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = sock.recv(65536)
+        if not more:
+            raise ConnectionError(f"no answer to {request!r}, only {data!r}")
+        data += more
+    start, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = start.split(b"\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
+    length = 0 if head else int(headers.get(b"content-length", b"0"))
+    while len(body) < length:
+        more = sock.recv(65536)
+        if not more:
+            raise ConnectionError(f"an answer to {request!r} was cut short")
+        body += more
+    return HttpOutcome(
+        status=int(first.split(b" ")[1]),
+        arrived=b"x-app-path" in headers,
+        path=headers.get(b"x-app-path", b"").decode("latin-1"),
+        host=headers.get(b"x-app-host", b"").decode("latin-1"),
+        closing=headers.get(b"connection", b"").lower() == b"close",
+        body=body,
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports on which nobody listens, no two alike."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+
+
+def _answering(name: str, port: int) -> Listener:
+    """Return an application that answers every request with its path and host, taken as they come."""
+    headers = [
+        HeaderValueOption(header=HeaderValue(key="x-app-path", value="%REQ(:PATH)%")),
+        HeaderValueOption(header=HeaderValue(key="x-app-host", value="%REQ(:AUTHORITY)%")),
+    ]
+    route = Route(
+        match=RouteMatch(prefix=""),
+        direct_response=DirectResponseAction(status=200, body=DataSource(inline_string="")),
+        response_headers_to_add=headers,
+    )
+    manager = HttpConnectionManager(
+        stat_prefix=name,
+        route_config=RouteConfiguration(
+            name=name, virtual_hosts=[VirtualHost(name=name, domains=["*"], routes=[route])]
+        ),
+        http_filters=[HttpFilter(name="envoy.filters.http.router", typed_config=pack(Router()))],
+    )
+    return _listener(name, port, Filter(name="http", typed_config=pack(manager)))
+
+
+def _echoing(name: str, port: int) -> Listener:
+    return _listener(name, port, Filter(name="envoy.filters.network.echo", typed_config=pack(Echo())))
+
+
+def _listener(name: str, port: int, last: Filter) -> Listener:
+    return Listener(name=name, address=address("127.0.0.1", port), filter_chains=[FilterChain(filters=[last])])

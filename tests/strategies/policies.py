@@ -1,0 +1,359 @@
+"""Random AuthorizationPolicies and random requests that have something to do with each other.
+
+`draw_policies(rng)` gives documents as YAML has them; `draw_client(rng)` and `with_request` a `Shot`, which says how a
+client asks and, as a `lateen.authz.Request`, what that is. Values of policies are made from values of requests (the
+same, a part with a `*`, one character changed), so that rules match about as often as not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from lateen.authz import Connection, HttpRequest, Request
+
+MESH, ALIAS, STRANGE = "cluster.local", "old.domain", "partner.test"  # the third is let in, and is no alias
+TRUST_DOMAINS = (MESH, ALIAS)
+
+# What certificates say. SPIFFE would not allow some of these; an authority that signs anything may make them.
+IDENTITIES = {
+    "web": f"spiffe://{MESH}/ns/default/sa/web",
+    "web.v1": f"spiffe://{MESH}/ns/default/sa/web.v1",
+    "webxv1": f"spiffe://{MESH}/ns/default/sa/webxv1",
+    "ops": f"spiffe://{MESH}/ns/ops-a/sa/auditor",
+    "old": f"spiffe://{ALIAS}/ns/default/sa/web",
+    "partner": f"spiffe://{STRANGE}/ns/default/sa/web",
+    "star": f"spiffe://{MESH}/ns/de*/sa/w*",
+    "class": f"spiffe://{MESH}/ns/[a-z]/sa/w[e]b",
+    "group": f"spiffe://{MESH}/ns/default/sa/(web)+|x",
+    "deep": f"spiffe://{MESH}/x/ns/default/y/sa/web/z",
+    "twice": f"spiffe://{MESH}/ns/ops-a/ns/default/sa/web",
+    "short": f"spiffe://{MESH}/ns/default",
+}
+SNIS = ("", "", "api.test", "api-test", "outbound_.80_._.api.default.svc.cluster.local", "web.api.test")
+SOURCES = ("127.0.0.1", "127.0.0.2", "127.0.0.130")
+CLAIMED = ("10.77.0.9", "10.77.1.9", "192.0.2.7", "2001:db8::7")
+FORWARDED = ("", "", "", "198.51.100.3", "192.0.2.9, 10.77.0.9", "2001:db8::1")
+METHODS = ("GET", "GET", "GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH")
+HOSTS = (
+    "api",
+    "API",
+    "api.default.svc.cluster.local",
+    "api.default.svc.cluster.local:8001",
+    "Api.Default:8001",
+    "api.",
+    "api.:80",
+    "apixdefault",
+    "api.default",
+    "[2001:db8::1]:80",
+    "10.77.0.10",
+    "a_b.test",
+)
+PATHS = (
+    "/",
+    "/admin",
+    "/admin/",
+    "/admin/x",
+    "/Admin",
+    "/admin?x=/public",
+    "/administrator",
+    "/public/a.txt",
+    "/public/axtxt",
+    "/public?/admin",
+    "/a/b/c",
+    "/a//b",
+    "//admin",
+    "/admin//",
+    "/a/../admin",
+    "/a/./b",
+    "/public/../admin/x",
+    "/public/..;/admin",
+    "/%61dmin",
+    "/%41dmin",
+    "/public/%2e%2e/admin",
+    "/public%2f..%2fadmin",
+    "/admin%2fx",
+    "/admin%2Fx",
+    "/admin%5cx",
+    "/admin\\x",
+    "/public\\..\\admin",
+    "/admin;a=b",
+    "/a;b/c",
+    "/a*b",
+    "/*",
+    "/a/*",
+    "/{x}",
+    "/a+b/[c]",
+    "/%5Bx%5D",
+    "/a%20b",
+    "/%C3%BC",
+    "/a%",
+    "/a%zz",
+    "/a%252f",
+    "/~u",
+    "/%7eu",
+    "/shop.Cart/Add",
+    "/v1/books/7/entries/9",
+    "/v1/books//entries/9",
+    "/v1/books/7/entries/",
+    "/v1/books/7/entries",
+    '/a"b',
+    "/a|b",
+    "/$&'(),:@=!",
+)
+SEGMENTS = (
+    "a",
+    "admin",
+    "public",
+    "",
+    "..",
+    ".",
+    "%2e%2e",
+    "b%2fc",
+    "A",
+    "x;y",
+    "..;",
+    "7",
+    "a.b",
+    "a-b_c~",
+    "*",
+    "%61",
+)
+ROLES = ("admin", "user", "", "admin,user", "user, admin", "adm*n", "Admin", "adm.n", "\xfcser", "a b", "superadmin")
+HEADER_NAMES = ("x-role", "X-Role", "x-other", "x_role")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shot:
+    """One request and all that a client needs to make it."""
+
+    request: Request
+    identity: str | None  # key of IDENTITIES
+    source: str
+    claimed: str
+
+    def bytes(self) -> bytes:
+        """Return the request as HTTP/1.1 has it."""
+        http = self.request.http
+        assert http is not None
+        lines = [f"{http.method} {http.path} HTTP/1.1", f"host: {http.authority}"]
+        lines += [f"{name}: {value}" for name, value in http.headers]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+# ---------------------------------------------------------------- requests
+
+
+def draw_client(rng: Random, *, port: int) -> Shot:
+    """Draw one connection to a workload's `port`, without a request on it."""
+    identity = rng.choice([None, None, *IDENTITIES])
+    source, claimed = rng.choice(SOURCES), rng.choice(CLAIMED)
+    connection = Connection(
+        source_ip=source,
+        remote_ip=claimed,
+        peer=IDENTITIES[identity] if identity is not None else None,
+        sni=rng.choice(SNIS) if identity is not None else "",
+        destination_ip="2001:db8::10" if ":" in claimed else rng.choice(("10.77.0.10", "10.77.0.11")),
+        destination_port=port,
+    )
+    return Shot(request=Request(connection=connection), identity=identity, source=source, claimed=claimed)
+
+
+def with_request(shot: Shot, http: HttpRequest) -> Shot:
+    """Return the shot with an HTTP request on its connection."""
+    forwarded = next((value for name, value in http.headers if name == "x-forwarded-for"), "")
+    # A sidecar believes the last address of the header: whoever is in front of it has put it there.
+    remote_ip = forwarded.rpartition(",")[2].strip() or shot.claimed
+    connection = replace(shot.request.connection, remote_ip=remote_ip)
+    return replace(shot, request=replace(shot.request, connection=connection, http=http))
+
+
+def draw_http(rng: Random) -> HttpRequest:
+    headers = [(rng.choice(HEADER_NAMES), rng.choice(ROLES)) for _ in range(rng.choice((0, 0, 1, 1, 2, 3)))]
+    if forwarded := rng.choice(FORWARDED):
+        headers.append(("x-forwarded-for", forwarded))
+    return HttpRequest(
+        method=rng.choice(METHODS), authority=rng.choice(HOSTS), path=draw_path(rng), headers=tuple(headers)
+    )
+
+
+def draw_path(rng: Random) -> str:
+    if rng.random() < 0.7:
+        return rng.choice(PATHS)
+    path = "/" + "/".join(rng.choice(SEGMENTS) for _ in range(rng.randint(1, 5)))
+    return path + rng.choice(("", "", "?", "?a=/../b", "/"))
+
+
+# ---------------------------------------------------------------- policies
+
+Draw = Callable[[Random], str]
+
+
+def draw_policies(rng: Random, *, conditions: Sequence[tuple[str, Draw]] = ()) -> list[dict[str, Any]]:
+    """Draw the policies of one workload, as documents. `conditions`: keys beyond the usual ones."""
+    documents = []
+    for number in range(rng.choice((1, 1, 2, 2, 3, 4))):
+        action = rng.choice(("ALLOW", "ALLOW", "ALLOW", "DENY", "DENY", "AUDIT"))
+        rules = [_draw_rule(rng, conditions) for _ in range(rng.choice((1, 1, 2, 3)))]
+        if action == "ALLOW" and rng.random() < 0.05:
+            rules = []
+        metadata: dict[str, Any] = {
+            "name": rng.choice((f"p{number}", f"p.{number}", f"p{number}-x")),
+            "namespace": rng.choice(("default", "default", "istio-system")),
+        }
+        if action in ("ALLOW", "DENY") and rng.random() < 0.05:
+            metadata["annotations"] = {"istio.io/dry-run": rng.choice(("true", "false", "1"))}
+        documents.append(
+            {
+                "apiVersion": "security.istio.io/v1",
+                "kind": "AuthorizationPolicy",
+                "metadata": metadata,
+                "spec": {"action": action, "rules": rules},
+            }
+        )
+    return documents
+
+
+def _draw_rule(rng: Random, conditions: Sequence[tuple[str, Draw]]) -> dict[str, Any]:
+    rule: dict[str, Any] = {}
+    if rng.random() < 0.5:
+        rule["from"] = [{"source": _draw_source(rng)} for _ in range(rng.choice((1, 1, 2)))]
+    if rng.random() < 0.7:
+        rule["to"] = [{"operation": _draw_fields(rng, OPERATIONS)} for _ in range(rng.choice((1, 1, 2)))]
+    if rng.random() < 0.35:
+        rule["when"] = [_draw_condition(rng, conditions) for _ in range(rng.choice((1, 1, 2)))]
+    return rule
+
+
+def _draw_source(rng: Random) -> dict[str, Any]:
+    source = _draw_fields(rng, SOURCE_FIELDS)
+    if "serviceAccounts" in source or "notServiceAccounts" in source:  # AP-11
+        for name in ("principals", "notPrincipals", "namespaces", "notNamespaces"):
+            source.pop(name, None)
+    return source
+
+
+def _draw_fields(rng: Random, fields: dict[str, Draw]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in rng.sample(sorted(fields), rng.choice((1, 1, 1, 2, 2, 3))):
+        negative = f"not{name[0].upper()}{name[1:]}"
+        for key in rng.choice(((name,), (name,), (negative,), (name, negative))):
+            found[key] = _draw_values(rng, fields[name])
+    return found
+
+
+def _draw_condition(rng: Random, more: Sequence[tuple[str, Draw]]) -> dict[str, Any]:
+    key, draw = rng.choice((*CONDITIONS, *more))
+    condition: dict[str, Any] = {"key": key}
+    for name in rng.choice((("values",), ("values",), ("notValues",), ("values", "notValues"))):
+        condition[name] = _draw_values(rng, draw)
+    return condition
+
+
+def _draw_values(rng: Random, draw: Draw) -> list[str]:
+    return [draw(rng) for _ in range(rng.choice((1, 1, 2, 3)))]
+
+
+def cut(rng: Random, text: str) -> str:
+    """Return `text` as a pattern: itself, with a `*` at an end or in the middle, or nearly itself."""
+    kind = rng.random()
+    at = rng.randint(0, len(text))
+    if kind < 0.4:
+        return text
+    if kind < 0.6:
+        return text[:at] + "*"
+    if kind < 0.8:
+        return "*" + text[at:]
+    if kind < 0.85:
+        return "*"
+    if kind < 0.9:
+        return f"*{text[at:]}*"
+    if kind < 0.95:
+        return text[:at] + "*" + text[at + 1 :]
+    return text[:at] + rng.choice(".x[*") + text[at + 1 :]
+
+
+def _path(rng: Random) -> str:
+    path = draw_path(rng).partition("?")[0]
+    if rng.random() < 0.15:
+        return rng.choice(
+            (
+                "/v1/books/{*}/entries/{**}",
+                "/{*}",
+                "/{**}",
+                "/admin/{**}",
+                "/{*}/{*}",
+                "/a/{**}/",
+                "/public/{*}",
+                "/v1/{**}/entries/9",
+                "/{*}/b/{**}",
+            )
+        )
+    return cut(rng, path.replace("{", "(").replace("}", ")"))  # braces are templates
+
+
+def _principal(rng: Random) -> str:
+    return cut(rng, rng.choice(list(IDENTITIES.values())).removeprefix("spiffe://"))
+
+
+def _namespace(rng: Random) -> str:
+    return cut(rng, rng.choice(("default", "ops-a", "de*", "[a-z]", "d.fault", "x")))
+
+
+def _account(rng: Random) -> str:
+    accounts = ("web", "web.v1", "default/web", "default/web.v1", "ops-a/auditor", "default/w.b", "[a-z]/w[e]b")
+    return rng.choice((*accounts, "default/(web)+|x", "z", "auditor"))
+
+
+def _domain(rng: Random) -> str:
+    return rng.choice((MESH, ALIAS, STRANGE, "*", "*.local", "cluster*", "*.test", "c*", "cluster.loca", "*r.local"))
+
+
+def _block(*addresses: str) -> Draw:
+    def draw(rng: Random) -> str:
+        address = rng.choice(addresses)
+        widths = (None, 32, 48, 128, 0) if ":" in address else (None, 8, 16, 24, 25, 32, 0)
+        width = rng.choice(widths)
+        return address if width is None else f"{address}/{width}"
+
+    return draw
+
+
+def _port(rng: Random) -> str:
+    return rng.choice(("8001", "8002", "8080", "80", "0", "65535"))
+
+
+def _text(*texts: str) -> Draw:
+    return lambda rng: cut(rng, rng.choice([text for text in texts if text]))
+
+
+SOURCE_FIELDS: dict[str, Draw] = {
+    "principals": _principal,
+    "namespaces": _namespace,
+    "serviceAccounts": _account,
+    "trustDomains": _domain,
+    "ipBlocks": _block(*SOURCES),
+    "remoteIpBlocks": _block(*CLAIMED, "198.51.100.3", "2001:db8::1"),
+}
+OPERATIONS: dict[str, Draw] = {
+    "hosts": _text(*HOSTS),
+    "ports": _port,
+    "methods": _text(*METHODS),
+    "paths": _path,
+}
+CONDITIONS: tuple[tuple[str, Draw], ...] = (
+    ("request.headers[x-role]", _text(*ROLES)),
+    ("request.headers[X-Role]", _text(*ROLES)),
+    ("request.headers[x-none]", _text(*ROLES)),
+    ("source.ip", _block(*SOURCES)),
+    ("remote.ip", _block(*CLAIMED, "198.51.100.3")),
+    ("source.namespace", _namespace),
+    ("source.serviceAccount", _account),
+    ("source.principal", _principal),
+    ("source.trustDomain", _domain),
+    ("destination.ip", _block("10.77.0.10", "10.77.0.11", "2001:db8::10")),
+    ("destination.port", _port),
+    ("connection.sni", _text(*SNIS)),
+)
