@@ -38,7 +38,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.status_pb2 import Status
 
-from lateen.errors import LateenError
+from lateen.errors import LateenError, Refused
 from lateen.pilot.xds.hub import Hub
 from lateen.pilot.xds.references import references
 from lateen.pilot.xds.server import DELTA_METHOD, SERVICE, SOTW_METHOD
@@ -178,6 +178,7 @@ class FakeSource:
         self.scopes: dict[str, dict[str, tuple[Slice, ...]]] = {}
         self.refusal: LateenError | None = None  # raised by `connect`
         self.proxies: list[FakeProxy] = []
+        self.unwelcome: list[Proxy] = []
         self.rejections: list[tuple[str, str, tuple[str, ...], str]] = []  # proxy, type, names, error
         self.recoveries: list[tuple[str, str, tuple[str, ...]]] = []
         self._listeners: list[ChangeListener] = []
@@ -192,6 +193,16 @@ class FakeSource:
         proxy = FakeProxy(name, namespace, self.scopes.get(node.id, self.scope), identity)
         self.proxies.append(proxy)
         return proxy
+
+    def check(self, proxy: Proxy) -> None:
+        if proxy in self.unwelcome:
+            raise Refused("not any more")
+
+    def refuse(self, proxy: Proxy) -> None:
+        """Have a proxy that was accepted, and maybe served, refused."""
+        self.unwelcome.append(proxy)
+        for listener in self._listeners:
+            listener.on_refused(proxy, "not any more")
 
     def subscribe(self, listener: ChangeListener) -> None:
         self._listeners.append(listener)
@@ -426,6 +437,10 @@ class HubLink:
         self._inbox.append(data)
 
     def fail(self, reason: str) -> None:
+        self.failure = reason
+
+    def refuse(self, reason: str) -> None:
+        self._inbox.clear()
         self.failure = reason
 
     def start(self, *type_urls: str) -> HubLink:

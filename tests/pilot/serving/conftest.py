@@ -33,12 +33,16 @@ class Recorder:
     def __init__(self) -> None:
         self.deltas: list[Delta] = []
         self.moved: list[object] = []
+        self.refused: list[tuple[object, str]] = []
 
     def on_batch(self, deltas: list[Delta]) -> None:
         self.deltas.extend(deltas)
 
     def on_scope(self, proxy: object) -> None:
         self.moved.append(proxy)
+
+    def on_refused(self, proxy: object, reason: str) -> None:
+        self.refused.append((proxy, reason))
 
     def take(self) -> dict[str, tuple[list[str], list[str]]]:
         """Return (changed, removed) names by short type, and forget them."""

@@ -209,6 +209,40 @@ def test_silence_about_the_account_opens_nothing_more(shop: Bench) -> None:
     assert shop.pilot.source.connect(info, Identity("spiffe://cluster.local/ns/default/sa/bookinfo-reviews"))
 
 
+@pytest.mark.parametrize(
+    ("namespace", "account"),
+    [
+        pytest.param("other", "bookinfo-reviews", id="another namespace"),
+        pytest.param("default", "bookinfo-ratings", id="another account"),
+    ],
+)
+@pytest.mark.parametrize("registered", [True, False], ids=["it was registered", "it never was"])
+def test_who_held_a_name_before_is_refused_when_another_gets_it(
+    shop: Bench, make: Callable[..., Workload], namespace: str, account: str, registered: bool
+) -> None:
+    """A certificate outlives its workload: its holder must not be served as whoever has the name next."""
+    name = "reviews-v1" if registered else "unheard-of"
+    info = NodeInfo(id=f"sidecar~10.77.0.9~{name}.default~default.svc.cluster.local")
+    mine = Identity("spiffe://cluster.local/ns/default/sa/bookinfo-reviews")
+    held = shop.pilot.source.connect(info, mine)
+    again = make(name, "reviews", "v1", "10.77.0.99", namespace="default", service_account="bookinfo-reviews")
+    shop.run(again)
+    assert shop.recorder.refused == []
+    shop.pilot.source.check(held)
+    if registered:
+        shop.stop(name)
+    shop.run(make(name, "reviews", "v1", "10.77.0.77", namespace=namespace, service_account=account))
+    ((refused, reason),) = shop.recorder.refused
+    assert refused is held
+    assert reason == f"workload '{name}' is of another namespace or service account now"
+    assert held not in shop.recorder.moved
+    with pytest.raises(Refused):
+        shop.pilot.source.check(held)
+    held.close()  # as its stream does, once more
+    with pytest.raises(Refused):
+        shop.pilot.source.connect(info, mine)
+
+
 def test_streams_from_before_and_after_a_registration_both_end(bench: Bench, make: Callable[..., Workload]) -> None:
     early = bench.connect("edge", kind="router", LABELS={"istio": "ingressgateway"})
     bench.run(make("edge", "", "", "10.77.0.2", kind="gateway", labels={"istio": "ingressgateway"}, ports=()))

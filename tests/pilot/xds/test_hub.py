@@ -555,3 +555,14 @@ def test_one_failing_stream_does_not_stop_the_others(world: World, monkeypatch: 
     world.source.push((world.routes, [make_route("r", "b")]))
     assert one.failure == "internal error"
     assert two.pump() == ["RDS r"]
+
+
+def test_a_proxy_that_is_refused_is_sent_nothing_more(world: World) -> None:
+    link, other = world.connect(), world.connect()
+    link.peer.said()
+    world.source.refuse(link.proxy)
+    world.source.push((world.clusters, [make_cluster("c", eds=False)]))
+    link.request(*link.peer.first(EDS))  # what was on its way
+    link.pump()
+    assert (link.failure, link.peer.said()) == ("not any more", [])
+    assert list(world.hub.streams) == [other.stream]

@@ -281,6 +281,24 @@ def _errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelname == "ERROR" and r.name != "asyncio"]
 
 
+async def test_a_client_that_may_have_nothing_any_more_is_told_so(world: World, channel: grpc.aio.Channel) -> None:
+    link = await GrpcLink(channel, DeltaPeer()).start(*ALL)
+    await link.until(lambda: bool(link.peer.names(RDS)))
+    world.source.refuse(world.source.proxies[0])
+    with pytest.raises(ConnectionError, match="PERMISSION_DENIED: not any more"):
+        await link.until(lambda: False)
+    assert world.source.proxies[0].closed == 1
+    # One that is refused while it waits to be served gets nothing at all.
+    world.source.unwelcome = Everybody()
+    (first,) = DeltaPeer().first(CDS)
+    assert await refusal(channel, first.SerializeToString()) == ("PERMISSION_DENIED", "not any more")
+
+
+class Everybody(list[Any]):
+    def __contains__(self, key: object) -> bool:
+        return True
+
+
 # --- identity ---
 
 

@@ -108,6 +108,9 @@ class Pilot:
                     self.mesh.workloads.delete(name)
                 else:
                     self.mesh.workloads.set(name, workload)
+        for name, workload in (workloads or {}).items():
+            if workload is not None:
+                self.source.recheck(name, workload)
         self.source.flush()
         for change in changes:
             self.findings.follow(change.key, exists=change.obj is not None)

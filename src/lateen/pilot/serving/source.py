@@ -57,6 +57,7 @@ class MeshProxy:
     own: WorkloadScope | None
     follows: bool  # its view changes with its workload
     metadata: Mapping[str, object]
+    account: str  # that it proved or, on the local socket, claims; "" where it claims none
     proven: bool  # its certificate says whose it is; only then it gets secrets
     _source: MeshSource = field(repr=False)
 
@@ -122,7 +123,7 @@ class MeshSource:
         workload: Workload | None = self.mesh.workloads.get(name)
         # A node that keeps silent about its account is held to that of the workload it names.
         wanted = account if isinstance(account, str) else workload.service_account if workload is not None else None
-        self._check_identity(node, identity, namespace, wanted)
+        wanted = self._check_identity(node, identity, namespace, wanted) or wanted
         if workload is not None and (
             workload.namespace != namespace or (account and workload.service_account != account)
         ):
@@ -140,9 +141,27 @@ class MeshSource:
         else:
             view, own = _view_of_node(kind, namespace, node), None
         proven = identity.spiffe_id is not None
-        proxy = MeshProxy(name, namespace, view, self.scopes.view(view), own, follows, node.metadata, proven, self)
+        proxy = MeshProxy(
+            name, namespace, view, self.scopes.view(view), own, follows, node.metadata, wanted or "", proven, self
+        )
         self._proxies.setdefault(name, set()).add(proxy)
         return proxy
+
+    def check(self, proxy: Proxy) -> None:
+        if proxy not in self._proxies.get(proxy.name, ()):
+            raise Refused(_another(proxy.name))
+
+    def recheck(self, name: str, workload: Workload) -> None:
+        """Refuse the proxies that a workload of their name, which is another's, would open to them from now on.
+
+        A name is free once its workload has ended. Who held it, and goes on with its old certificate, must not be taken
+        for whoever has it next. Call it before `flush`.
+        """
+        for proxy in list(self._proxies.get(name, ())):
+            if workload.namespace != proxy.namespace or (proxy.account and workload.service_account != proxy.account):
+                for listener in self._listeners:
+                    listener.on_refused(proxy, _another(name))
+                self.leave(proxy)
 
     def patch_counts(self, name: str) -> list[tuple[Patch, dict[str, int]]]:
         """Return each patch that is for a connected proxy, and how many resources of each type it acts on."""
@@ -172,9 +191,10 @@ class MeshSource:
         if proxy.own is not None:
             self.scopes.leave(proxy.own)
 
-    def _check_identity(self, node: NodeInfo, identity: Identity, namespace: str, account: str | None) -> None:
+    def _check_identity(self, node: NodeInfo, identity: Identity, namespace: str, account: str | None) -> str:
+        """Return the account that the identity proves, "" for none."""
         if identity.spiffe_id is None:
-            return  # local trust: reaching the socket is the proof
+            return ""  # local trust: reaching the socket is the proof
         spiffe = parse_spiffe_id(identity.spiffe_id)
         if spiffe.trust_domain != self._trust_domain:
             raise Refused(f"{identity.spiffe_id} is not of trust domain {self._trust_domain!r}")
@@ -182,6 +202,7 @@ class MeshSource:
             raise Refused(
                 f"{identity.spiffe_id} may not speak for node {node.id!r}, which claims {namespace}/{account or '?'}"
             )
+        return spiffe.service_account
 
     # ---- changes
 
@@ -286,6 +307,10 @@ class MeshSource:
                 scope == proxy.shared.name or (proxy.own is not None and scope == proxy.own.name) for proxy in proxies
             )
         )
+
+
+def _another(name: str) -> str:
+    return f"workload {name!r} is of another namespace or service account now"
 
 
 def _node_parts(node: NodeInfo) -> tuple[str, str, str]:

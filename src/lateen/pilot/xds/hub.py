@@ -28,12 +28,15 @@ log = structlog.get_logger()
 
 
 class Outlet(Protocol):
-    """Where the hub puts what one stream is sent. Neither method waits."""
+    """Where the hub puts what one stream is sent. No method waits."""
 
     def send(self, data: bytes) -> None: ...
 
     def fail(self, reason: str) -> None:
         """End the stream: the hub could not go on with it."""
+
+    def refuse(self, reason: str) -> None:
+        """End the stream: its proxy may have nothing any more."""
 
 
 @dataclass(slots=True)
@@ -95,6 +98,8 @@ class Hub:
 
     def receive(self, stream: Stream, request: Any) -> None:
         """Take one request and send what it leads to. Raises `BadInput` when it asks for too much."""
+        if stream not in self._open:
+            return  # refused, and what it still asks for comes too late
         type_url: str = request.type_url
         if not stream.serves(type_url):
             if not request.response_nonce:
@@ -130,6 +135,11 @@ class Hub:
                 self._source.accepted(proxy, type_url, recovered)
         self._due.update(dict.fromkeys(streams))
         self._flush_due()
+
+    def on_refused(self, proxy: Proxy, reason: str) -> None:
+        for stream in list(self._by_proxy.get(id(proxy), ())):
+            self._open[stream].outlet.refuse(reason)
+            self.close(stream)
 
     def tick(self) -> None:
         """Go on with streams whose wait has ended."""

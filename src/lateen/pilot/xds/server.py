@@ -98,6 +98,10 @@ class _Session:
     def fail(self, reason: str) -> None:
         self.end(grpc.StatusCode.INTERNAL, reason)
 
+    def refuse(self, reason: str) -> None:
+        self.outbox.clear()
+        self.end(grpc.StatusCode.PERMISSION_DENIED, reason)
+
     def end(self, code: grpc.StatusCode, reason: str) -> None:
         if not self.ended.done():
             self.ended.set_result((code, reason))
@@ -287,6 +291,7 @@ class AdsServer:
         proxy = self._source.connect(node, identity)
         try:
             await self._source.settled()
+            self._source.check(proxy)
         except BaseException:
             proxy.close()
             raise

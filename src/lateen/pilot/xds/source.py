@@ -41,6 +41,9 @@ class Listener(Protocol):
     def on_scope(self, proxy: Proxy) -> None:
         """The proxy's `slices` are others now (its labels or rules about it changed)."""
 
+    def on_refused(self, proxy: Proxy, reason: str) -> None:
+        """The proxy was accepted, and may have nothing any more: its streams end before anything else is sent."""
+
 
 class Slice(Protocol):
     """One shared set of resources of one type. Hashable by identity."""
@@ -98,6 +101,9 @@ class ProxySource(Protocol):
 
     async def settled(self) -> None:
         """Return once a proxy that `connect` accepted can be served: what it sees may have to be judged first."""
+
+    def check(self, proxy: Proxy) -> None:
+        """Raise `Refused` when a proxy that `connect` accepted may not be served after all."""
 
     def subscribe(self, listener: Listener) -> None: ...
 
