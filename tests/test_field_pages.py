@@ -33,6 +33,7 @@ KINDS: tuple[str, ...] = (
     "EnvoyFilter",
     "Gateway",
     "MeshNetworks",
+    "PeerAuthentication",
     "ProxyConfig",
     "Secret",
     "Service",

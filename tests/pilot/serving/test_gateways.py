@@ -268,6 +268,28 @@ tlsDefaults: {minProtocolVersion: TLSV1_3, ecdhCurves: [P-256]}
     assert found == [(new, ["P-256"]), (old, ["P-256"]), (old, [])]
 
 
+def test_the_meshs_own_tls_is_what_the_mesh_says(shop: Bench) -> None:
+    mesh = """
+apiVersion: mesh.istio.io/v1alpha1
+kind: MeshConfig
+meshMTLS: {minProtocolVersion: TLSV1_3, cipherSuites: [ECDHE-ECDSA-AES128-GCM-SHA256]}
+"""
+    servers = (
+        server(443, "HTTPS", "a.test", name="a", tls="{mode: SIMPLE, credentialName: c}"),
+        server(443, "HTTPS", "b.test", name="b", tls="{mode: ISTIO_MUTUAL}"),
+        server(443, "HTTPS", "c.test", name="c", tls="{mode: ISTIO_MUTUAL, minProtocolVersion: TLSV1_2}"),
+    )
+    apply(shop, gateway("edge", *servers), mesh)
+    (listener,) = listeners(connect(shop)).values()
+    found = []
+    for chain in listener.filter_chains:
+        context = unpack(chain.transport_socket.typed_config, DownstreamTlsContext)
+        params = context.common_tls_context.tls_params
+        found.append((params.tls_minimum_protocol_version, list(params.cipher_suites)))
+    new, old, ciphers = TlsParameters.TLSv1_3, TlsParameters.TLSv1_2, ["ECDHE-ECDSA-AES128-GCM-SHA256"]
+    assert found == [(old, []), (new, ciphers), (old, ciphers)]
+
+
 def test_one_changed_rule_changes_the_virtual_hosts_it_is_in_and_no_other(shop: Bench) -> None:
     apply(shop, gateway("edge", server(80, "HTTP")), *(route(f"vs-{i}", f"h{i}.test") for i in range(20)))
     routes(connect(shop), "http.80")

@@ -169,6 +169,7 @@ class Gateways:
                             server.protocol,
                             settings.trust_domains,
                             defaults=settings.tls_defaults,
+                            mesh_tls=settings.mesh_tls,
                             quic=True,
                         ),
                         http_route=server.route,
@@ -192,7 +193,13 @@ class Gateways:
         }
         for server in port.servers:
             tls = (
-                build_server_tls(server.tls, server.protocol, settings.trust_domains, defaults=settings.tls_defaults)
+                build_server_tls(
+                    server.tls,
+                    server.protocol,
+                    settings.trust_domains,
+                    defaults=settings.tls_defaults,
+                    mesh_tls=settings.mesh_tls,
+                )
                 if server.terminates
                 else None
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +68,8 @@ class Inbound:
         return InboundListenerInput(
             ports=tuple(ports[number] for number in sorted(ports)),
             passthrough_mtls=read.get(self.mesh.port_mtls, (workload.namespace, labels, 0)),
+            passthrough_ports=self._unnamed(read, workload, labels, ports),
+            mesh_tls=settings.mesh_tls,
             trust_domains=settings.trust_domains,
             sniff_timeout=settings.sniff_timeout,
             retries=settings.inbound_retries,
@@ -75,6 +78,14 @@ class Inbound:
             ips=(workload.ip,),
             telemetry=settings.telemetry,
         )
+
+    def _unnamed(
+        self, read: Read, workload: Workload, labels: tuple[tuple[str, str], ...], ports: Mapping[int, InboundPort]
+    ) -> tuple[tuple[int, MtlsMode], ...]:
+        """Return the modes of ports that nothing but the workload's PeerAuthentication names."""
+        key = (workload.namespace, labels)
+        written = (number for number in read.get(self.mesh.mtls_ports, key) if number not in ports)
+        return tuple((number, read.get(self.mesh.port_mtls, (*key, number))) for number in written)
 
     def _served(self, read: Read, workload: Workload) -> dict[int, tuple[Service | None, ServicePort]]:
         """What the workload serves by port of its own: for which service (None: none), and as which port of it."""

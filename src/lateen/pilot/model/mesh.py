@@ -26,17 +26,20 @@ from lateen.pilot.model.locality import asked_labels as balancing_labels
 from lateen.pilot.model.locality import asks_locality, locality_of
 from lateen.pilot.model.networks import GATEWAY_PORT_LABEL, GatewayService, Networks, build_networks
 from lateen.pilot.model.ownership import ISTIO, NAMESPACE
-from lateen.pilot.model.peer_auth import mtls_mode
+from lateen.pilot.model.peer_auth import mtls_mode, ports_named
 from lateen.pilot.model.policy import Rule, age_key, client_tls, clients_of, exported_to, select_rule
 from lateen.pilot.model.proxy_config import effective_proxy
 from lateen.pilot.model.routes import bound_gateways
 from lateen.pilot.model.same_host import merge_same_host
 from lateen.pilot.model.scope import ANY, EVERYTHING, Scope, scope_of
+from lateen.pilot.model.server_tls import mesh_tls_of
 from lateen.pilot.model.values import (
     ALLOW_ANY,
     ALLOW_ANY_DYNAMIC_DNS,
+    NO_MESH_TLS,
     AccessLog,
     Hostname,
+    MeshTls,
     MtlsMode,
     Resolution,
     Telemetry,
@@ -109,6 +112,7 @@ class MeshSettings:
     inbound_retries: Any = None  # api HTTPRetry: from a proxy to its own application
     tcp_keepalive: Any = None  # api TcpKeepalive
     tls_defaults: Any = None  # api TLSConfig: for TLS that is not the mesh's own
+    mesh_tls: MeshTls = NO_MESH_TLS
     outbound_stat_name: str = ""  # pattern, see `model.stat_names`
     inbound_stat_name: str = ""
     http_proxy_port: int = 0  # of every sidecar, on its loopback
@@ -197,6 +201,8 @@ class Mesh:
         self.service = graph.derive("service", self._service)
         self.rule = graph.derive("rule", self._rule)
         self.port_mtls = graph.derive("mtls mode", self._port_mtls)
+        # (namespace, labels of a workload) -> the ports that its PeerAuthentication names, sorted
+        self.mtls_ports = graph.derive("mtls ports", self._mtls_ports)
         # (namespace, labels of a workload) -> Object of the Sidecar in force | None
         self.sidecar = graph.derive("sidecar", self._sidecar)
         # (namespace, labels of a workload) -> api MeshProxyConfig in force when its proxy starts
@@ -353,6 +359,10 @@ class Mesh:
             dict(labels),
             port or None,
         )
+
+    def _mtls_ports(self, read: Read, key: tuple[str, tuple[tuple[str, str], ...]]) -> tuple[int, ...]:
+        namespace, labels = key
+        return ports_named(self.objects_of(read, read.lookup(self.peer_auth, namespace)), dict(labels))
 
     # ---- viewers
 
@@ -612,6 +622,7 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
         inbound_retries=spec.default_inbound_http_retry_policy,
         tcp_keepalive=spec.tcp_keepalive,
         tls_defaults=spec.tls_defaults,
+        mesh_tls=mesh_tls_of(spec.mesh_mtls),
         outbound_stat_name=spec.outbound_cluster_stat_name or "",
         inbound_stat_name=spec.inbound_cluster_stat_name or "",
         http_proxy_port=spec.proxy_http_port or 0,

@@ -10,13 +10,13 @@ from lateen.api.protocol import Protocol
 from lateen.flow import Read
 from lateen.pilot.model.destinations import Destinations, service_ref
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View
-from lateen.pilot.model.outbound_endpoints import OutboundEndpoints, balancing_of, resolution_of
+from lateen.pilot.model.outbound_endpoints import OutboundEndpoints, balancing_of, resolution_of, takes_mtls
 from lateen.pilot.model.outbound_policy import outbound_policy
 from lateen.pilot.model.places import Place
 from lateen.pilot.model.policy import EffectivePolicy, balancer_of, effective_policy, upstream_tls
 from lateen.pilot.model.stat_names import stat_name_of
 from lateen.pilot.model.values import AutoMtls, ClusterInput, DynamicClusterInput, Hostname, MtlsMode, Resolution
-from lateen.pilot.registry.values import Service
+from lateen.pilot.registry.values import Service, ServicePort
 
 __all__ = ["OutboundClusters"]
 
@@ -79,7 +79,7 @@ class OutboundClusters:
                         retry_budget=policy.retry_budget,
                         h2_upgrade=settings.h2_upgrade,
                         tls=upstream_tls(policy),
-                        auto_mtls=self._auto_mtls(read, service, settings, policy, places),
+                        auto_mtls=self._auto_mtls(read, service, settings, policy, port, places),
                         sans=self._sans(service, settings, places),
                         endpoints=endpoints,
                         dns_refresh=settings.dns_refresh,
@@ -96,16 +96,23 @@ class OutboundClusters:
         service: Service,
         settings: MeshSettings,
         policy: EffectivePolicy,
+        port: ServicePort,
         places: tuple[Place, ...],
     ) -> AutoMtls:
+        """Return how clients choose between mutual TLS and plain text: by what each endpoint takes.
+
+        Istio asks the service's namespace alone: a workload whose own policy says otherwise cannot be reached there.
+        """
         if policy.tls is not None or not settings.auto_mtls or service.mesh_external:
             return AutoMtls.OFF
-        if read.get(self.mesh.port_mtls, (service.namespace, (), 0)) is MtlsMode.DISABLE:
-            return AutoMtls.OFF
+        plain = read.get(self.mesh.port_mtls, (service.namespace, (), 0)) is MtlsMode.DISABLE
+        if plain and not any(takes_mtls(self.mesh, read, place, port) for place in places):
+            return AutoMtls.OFF  # the same for all, so that nothing has to be said of each
         balancer = policy.load_balancer
         simple = str(getattr(getattr(balancer, "simple", None), "value", getattr(balancer, "simple", None)) or "")
         if service.resolution is Resolution.ORIGINAL_DST or simple == "PASSTHROUGH":
-            return AutoMtls.ALL if places and all(place.auto_mtls for place in places) else AutoMtls.OFF
+            every = places and all(takes_mtls(self.mesh, read, place, port) for place in places)
+            return AutoMtls.ALL if every else AutoMtls.OFF
         return AutoMtls.PER_ENDPOINT
 
     @staticmethod

@@ -30,7 +30,7 @@ from lateen.pilot.registry.entries import written_endpoint
 from lateen.pilot.registry.values import Service, ServicePort
 from lateen.wire.local_cluster import parse_local_endpoints_name
 
-__all__ = ["OutboundEndpoints", "balancing_of", "resolution_of"]
+__all__ = ["OutboundEndpoints", "balancing_of", "resolution_of", "takes_mtls"]
 
 
 class OutboundEndpoints:
@@ -124,9 +124,7 @@ class OutboundEndpoints:
             if tls is not None:
                 mtls = tls.mode == "ISTIO_MUTUAL"
             else:
-                labels = tuple(sorted(place.labels.items()))
-                mode = read.get(self.mesh.port_mtls, (place.namespace, labels, number)) if place.auto_mtls else None
-                mtls = place.auto_mtls and not service.mesh_external and mode is not MtlsMode.DISABLE
+                mtls = not service.mesh_external and takes_mtls(self.mesh, read, place, port)
             endpoint = EndpointInput(
                 address=place.address,
                 port=number,
@@ -139,6 +137,15 @@ class OutboundEndpoints:
             found.append(Reached(place.labels, network, endpoint))
         reached = through_gateways(found, networks, view.network)
         return arrange(reached, balancing or balancing_of(policy, service, settings), client)
+
+
+def takes_mtls(mesh: Mesh, read: Read, place: Place, port: ServicePort) -> bool:
+    """Tell whether clients that are told nothing else speak mutual TLS to a port of a service at this place."""
+    number = place.port_for(port)
+    if not place.auto_mtls or number is None:
+        return False
+    labels = tuple(sorted(place.labels.items()))
+    return read.get(mesh.port_mtls, (place.namespace, labels, number)) is not MtlsMode.DISABLE
 
 
 def resolution_of(service: Service, view: View) -> Resolution:

@@ -13,7 +13,7 @@ from lateen.api.base import Object
 from lateen.pilot.model.policy import age_key
 from lateen.pilot.model.values import MtlsMode
 
-__all__ = ["mtls_mode"]
+__all__ = ["mtls_mode", "ports_named"]
 
 _MODES = {"DISABLE": MtlsMode.DISABLE, "PERMISSIVE": MtlsMode.PERMISSIVE, "STRICT": MtlsMode.STRICT}
 
@@ -29,7 +29,7 @@ def mtls_mode(
     namespace = tuple(in_namespace)
     mesh_wide = _oldest(policy for policy in in_root if not _selector(policy))
     namespace_wide = _oldest(policy for policy in namespace if not _selector(policy))
-    workload = _oldest(policy for policy in namespace if _selector(policy) and _selects(policy, labels))
+    workload = _of_workload(namespace, labels)
     if workload is not None and port is not None:
         at_port = _mode((workload.spec.port_level_mtls or {}).get(port))
         if at_port is not None:
@@ -39,6 +39,16 @@ def mtls_mode(
         if found is not None:
             return found
     return MtlsMode.PERMISSIVE
+
+
+def ports_named(in_namespace: Iterable[Object], labels: Mapping[str, str]) -> tuple[int, ...]:
+    """Return the ports that the policy of a workload itself names, sorted."""
+    workload = _of_workload(in_namespace, labels)
+    return tuple(sorted(workload.spec.port_level_mtls or ())) if workload is not None else ()
+
+
+def _of_workload(in_namespace: Iterable[Object], labels: Mapping[str, str]) -> Object | None:
+    return _oldest(policy for policy in in_namespace if _selector(policy) and _selects(policy, labels))
 
 
 def _oldest(policies: Iterable[Object]) -> Object | None:

@@ -18,9 +18,9 @@ from lateen.pilot.model.secret_names import (
     roots_name,
     secret_resource_name,
 )
-from lateen.pilot.model.values import ServerTls
+from lateen.pilot.model.values import NO_MESH_TLS, MeshTls, ServerTls
 
-__all__ = ["build_server_tls"]
+__all__ = ["build_server_tls", "mesh_tls_of"]
 
 HTTP: Final = ("h2", "http/1.1")
 HTTP3: Final = ("h3",)
@@ -30,11 +30,17 @@ _COLONS: Final = re.compile("[: ]")
 
 
 def build_server_tls(
-    tls: Any, protocol: Protocol, trust_domains: tuple[str, ...], *, defaults: Any = None, quic: bool = False
+    tls: Any,
+    protocol: Protocol,
+    trust_domains: tuple[str, ...],
+    *,
+    defaults: Any = None,
+    mesh_tls: MeshTls = NO_MESH_TLS,
+    quic: bool = False,
 ) -> ServerTls:
     """Return how a server with these settings ends TLS. Only for modes that end it.
 
-    `defaults` are the mesh's (api TLSConfig), for what the server leaves open; not for the mesh's own identities.
+    What the server leaves open the mesh says: `mesh_tls` for its own identities, `defaults` (api TLSConfig) for others.
     """
     mesh = tls.mode == "ISTIO_MUTUAL"
     asks = tls.mode in ("MUTUAL", "OPTIONAL_MUTUAL", "ISTIO_MUTUAL")
@@ -48,20 +54,28 @@ def build_server_tls(
         subject_alt_names=tuple(sorted(tls.subject_alt_names)) if asks else (),
         spki_pins=tls.verify_certificate_spki if asks else (),
         hash_pins=tuple(_COLONS.sub("", pin).lower() for pin in tls.verify_certificate_hash) if asks else (),
-        min_version=_least(tls, defaults),
+        min_version=_least(tls, mesh_tls.min_version if mesh else getattr(defaults, "min_protocol_version", None)),
         max_version=tls.max_protocol_version,
         cipher_suites=_ciphers(
-            tls.cipher_suites or (defaults.cipher_suites if defaults is not None and not mesh else ())
+            tls.cipher_suites or (mesh_tls.cipher_suites if mesh else getattr(defaults, "cipher_suites", ()))
         ),
         ecdh_curves=defaults.ecdh_curves if defaults is not None else (),
         alpn=_alpn(protocol, mesh=mesh, quic=quic),
     )
 
 
-def _least(tls: Any, defaults: Any) -> str:
-    if tls.min_protocol_version == "TLS_AUTO" and defaults is not None and defaults.min_protocol_version is not None:
-        return str(defaults.min_protocol_version)
-    return str(tls.min_protocol_version)
+def mesh_tls_of(written: Any) -> MeshTls:
+    """Return what MeshConfig's `meshMTLS` (api TLSConfig | None) says."""
+    if written is None:
+        return NO_MESH_TLS
+    return MeshTls(
+        min_version=str(written.min_protocol_version or "TLS_AUTO"), cipher_suites=_ciphers(written.cipher_suites)
+    )
+
+
+def _least(tls: Any, default: str | None) -> str:
+    least = tls.min_protocol_version
+    return str(default) if least == "TLS_AUTO" and default is not None else str(least)
 
 
 def _alpn(protocol: Protocol, *, mesh: bool, quic: bool) -> tuple[str, ...]:

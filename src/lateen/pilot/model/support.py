@@ -110,7 +110,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
                 "configSources",
                 "caCertificates",
                 "ca",
-                "meshMTLS",
                 "verifyCertificateAtClient",
                 "certificates",
                 "enableTracing",

@@ -22,6 +22,7 @@ from lateen.pilot.model.values_jwt import NO_REQUEST_AUTH, RequestAuth
 __all__ = [
     "ALLOW_ANY",
     "ALLOW_ANY_DYNAMIC_DNS",
+    "NO_MESH_TLS",
     "NO_TCP_LIMITS",
     "REGISTRY_ONLY",
     "AccessLog",
@@ -41,6 +42,7 @@ __all__ = [
     "HttpProxyListenerInput",
     "InboundListenerInput",
     "InboundPort",
+    "MeshTls",
     "MirrorInput",
     "MtlsMode",
     "OutboundListenerInput",
@@ -420,6 +422,17 @@ class HttpProxyListenerInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeshTls:
+    """What servers ask of mutual TLS inside the mesh beside identities: MeshConfig's `meshMTLS`."""
+
+    min_version: str = "TLS_AUTO"  # 1.2
+    cipher_suites: tuple[str, ...] = ()  # of TLS 1.2; (): the mesh's own list
+
+
+NO_MESH_TLS = MeshTls()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InboundPort:
     """One port of the workload as Envoy guards it."""
 
@@ -443,6 +456,8 @@ class InboundListenerInput:
     port: int = 15006
     ports: tuple[InboundPort, ...]  # sorted by port
     passthrough_mtls: MtlsMode  # of ports no service names
+    passthrough_ports: tuple[tuple[int, MtlsMode], ...] = ()  # of these a policy says it one by one; sorted by port
+    mesh_tls: MeshTls = NO_MESH_TLS
     trust_domains: tuple[str, ...]  # accepted in clients' SPIFFE IDs: the own one and its aliases
     connect_timeout: timedelta = timedelta(seconds=10)  # towards the application: the mesh's
     sniff_timeout: timedelta = timedelta(0)

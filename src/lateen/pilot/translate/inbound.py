@@ -171,7 +171,7 @@ def build_inbound_listeners(inp: InboundListenerInput) -> tuple[Listener, ...]:
     A port's own listener binds `bind:port`, the address that endpoints announce. Same input, same bytes.
     """
     common = _Common(
-        socket=build_mesh_downstream(trust_domains=inp.trust_domains),
+        socket=build_mesh_downstream(trust_domains=inp.trust_domains, mesh_tls=inp.mesh_tls),
         guards=build_guards(inp.request_auth, inp.authorization),
     )
     own = tuple(_port_listener(inp, port, common) for port in inp.ports if port.bind)
@@ -189,6 +189,8 @@ def _virtual_inbound(inp: InboundListenerInput, common: _Common) -> Listener:
     rest = _passthrough(inp.passthrough_mtls)
     # Ports with a socket of their own are among them: what comes from other workloads is captured before it gets there.
     targets = [_target(port, listener_name(WILDCARD, port.port), port.port) for port in inp.ports]
+    # The listener's own port stays closed, whatever a policy says of it.
+    targets += [_passthrough(mode, number) for number, mode in inp.passthrough_ports if number != inp.port]
     loop = build_chain(
         name=f"{VIRTUAL_INBOUND}-blackhole",
         match=FilterChainMatch(destination_port=uint32(inp.port)),
@@ -262,11 +264,11 @@ def _target(port: InboundPort, name: str, match_port: int) -> _Target:
     )
 
 
-def _passthrough(mode: MtlsMode) -> _Target:
+def _passthrough(mode: MtlsMode, port: int = 0) -> _Target:
     return _Target(
         name=VIRTUAL_INBOUND,
         http_name=INBOUND_PASSTHROUGH,
-        port=0,
+        port=port,
         cluster=INBOUND_PASSTHROUGH,
         vhost=inbound_vhost_name(0),
         operation=":0/*",

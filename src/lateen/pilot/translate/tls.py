@@ -37,7 +37,7 @@ from lateen.pilot.model.secret_names import (
     roots_name,
     secret_resource_name,
 )
-from lateen.pilot.model.values import UpstreamTls
+from lateen.pilot.model.values import NO_MESH_TLS, MeshTls, UpstreamTls
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import ADS, ZERO, is_ip
 
@@ -109,11 +109,6 @@ _BUNDLE: Final = SdsSecretConfig(name="ROOTCA", sds_config=_AGENT)
 _UPSTREAM_PARAMS: Final = TlsParameters(
     tls_minimum_protocol_version=TlsParameters.TLSv1_2, tls_maximum_protocol_version=TlsParameters.TLSv1_3
 )
-_MESH_PARAMS: Final = TlsParameters(
-    tls_minimum_protocol_version=TlsParameters.TLSv1_2,
-    tls_maximum_protocol_version=TlsParameters.TLSv1_3,
-    cipher_suites=MESH_CIPHERS,
-)
 
 
 def secret(name: str) -> SdsSecretConfig:
@@ -177,13 +172,15 @@ def _params(defaults: Any) -> TlsParameters:
     )
 
 
-def build_mesh_downstream(*, trust_domains: Sequence[str], alpn: Sequence[str] = SERVER_ALPN) -> TransportSocket:
+def build_mesh_downstream(
+    *, trust_domains: Sequence[str], mesh_tls: MeshTls = NO_MESH_TLS, alpn: Sequence[str] = SERVER_ALPN
+) -> TransportSocket:
     """Return mutual TLS as a server: clients must show an identity of one of `trust_domains`."""
     return _downstream_socket(
         DownstreamTlsContext(
             require_client_certificate=TRUE,
             common_tls_context=CommonTlsContext(
-                tls_params=_MESH_PARAMS,
+                tls_params=_mesh_params(mesh_tls),
                 alpn_protocols=alpn,
                 tls_certificate_sds_secret_configs=[_IDENTITY],
                 combined_validation_context=_combined(
@@ -197,6 +194,15 @@ def build_mesh_downstream(*, trust_domains: Sequence[str], alpn: Sequence[str] =
                 ),
             ),
         )
+    )
+
+
+def _mesh_params(mesh_tls: MeshTls) -> TlsParameters:
+    newest = mesh_tls.min_version == "TLSV1_3"
+    return TlsParameters(
+        tls_minimum_protocol_version=TlsParameters.TLSv1_3 if newest else TlsParameters.TLSv1_2,
+        tls_maximum_protocol_version=TlsParameters.TLSv1_3,
+        cipher_suites=mesh_tls.cipher_suites or MESH_CIPHERS,
     )
 
 
