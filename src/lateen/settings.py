@@ -7,6 +7,7 @@ reaches a socket in it is one of the local user's own.
     mesh.json            the running control plane: pid, start time, config folder (written atomically, removed on exit)
     ca/                  root certificate and key (0600), kept for good
     jwt/                 keys of JWT-SVIDs (0600), a new one each day
+    bundle.json          number of the SPIFFE bundle that others were told last
     secrets/             Secrets of the mesh, as YAML, unless `lateen up --secrets` names another folder
     vips.json            virtual IPs that were handed out, kept for good
     tasted               contents that Envoy took, and the last good versions of those it refused (0600)
@@ -74,6 +75,10 @@ class Settings:
     @property
     def jwt_dir(self) -> Path:
         return self.state / "jwt"
+
+    @property
+    def bundle_file(self) -> Path:
+        return self.state / "bundle.json"
 
     @property
     def secrets(self) -> Path:

@@ -20,7 +20,7 @@ from lateen.wire.spiffe_bundle import Bundle, format_bundle, format_jwt_bundle, 
 KEY = ec.generate_private_key(ec.SECP256R1())
 
 
-def certificate(name: str, *, ca: bool = True) -> bytes:
+def certificate(name: str, *, ca: bool = True) -> str:
     now = datetime.now(UTC)
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     signed = (
@@ -34,7 +34,7 @@ def certificate(name: str, *, ca: bool = True) -> bytes:
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .sign(KEY, hashes.SHA256())
     )
-    return signed.public_bytes(serialization.Encoding.PEM)
+    return signed.public_bytes(serialization.Encoding.PEM).decode()
 
 
 ROOTS = tuple(sorted((certificate("one"), certificate("two"))))
@@ -50,7 +50,7 @@ def test_the_form_is_that_of_the_specification() -> None:
     assert set(document) == {"keys", "spiffe_sequence", "spiffe_refresh_hint"}
     assert [key["use"] for key in document["keys"]] == ["x509-svid", "x509-svid", "jwt-svid"]
     first, _, last = document["keys"]
-    assert base64.b64decode(first["x5c"][0]) == x509.load_pem_x509_certificate(ROOTS[0]).public_bytes(
+    assert base64.b64decode(first["x5c"][0]) == x509.load_pem_x509_certificate(ROOTS[0].encode()).public_bytes(
         serialization.Encoding.DER
     )
     assert "kid" not in first
@@ -71,8 +71,8 @@ def test_keys_of_another_use_are_passed_over() -> None:
     assert parse_bundle(json.dumps(document).encode()) == BUNDLE
 
 
-def root_jwk(pem: bytes) -> dict[str, Any]:
-    der = x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
+def root_jwk(pem: str) -> dict[str, Any]:
+    der = x509.load_pem_x509_certificate(pem.encode()).public_bytes(serialization.Encoding.DER)
     return {"use": "x509-svid", "kty": "EC", "x5c": [base64.b64encode(der).decode()]}
 
 
@@ -104,8 +104,8 @@ def test_what_is_no_bundle(document: Any, why: str) -> None:
 
 
 def test_roots_that_a_person_gave() -> None:
-    assert read_roots(b"".join(reversed(ROOTS)) + ROOTS[0]) == ROOTS
+    assert read_roots("".join(reversed(ROOTS)) + ROOTS[0]) == ROOTS
     with pytest.raises(BadInput, match="no authority"):
         read_roots(certificate("leaf", ca=False))
     with pytest.raises(BadInput, match="no certificates"):
-        read_roots(b"nothing")
+        read_roots("nothing")

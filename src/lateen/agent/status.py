@@ -17,11 +17,11 @@ from typing import Final
 from lateen import __version__
 from lateen.agent.admin import Admin
 from lateen.agent.dns import DnsStats
-from lateen.agent.http_server import Request, Response, text_response
 from lateen.agent.identity import Identity
 from lateen.agent.metrics import CONTENT_TYPE, Metric, format_metrics, merge
 from lateen.agent.readiness import Readiness
 from lateen.errors import Unavailable
+from lateen.wire.http_server import Request, Response, text_response
 
 __all__ = ["Facts", "StatusHandler", "agent_metrics", "resident_bytes"]
 

@@ -23,7 +23,6 @@ from lateen.agent.bootstrap_patches import patched_bootstrap
 from lateen.agent.dns import DnsServer, DnsStats, Resolve, resolv_conf_text
 from lateen.agent.drain import drain
 from lateen.agent.envoy import Child, EnvoySupervisor, envoy_arguments, find_envoy, validate_arguments
-from lateen.agent.http_server import HttpServer
 from lateen.agent.identity import CitadelClient, Identity, Svid
 from lateen.agent.log import Log, last_line, shorten_log
 from lateen.agent.monitor import ProxyMonitor
@@ -45,6 +44,7 @@ from lateen.net.capture import MARK, PROXY_DNS_ADDRESS
 from lateen.net.spawn import spawn
 from lateen.settings import Settings
 from lateen.wire.files import write_atomically
+from lateen.wire.http_server import HttpServer
 from lateen.wire.local import Registered, Registration
 from lateen.wire.peer_env import peer_environment
 from lateen.wire.svid import read_certificate

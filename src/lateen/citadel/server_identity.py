@@ -84,6 +84,12 @@ class ServerIdentity:
                     self._log.info("own certificate renewed", identity=str(self.spiffe_id), serial=self.issued.serial)
             return self._pair.issued
 
+    def material(self) -> tuple[bytes, bytes]:
+        """Return chain (leaf first, no root) and key in PEM for a handshake that begins now."""
+        self.renew_if_due()
+        pair = self._pair
+        return b"".join((pair.issued.leaf, *pair.issued.chain)), pair.key_pem
+
     def credentials(self) -> grpc.ServerCredentials:
         """Return credentials for a port that takes only clients whose certificate the mesh's roots verify.
 

@@ -12,6 +12,7 @@ from lateen.wire.local import WorkloadPort
 __all__ = [
     "parse_address_argument",
     "parse_duration_argument",
+    "parse_listen_argument",
     "parse_port_argument",
     "parse_resolver_argument",
 ]
@@ -68,3 +69,15 @@ def parse_address_argument(text: str) -> tuple[str, int, int]:
     if not 1 <= len(parts) <= 2 or not all(part.isdecimal() and 1 <= int(part) <= 65535 for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not [ADDRESS:]PORT[:TARGET], as 127.0.0.1:8080:80")
     return address, int(parts[0]), int(parts[-1] if len(parts) == 2 else "80")
+
+
+def parse_listen_argument(text: str) -> tuple[str, int]:
+    """Return `ADDRESS:PORT`, as 127.0.0.1:8443 or [::]:8443, as (IP, port). Raises argparse's error."""
+    address, _, port = text.rpartition(":")
+    try:
+        known = ipaddress.ip_address(address[1:-1] if address[:1] == "[" and address[-1:] == "]" else address)
+        if not port.isdecimal() or not 1 <= int(port) <= 65535 or (known.version == 6) != address.startswith("["):
+            raise ValueError(port)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not IP:PORT, as 127.0.0.1:8443 or [::]:8443") from error
+    return str(known), int(port)

@@ -6,7 +6,8 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from lateen.cli.units import parse_duration_argument
+from lateen.cli.units import parse_duration_argument, parse_listen_argument
+from lateen.errors import BadInput
 from lateen.settings import Settings
 
 __all__ = ["add_arguments", "run"]
@@ -30,14 +31,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="capture needs namespaces; explicit uses loopback and an HTTP proxy (default: what the machine can do)",
     )
+    bundle = parser.add_argument_group("bundle endpoint", "tells others what this mesh's identities are verified by")
+    bundle.add_argument(
+        "--bundle-endpoint",
+        metavar="ADDRESS:PORT",
+        type=parse_listen_argument,
+        help="serve the SPIFFE bundle there over HTTPS (default: nowhere)",
+    )
+    bundle.add_argument(
+        "--bundle-endpoint-cert", metavar="FILE", help="its certificate chain (default: the control plane's own SVID)"
+    )
+    bundle.add_argument("--bundle-endpoint-key", metavar="FILE", help="the key of that certificate")
+    bundle.add_argument(
+        "--bundle-refresh",
+        metavar="DURATION",
+        type=parse_duration_argument,
+        help="how often others are to look for changes (default: 5m)",
+    )
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     # Imported here: the control plane's imports take half a second, its --help should not.
+    from lateen.pilot.serving.bundle_endpoint import DEFAULT_REFRESH, BundleEndpointOptions
     from lateen.pilot.serving.certificates import CertificateOptions
     from lateen.pilot.serving.control_plane import ControlPlaneOptions, run_control_plane
 
+    endpoint = None
+    if options.bundle_endpoint is not None:
+        if bool(options.bundle_endpoint_cert) != bool(options.bundle_endpoint_key):
+            raise BadInput("--bundle-endpoint-cert and --bundle-endpoint-key want each other")
+        address, port = options.bundle_endpoint
+        endpoint = BundleEndpointOptions(
+            address=address,
+            port=port,
+            certificate=Path(options.bundle_endpoint_cert) if options.bundle_endpoint_cert else None,
+            key=Path(options.bundle_endpoint_key) if options.bundle_endpoint_key else None,
+            refresh=options.bundle_refresh or DEFAULT_REFRESH,
+        )
+    elif options.bundle_endpoint_cert or options.bundle_endpoint_key or options.bundle_refresh:
+        raise BadInput("--bundle-endpoint-cert, --bundle-endpoint-key and --bundle-refresh want --bundle-endpoint")
     settings = Settings.from_env(state=options.state)
     return asyncio.run(
         run_control_plane(
@@ -45,7 +78,9 @@ def run(options: argparse.Namespace) -> int:
             ControlPlaneOptions(
                 config=Path(options.config),
                 secrets=Path(options.secrets) if options.secrets else None,
-                certificates=CertificateOptions(trust_domain=options.trust_domain, lifetime=options.cert_ttl),
+                certificates=CertificateOptions(
+                    trust_domain=options.trust_domain, lifetime=options.cert_ttl, bundle_endpoint=endpoint
+                ),
                 network=options.network,
                 log_json=options.log_json,
             ),

@@ -32,7 +32,7 @@ MAX_KEYS: Final = 64  # of each use: a rotation has two
 class Bundle:
     """One trust domain's bundle. Roots are PEM, one certificate each, sorted; keys by their id."""
 
-    roots: tuple[bytes, ...]
+    roots: tuple[str, ...]
     jwt_keys: Mapping[str, VerifyingKey]
     sequence: int | None = None
     refresh_seconds: int | None = None  # how often its owner wants to be asked; None: it does not say
@@ -42,7 +42,7 @@ def format_bundle(bundle: Bundle) -> bytes:
     """Return the document that a bundle endpoint serves. Same bundle, same bytes. Raises `BadInput`: a root's key."""
     keys: list[dict[str, Any]] = []
     for pem in bundle.roots:
-        certificate = x509.load_pem_x509_certificate(pem)
+        certificate = x509.load_pem_x509_certificate(pem.encode())
         der = certificate.public_bytes(serialization.Encoding.DER)
         key = certificate.public_key()
         if not isinstance(key, VerifyingKey):
@@ -73,7 +73,7 @@ def parse_bundle(data: bytes) -> Bundle:
     keys = document.get("keys")
     if not isinstance(keys, list):
         raise BadInput(f"bundle's keys: list wanted, got {type(keys).__name__}")
-    roots: list[bytes] = []
+    roots: list[str] = []
     jwt_keys: dict[str, VerifyingKey] = {}
     for position, jwk in enumerate(keys):
         try:
@@ -98,12 +98,12 @@ def parse_bundle(data: bytes) -> Bundle:
     )
 
 
-def read_roots(pem: bytes) -> tuple[bytes, ...]:
+def read_roots(pem: str) -> tuple[str, ...]:
     """Return the roots in PEM that a person gave: one certificate each, sorted, each once. Raises `BadInput`."""
     if len(pem) > MAX_BUNDLE_BYTES:
         raise BadInput(f"PEM of {len(pem)} bytes, at most {MAX_BUNDLE_BYTES} wanted")
     try:
-        certificates = x509.load_pem_x509_certificates(pem)
+        certificates = x509.load_pem_x509_certificates(pem.encode())
         found = sorted({_root(certificate) for certificate in certificates})
     except UNREADABLE as error:
         raise BadInput(f"no certificates in PEM that can be read: {error}") from error
@@ -116,7 +116,7 @@ def _jwt_keys(keys: Mapping[str, VerifyingKey]) -> list[dict[str, Any]]:
     return [{"use": "jwt-svid", "kid": key_id, **format_jwk(key)} for key_id, key in sorted(keys.items())]
 
 
-def _certificate(jwk: Mapping[str, Any]) -> bytes:
+def _certificate(jwk: Mapping[str, Any]) -> str:
     """Return the one certificate of an `x509-svid` key."""
     chain = jwk.get("x5c")
     if not isinstance(chain, list) or len(chain) != 1 or not isinstance(chain[0], str):
@@ -127,7 +127,7 @@ def _certificate(jwk: Mapping[str, Any]) -> bytes:
         raise BadInput(f"x5c: no certificate: {error}") from error
 
 
-def _root(certificate: x509.Certificate) -> bytes:
+def _root(certificate: x509.Certificate) -> str:
     """Return an authority's certificate in PEM; any other could not vouch for anybody. Raises `BadInput`."""
     try:
         authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
@@ -135,7 +135,7 @@ def _root(certificate: x509.Certificate) -> bytes:
         authority = False
     if not authority:
         raise BadInput(f"certificate {certificate.serial_number:x} is of no authority: it may not sign others")
-    return certificate.public_bytes(serialization.Encoding.PEM)
+    return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def _number(document: Mapping[str, Any], member: str) -> int | None:

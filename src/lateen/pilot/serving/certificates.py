@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self
@@ -24,7 +26,15 @@ from lateen.citadel.jwt_authority import JwtAuthority
 from lateen.citadel.jwt_service import JwtService
 from lateen.citadel.server_identity import ServerIdentity
 from lateen.citadel.service import CertificateService, Lifetimes
+from lateen.pilot.serving.bundle_endpoint import (
+    BundleEndpoint,
+    BundleEndpointOptions,
+    FileCertificate,
+    OwnCertificate,
+    Sequence,
+)
 from lateen.settings import Settings
+from lateen.wire.spiffe_bundle import Bundle
 from lateen.wire.trust import TrustBundle, TrustUpdate
 
 __all__ = ["CertificateOptions", "Certificates"]
@@ -41,6 +51,7 @@ class CertificateOptions:
 
     trust_domain: str = "cluster.local"
     lifetime: timedelta | None = None  # default and maximum of workload certificates; None: Citadel's own
+    bundle_endpoint: BundleEndpointOptions | None = None
 
 
 class Certificates:
@@ -64,6 +75,7 @@ class Certificates:
         """Raises `BadInput`, naming the file, for material that must not be used, and `OSError`."""
         async with contextlib.AsyncExitStack() as stack:
             self._open(stack)
+            await self._open_bundle_endpoint(stack)
             self._stack = stack.pop_all()
         return self
 
@@ -96,6 +108,29 @@ class Certificates:
         """What every proxy is to be told of trust, as of now."""
         bundle = TrustBundle.of({self.options.trust_domain: self.authority.roots})
         return TrustUpdate(bundle, self.authority.signing_path)
+
+    async def _open_bundle_endpoint(self, stack: contextlib.AsyncExitStack) -> None:
+        options = self.options.bundle_endpoint
+        if options is None:
+            return
+        if options.certificate is not None and options.key is not None:
+            certificate: Callable[[], ssl.SSLContext] = FileCertificate(options.certificate, options.key)
+        else:
+            certificate = OwnCertificate(self.server_identity)
+        endpoint = BundleEndpoint(options, self.spiffe_bundle, certificate, Sequence(self.settings.bundle_file))
+        await endpoint.start()
+        stack.push_async_callback(endpoint.stop)
+        log.info(
+            "bundle endpoint listens",
+            address=options.address,
+            port=options.port,
+            profile=options.profile,
+            spiffe_id=str(self.server_identity.spiffe_id) if options.certificate is None else "",
+        )
+
+    def spiffe_bundle(self) -> Bundle:
+        """Return what identities of this trust domain are verified by."""
+        return Bundle(roots=self.authority.roots, jwt_keys=self.jwts.public_keys)
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """Return what the server of the local socket answers about certificates."""

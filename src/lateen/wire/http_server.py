@@ -1,20 +1,20 @@
 """Answer GET requests over HTTP/1.1 on sockets that anybody may reach: small, and bounded in every direction.
 
 A request has 5 s to arrive and 8 kB of space; connections are kept for the next request. When too many are open, the
-one that has said nothing for the longest makes place, so silent connections cannot shut others out.
+one that has said nothing for the longest makes place, so silent connections cannot shut others out. With TLS, a
+handshake has as long as a request, and counts as saying nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
-
-from lateen.agent.log import Log
+from typing import Any, Final, Protocol
 
 __all__ = ["HttpServer", "Request", "Response", "text_response"]
 
@@ -40,6 +40,12 @@ class Response:
     content_type: str = "text/plain; charset=utf-8"
 
 
+class Log(Protocol):
+    """Where a fault of the handler is told: an agent's log, or structlog's."""
+
+    def error(self, event: str, **fields: Any) -> Any: ...
+
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -58,8 +64,17 @@ class _Malformed(Exception):
 class HttpServer:
     """Serves `handler` on any number of sockets, which it owns."""
 
-    def __init__(self, handler: Handler, log: Log, *, max_connections: int = MAX_CONNECTIONS) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        log: Log,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        """`tls` gives the context of each connection as it comes, so certificates change between two; None: plain."""
         self._handler = handler
+        self._tls = tls
         self._log = log
         self._max = max_connections
         self._servers: list[asyncio.Server] = []
@@ -95,8 +110,12 @@ class HttpServer:
             oldest.cancel()
         try:
             if len(self._open) <= self._max:
+                if self._tls is not None:
+                    self._waiting[task] = None
+                    # Before anything else is awaited: what the client says first is the handshake's.
+                    await writer.start_tls(self._tls(), ssl_handshake_timeout=HEAD_SECONDS)
                 await self._serve(reader, writer, task)
-        except (OSError, EOFError, TimeoutError):
+        except (OSError, EOFError, TimeoutError):  # `OSError`: a handshake that fails, too
             pass  # the client went away or fell silent
         finally:
             self._open.discard(task)

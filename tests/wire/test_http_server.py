@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.agent.conftest import until
 
-from lateen.agent.http_server import HttpServer, Request, Response, text_response
+from lateen.wire.http_server import HttpServer, Request, Response, text_response
 
 
 async def echo(request: Request) -> Response:
@@ -100,7 +101,7 @@ async def test_head_has_no_body(log: Any) -> None:
 
 
 async def test_half_open_connections_end(log: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("lateen.agent.http_server.HEAD_SECONDS", 0.05)
+    monkeypatch.setattr("lateen.wire.http_server.HEAD_SECONDS", 0.05)
     async with serving(log) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET / HT")
@@ -119,8 +120,8 @@ async def test_silent_connections_do_not_shut_others_out(log: Any) -> None:
             writer.close()
 
 
-async def test_a_client_that_does_not_read_is_left(log: Any, monkeypatch: Any, until: Any) -> None:
-    monkeypatch.setattr("lateen.agent.http_server.WRITE_SECONDS", 0.05)
+async def test_a_client_that_does_not_read_is_left(log: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("lateen.wire.http_server.WRITE_SECONDS", 0.05)
 
     async def much(_: Request) -> Response:
         return Response(200, b"x" * (32 << 20))
