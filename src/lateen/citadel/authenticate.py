@@ -1,20 +1,20 @@
 """Who asks for a certificate: ways to tell, tried in turn; the first that succeeds decides.
 
-On the local socket there is one, `LocalTrust`. Tokens, client certificates and Kubernetes come as further
-authenticators.
+On the local socket there is one, `LocalTrust`. For agents elsewhere there are those of `callers`, for pods that of
+`kubernetes_tokens`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from lateen.errors import BadInput, Refused
 from lateen.wire.ca import IDENTITY_METADATA
 from lateen.wire.spiffe import SpiffeId, parse_workload_identity
 
-__all__ = ["Authenticator", "CallContext", "Caller", "LocalTrust", "authenticate"]
+__all__ = ["Authenticator", "CallContext", "Caller", "LocalTrust", "PodHost", "authenticate"]
 
 
 class CallContext(Protocol):
@@ -28,7 +28,21 @@ class Caller:
     """Who was recognised, and how. A certificate carries exactly one identity, so there is one."""
 
     identity: SpiffeId
-    source: str  # the authenticator: "local-trust"
+    source: str  # the authenticator: "local-trust", "join-token", "client-certificate", "kubernetes"
+    token: str = ""  # name of the join token that was used
+    give_back: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)  # nothing was issued
+    host: PodHost | None = None  # of a pod: where it runs, which decides for whom it may stand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodHost:
+    """The pod that a token is bound to, and its node; from the cluster's word for the token, not from the caller."""
+
+    cluster: str
+    namespace: str
+    pod: str
+    uid: str
+    node: str  # "" where the cluster does not say
 
 
 class Authenticator(Protocol):

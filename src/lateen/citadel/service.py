@@ -3,12 +3,15 @@
 In:  a CSR and a lifetime in seconds; who calls, as the authenticators find it.
 Out: the chain, the root last; or a status:
 
-    UNAUTHENTICATED   no authenticator recognises the caller, or it asks to stand for somebody else
-    INVALID_ARGUMENT  the message, the CSR (CSR_ERROR) or the lifetime (TTL_ERROR) is wrong
-    INTERNAL          the authority cannot sign now (CERT_GEN_ERROR)
+    UNAUTHENTICATED     no authenticator recognises the caller, or it asks to stand for somebody else
+    INVALID_ARGUMENT    the message, the CSR (CSR_ERROR) or the lifetime (TTL_ERROR) is wrong
+    RESOURCE_EXHAUSTED  more requests wait than may; try again later
+    UNAVAILABLE         a part that has to say who calls does not answer; try again later
+    INTERNAL            the authority cannot sign now (CERT_GEN_ERROR)
 
 Signing is done in line: a P-256 CSR costs about 0.3 ms of CPU, most of it in the C libraries, so a call delays others
-by no more than any call does, and a storm of them is answered in the order of arrival.
+by no more than any call does. In a storm callers take turns (`turns`), and what one connection may have in flight is
+bounded (`SERVER_OPTIONS`): the rest waits at the client.
 """
 
 from __future__ import annotations
@@ -25,8 +28,11 @@ from google.protobuf.message import DecodeError
 from lateen.citadel.audit import AuditEntry, AuditLog, audit_time
 from lateen.citadel.authenticate import Authenticator, Caller, authenticate
 from lateen.citadel.authority import Clock, IssuedChain, utc_now
-from lateen.errors import BadInput, LateenError, Refused
+from lateen.citadel.impersonation import IMPERSONATED, Impersonation
+from lateen.citadel.turns import Busy, Turns
+from lateen.errors import BadInput, LateenError, Refused, Unavailable
 from lateen.wire.ca import METHOD, SERVICE, IstioCertificateRequest, IstioCertificateResponse
+from lateen.wire.peer import peer_text
 from lateen.wire.spiffe import SpiffeId
 
 __all__ = ["SERVER_OPTIONS", "CertificateService", "Counters", "Issuer", "Lifetimes", "choose_lifetime"]
@@ -34,8 +40,11 @@ __all__ = ["SERVER_OPTIONS", "CertificateService", "Counters", "Issuer", "Lifeti
 DEFAULT_LIFETIME = timedelta(hours=24)  # Istio's DEFAULT_WORKLOAD_CERT_TTL
 MAX_LIFETIME = timedelta(days=90)  # Istio's MAX_WORKLOAD_CERT_TTL
 # For the server that answers CSRs. When a mesh starts, or comes back after a night, all its agents ask at once; from
-# 1000 waiting calls on, gRPC would turn some away by chance. A waiting call holds about 40 kB.
+# 1000 waiting calls on, gRPC would turn some away by chance. A waiting call holds about 40 kB. What a connection asks
+# for beyond its streams waits at its own end (HTTP/2, section 5.1.2), so nobody fills this server alone.
 SERVER_OPTIONS = (
+    ("grpc.max_concurrent_streams", 100),
+    ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.server.max_pending_requests", 30_000),
     ("grpc.server.max_pending_requests_hard_limit", 30_000),
 )
@@ -102,66 +111,104 @@ class CertificateService:
         *,
         lifetimes: Lifetimes | None = None,
         audit: AuditLog | None = None,
+        turns: Turns | None = None,
+        impersonation: Impersonation | None = None,
         clock: Clock = utc_now,
         log: Any = None,
     ) -> None:
+        """`authenticators` are those of `handler()`, unless that is given others."""
+        self.turns = turns or Turns()
         self.counters = Counters()
         self._issuer = issuer
         self._authenticators = tuple(authenticators)
         self._lifetimes = lifetimes or Lifetimes()
         self._audit = audit
+        self._impersonation = impersonation
         self._clock = clock
         self._log = structlog.get_logger() if log is None else log
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """Return what `server.add_generic_rpc_handlers` wants."""
+    def handler(self, authenticators: Sequence[Authenticator] | None = None) -> grpc.GenericRpcHandler:
+        """Return what `server.add_generic_rpc_handlers` wants; `authenticators` are that server's own."""
+        chosen = self._authenticators if authenticators is None else tuple(authenticators)
+
+        async def answer(data: bytes, context: Any) -> bytes:
+            return await self.create_certificate(data, context, chosen)
+
         # Messages stay bytes up to here: gRPC's own decoding would answer a broken one with an internal error.
-        method = grpc.unary_unary_rpc_method_handler(self.create_certificate)
+        method = grpc.unary_unary_rpc_method_handler(answer)
         return grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
 
-    async def create_certificate(self, data: bytes, context: Any) -> bytes:
+    async def create_certificate(
+        self, data: bytes, context: Any, authenticators: Sequence[Authenticator] | None = None
+    ) -> bytes:
         """Answer one call. The status of a refusal is set by aborting the call, which raises."""
         self.counters.csr_count += 1
         try:
-            caller = await authenticate(self._authenticators, context)
+            caller = await authenticate(self._authenticators if authenticators is None else authenticators, context)
+        except Unavailable as error:
+            self.counters.authentication_failure_count += 1
+            await self._refuse(context, None, grpc.StatusCode.UNAVAILABLE, str(error))
         except Refused as error:
             self.counters.authentication_failure_count += 1
             await self._refuse(context, None, grpc.StatusCode.UNAUTHENTICATED, str(error))
+        try:
+            issued, caller = await self._issue(data, context, caller)
+        except BaseException:
+            caller.give_back()  # whatever it was that ended it, nothing was issued
+            raise
+        self._record_issued(caller, issued, context)
+        response = IstioCertificateResponse(cert_chain=[pem.decode("ascii") for pem in issued.pems])
+        return response.SerializeToString()
+
+    async def _issue(self, data: bytes, context: Any, caller: Caller) -> tuple[IssuedChain, Caller]:
+        """Return the certificate and for whom it is: the caller, or whom it may stand for."""
         try:
             request = _parse_request(data)
         except BadInput as error:
             self.counters.csr_parsing_err_count += 1
             await self._refuse(context, caller, grpc.StatusCode.INVALID_ARGUMENT, _error("CSR_ERROR", error))
-        # An agent that stands for others is recognised by a node's credentials, which no authenticator here reads. To
-        # ignore the wish would hand out another certificate than the one that was asked for.
-        if "ImpersonatedIdentity" in request.metadata:
-            self.counters.authentication_failure_count += 1
-            reason = "metadata.ImpersonatedIdentity: this caller may not ask for other identities than its own"
-            await self._refuse(context, caller, grpc.StatusCode.UNAUTHENTICATED, reason)
+        # To ignore the wish would hand out another certificate than the one that was asked for.
+        if IMPERSONATED in request.metadata:
+            try:
+                caller = self._stand_for(caller, request.metadata[IMPERSONATED])
+            except Refused as error:
+                self.counters.authentication_failure_count += 1
+                await self._refuse(
+                    context, caller, grpc.StatusCode.UNAUTHENTICATED, f"metadata.{IMPERSONATED}: {error}"
+                )
         try:
             lifetime = choose_lifetime(request.validity_duration, self._lifetimes)
         except BadInput as error:
             self.counters.csr_sign_err_count += 1
             await self._refuse(context, caller, grpc.StatusCode.INVALID_ARGUMENT, _error("TTL_ERROR", error))
         try:
-            issued = self._issuer.issue(request.csr.encode(), caller.identity, lifetime)
+            async with self.turns.turn(str(caller.identity)):
+                issued = self._issuer.issue(request.csr.encode(), caller.identity, lifetime)
         except BadInput as error:
             self.counters.csr_parsing_err_count += 1
             await self._refuse(context, caller, grpc.StatusCode.INVALID_ARGUMENT, _error("CSR_ERROR", error))
+        except Busy as error:
+            self.counters.csr_sign_err_count += 1
+            await self._refuse(context, caller, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except LateenError as error:
             self.counters.csr_sign_err_count += 1
             await self._refuse(context, caller, grpc.StatusCode.INTERNAL, _error("CERT_GEN_ERROR", error))
-        self._record_issued(caller, issued)
-        response = IstioCertificateResponse(cert_chain=[pem.decode("ascii") for pem in issued.pems])
-        return response.SerializeToString()
+        return issued, caller
 
-    def _record_issued(self, caller: Caller, issued: IssuedChain) -> None:
+    def _stand_for(self, caller: Caller, wanted: object) -> Caller:
+        if self._impersonation is None or not isinstance(wanted, str):
+            raise Refused("this caller may not ask for other identities than its own")
+        return self._impersonation.stand_for(caller, wanted)
+
+    def _record_issued(self, caller: Caller, issued: IssuedChain, context: Any) -> None:
         self.counters.success_cert_issuance_count += 1
         entry = AuditEntry(
             time=audit_time(self._clock()),
             event="issued",
             identity=str(caller.identity),
             source=caller.source,
+            peer=peer_text(context),
+            token=caller.token,
             serial=issued.serial,
             not_after=audit_time(issued.not_after),
         )
@@ -180,6 +227,8 @@ class CertificateService:
             event="refused",
             identity="" if caller is None else str(caller.identity),
             source="" if caller is None else caller.source,
+            peer=peer_text(context),
+            token="" if caller is None else caller.token,
             reason=reason,
         )
         self._log.warning(
