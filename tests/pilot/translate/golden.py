@@ -9,7 +9,18 @@ import yaml
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from lateen.pilot.translate import alpn, chains, cluster_policy, http_manager, parts, peers, retries, telemetry, tls
+from lateen.pilot.translate import (
+    alpn,
+    chains,
+    claims,
+    cluster_policy,
+    http_manager,
+    parts,
+    peers,
+    retries,
+    telemetry,
+    tls,
+)
 
 CONSTANTS: dict[str, Message] = {
     "ADS_PATIENT": parts.ADS_PATIENT,
@@ -25,6 +36,8 @@ CONSTANTS: dict[str, Message] = {
     "RAW_BUFFER": tls.RAW_BUFFER,
     "RETRY_DEFAULT": retries.build_retry_policy(None, consistent_hash=False),
     "SEND_PEER": peers.SEND_PEER[0],
+    "STRIP_CLAIMS": claims.STRIP_CLAIMS,
+    "STRIP_DISGUISES": claims.STRIP_DISGUISES,
     "STRIP_PEER": peers.STRIP_PEER,
     "TLS_INSPECTOR": chains.TLS_INSPECTOR,
     "UPSTREAM_CODEC": peers.SEND_PEER[1],

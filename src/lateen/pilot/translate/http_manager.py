@@ -35,6 +35,7 @@ from google.protobuf.wrappers_pb2 import BoolValue
 from lateen.pilot.model.values import Telemetry
 from lateen.pilot.translate.access_logs import file_loggers
 from lateen.pilot.translate.alpn import ALPN_FILTER
+from lateen.pilot.translate.claims import STRIP_CLAIMS, STRIP_DISGUISES
 from lateen.pilot.translate.dynamic_forward import forward_http
 from lateen.pilot.translate.names import stat_name
 from lateen.pilot.translate.pack import pack
@@ -136,7 +137,8 @@ def inbound_manager(
 ) -> Filter:
     """Return the manager of requests that reach the workload.
 
-    `mtls`: the chain ends mutual TLS, so what the client's proxy says of itself is read; otherwise it is thrown away.
+    `mtls`: the chain ends mutual TLS, so what the client's proxy says of itself is read; otherwise the client is
+    outside of the mesh, and what it claims is thrown away.
     `guards` decide about each request before anything else acts on it.
     """
     filters = (*guards, *((_GRPC_WEB,) if grpc_web else ()), *INBOUND_FILTERS)
@@ -144,7 +146,7 @@ def inbound_manager(
         stat_prefix=stat_name(name),
         route_config=route,
         http_filters=(READ_PEER, *filters) if mtls else filters,
-        early_header_mutation_extensions=() if mtls else [STRIP_PEER],
+        early_header_mutation_extensions=[STRIP_DISGUISES if mtls else STRIP_CLAIMS],
         forward_client_cert_details=HttpConnectionManager.APPEND_FORWARD,
         set_current_client_cert_details=_CLIENT_DETAILS,
         server_name=SERVER_NAME,
@@ -178,7 +180,7 @@ def gateway_manager(
         rds=_rds(route_name),
         strip_trailing_host_dot=True,  # `reviews.default.` is `reviews.default`
         http_filters=(*guards, *_outbound_filters(dynamic_dns)),
-        early_header_mutation_extensions=[STRIP_PEER],
+        early_header_mutation_extensions=[STRIP_CLAIMS],
         use_remote_address=TRUE,
         xff_num_trusted_hops=num_trusted_proxies,
         forward_client_cert_details=_FORWARDING[forwarding],
