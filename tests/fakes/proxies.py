@@ -51,6 +51,7 @@ from google.protobuf.message import Message
 from tests.fakes.certs import StrangeAuthority, key_pem, pem_of, uri
 
 from lateen.pilot.translate.pack import TYPE_PREFIX, name_of, pack
+from lateen.wire.envoy import RUNTIME
 from lateen.wire.peer_env import peer_environment
 
 START_SECONDS = 15.0
@@ -288,13 +289,15 @@ class RealEnvoy:
         *,
         labels: Mapping[str, str] | None = None,
         namespace: str = "default",
+        **bootstrap: Any,
     ) -> None:
+        """`bootstrap`: more fields of it."""
         self.node = node
         self._folder = folder
         self._admin = folder / f"{node}.sock"
         self._log = folder / f"{node}.log"
         self._bootstrap = folder / f"{node}.json"
-        self._bootstrap.write_text(json.dumps(self._document(server.address.removeprefix("unix:"))))
+        self._bootstrap.write_text(json.dumps({**self._document(server.address.removeprefix("unix:")), **bootstrap}))
         self._env = {
             **os.environ,
             **peer_environment(workload=node, namespace=namespace, cluster="Kubernetes", labels=labels or {}),
@@ -330,17 +333,7 @@ class RealEnvoy:
                 },
             },
             "static_resources": {"clusters": [cluster("xds-grpc"), cluster("sds-grpc")]},
-            "layered_runtime": {
-                "layers": [
-                    {
-                        "name": "capture",
-                        "static_layer": {
-                            "envoy.deprecated_features:envoy.config.listener.v3.Listener"
-                            ".hidden_envoy_deprecated_use_original_dst": True
-                        },
-                    }
-                ]
-            },
+            "layered_runtime": {"layers": [{"name": "global config", "static_layer": dict(RUNTIME)}]},
         }
 
     def __enter__(self) -> Self:

@@ -21,7 +21,6 @@ RUNTIME: Final[Mapping[str, Any]] = {
     "re2.max_program_size.error_level": 32768,
     # Handing connections over by their original destination is deprecated in name only; capture stands on it.
     "envoy.deprecated_features:envoy.config.listener.v3.Listener.hidden_envoy_deprecated_use_original_dst": True,
-    "envoy.reloadable_features.http_reject_path_with_fragment": False,
     "envoy.reloadable_features.fixed_heap_use_allocated": True,
     "envoy.reloadable_features.coalesce_lb_rebuilds_on_batch_update": False,
 }
