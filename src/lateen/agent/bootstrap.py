@@ -68,6 +68,8 @@ STATS_TAGS: Final[Mapping[str, str]] = {
     "response_code": r"_rq(_(\d{3}))$",
     "response_code_class": r"_rq(_(\dxx))$",
     "authz_enforce_result": r"rbac(\.(allowed|denied))$",
+    "authz_dry_run_action": r"rbac(\.istio_dry_run_(allow|deny)_)\.",
+    "authz_dry_run_result": r"rbac\..+(\.shadow_(allowed|denied))$",
 }
 
 # Istio's, which are Envoy's own defaults: written out, since dashboards depend on them.

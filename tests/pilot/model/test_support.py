@@ -15,7 +15,7 @@ from lateen.pilot.model.support import STORED_ONLY, UNTAKEN_FIELDS, unsupported
 
 _VERSIONS = {
     "Service": "v1",
-    "AuthorizationPolicy": "security.istio.io/v1",
+    "Telemetry": "telemetry.istio.io/v1",
     "PeerAuthentication": "security.istio.io/v1",
     "MeshConfig": "mesh.istio.io/v1alpha1",
     "MeshNetworks": "mesh.istio.io/v1alpha1",
@@ -169,9 +169,9 @@ def test_what_is_told(kind: str, spec: str, warned: list[str]) -> None:
 
 
 def test_a_kind_that_is_only_stored_is_told_once() -> None:
-    told = list(unsupported(_decoded("AuthorizationPolicy", "{}")))
+    told = list(unsupported(_decoded("Telemetry", "{}")))
     assert [problem.field for problem in told] == [""]
-    assert STORED_ONLY["AuthorizationPolicy"] in told[0].message
+    assert STORED_ONLY["Telemetry"] in told[0].message
 
 
 def _paths() -> Iterator[Any]:

@@ -272,14 +272,14 @@ def test_a_rejection_names_the_resources_that_shaped_it(shop: Bench) -> None:
 
 def test_what_is_not_acted_on_is_told_as_long_as_it_stands(bench: Bench) -> None:
     text = (
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: default}\n"
-        "spec: {rules: [{}, %s]}"
+        "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: default}\n"
+        "spec: {accessLogging: [{disabled: %s}]}"
     )
-    bench.apply(text % "{}")
-    bench.apply(text % "{to: [{operation: {paths: [/a]}}]}")
+    bench.apply(text % "true")
+    bench.apply(text % "false")
     (told,) = bench.pilot.problems()
-    assert (told.level, told.resource and told.resource.kind) == ("warning", "AuthorizationPolicy")
-    bench.delete("AuthorizationPolicy", "default")
+    assert (told.level, told.resource and told.resource.kind) == ("warning", "Telemetry")
+    bench.delete("Telemetry", "default")
     assert bench.pilot.problems() == []
 
 

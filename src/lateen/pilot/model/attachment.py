@@ -45,15 +45,21 @@ class Attachment:
         # (kind of the proxy, namespace, labels) -> tuple[ResourceKey, ...]: root namespace first, then by age
         self.attached = graph.derive(f"{kind} attached", self._attached)
 
-    def policies(
+    def keys(
         self, read: Read, *, kind: str, namespace: str, labels: tuple[tuple[str, str], ...]
-    ) -> tuple[Object, ...]:
+    ) -> tuple[ResourceKey, ...]:
         """Return the policies for a proxy: those of the root namespace first, then those of its own, by age.
 
         `kind` is "sidecar" or "gateway"; `labels` are the workload's, sorted.
         """
-        keys: tuple[ResourceKey, ...] = read.get(self.attached, (kind, namespace, labels))
-        return tuple(self._mesh.objects_of(read, keys))
+        found: tuple[ResourceKey, ...] = read.get(self.attached, (kind, namespace, labels))
+        return found
+
+    def policies(
+        self, read: Read, *, kind: str, namespace: str, labels: tuple[tuple[str, str], ...]
+    ) -> tuple[Object, ...]:
+        """Return what `keys` names, as it is written."""
+        return tuple(self._mesh.objects_of(read, self.keys(read, kind=kind, namespace=namespace, labels=labels)))
 
     def _file(self, key: ResourceKey, obj: Object) -> list[tuple[str, str, str]]:
         if key.kind != self._kind:

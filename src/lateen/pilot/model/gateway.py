@@ -14,6 +14,7 @@ from lateen.api.base import Object, ResourceKey
 from lateen.api.hosts import host_covers
 from lateen.api.virtual_service import HTTPDirectResponse
 from lateen.flow import Read
+from lateen.pilot.model.authorization import Authorizations
 from lateen.pilot.model.gateway_servers import Note, PortServers, Server, hosts_overlap, merge_servers
 from lateen.pilot.model.gateway_tcp import GatewayTcp, Taken
 from lateen.pilot.model.hosts import full_name
@@ -60,8 +61,9 @@ class _Host:
 class Gateways:
     """The derived collections of everything that gateways serve."""
 
-    def __init__(self, mesh: Mesh, outbound: Outbound) -> None:
+    def __init__(self, mesh: Mesh, outbound: Outbound, authorizations: Authorizations) -> None:
         self.mesh = mesh
+        self._authorizations = authorizations
         self.outbound = outbound
         graph = mesh.graph
         # view -> (tuple[PortServers, ...], tuple[Note, ...])
@@ -147,6 +149,9 @@ class Gateways:
             "telemetry": settings.telemetry,
             "num_trusted_proxies": (topology and topology.num_trusted_proxies) or 0,
             "forward_client_cert": (topology and topology.forward_client_cert_details) or "",
+            "authorization": self._authorizations.of(
+                read, kind="gateway", namespace=view.namespace, labels=view.labels
+            ),
         }
         for port in read.get(self.servers, view)[0]:
             servers = tuple(self._chains(read, view, port, settings))

@@ -8,6 +8,7 @@ from typing import Any
 
 from lateen.api.protocol import Protocol, parse_protocol
 from lateen.flow import Read
+from lateen.pilot.model.authorization import Authorizations
 from lateen.pilot.model.ingress import ingress_ports, pool_of
 from lateen.pilot.model.mesh import Mesh, MeshSettings
 from lateen.pilot.model.places import served_at
@@ -25,8 +26,9 @@ ENDED_MODES = frozenset({"SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL"})
 class Inbound:
     """The derived collection of everything that reaches a proxy."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, authorizations: Authorizations) -> None:
         self.mesh = mesh
+        self._authorizations = authorizations
         # workload's name -> InboundListenerInput | None
         self.listeners = mesh.graph.derive("inbound", self._listeners)
 
@@ -76,6 +78,7 @@ class Inbound:
             localhost=settings.inbound_localhost,
             capture=workload.capture,
             ips=(workload.ip,),
+            authorization=self._authorizations.of(read, kind="sidecar", namespace=workload.namespace, labels=labels),
             telemetry=settings.telemetry,
         )
 

@@ -21,7 +21,6 @@ __all__ = ["STORED_ONLY", "UNTAKEN_FIELDS", "unsupported"]
 
 # Kinds that are decoded and stored, and why that matters to whoever wrote one.
 STORED_ONLY: Mapping[str, str] = {
-    "AuthorizationPolicy": "it is NOT enforced: requests are not checked against it",
     "RequestAuthentication": "tokens are not checked",
     "Telemetry": "the standard metrics are reported as if it were not there",
     "WasmPlugin": "no extension is loaded",

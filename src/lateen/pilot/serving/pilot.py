@@ -14,6 +14,7 @@ import structlog
 from lateen.api.base import Object, Problem, ResourceKey
 from lateen.errors import Unavailable
 from lateen.flow import Graph
+from lateen.pilot.model.authorization import Authorizations
 from lateen.pilot.model.claims import Claims
 from lateen.pilot.model.credentials import Credentials
 from lateen.pilot.model.envoy_filters import EnvoyFilters, PatchId, parse_patch_id
@@ -55,8 +56,9 @@ class Pilot:
         self.graph = Graph()
         self.mesh = Mesh(self.graph, trust_domain)
         self.outbound = Outbound(self.mesh)
-        self.inbound = Inbound(self.mesh)
-        self.gateways = Gateways(self.mesh, self.outbound)
+        authorizations = Authorizations(self.mesh)
+        self.inbound = Inbound(self.mesh, authorizations)
+        self.gateways = Gateways(self.mesh, self.outbound, authorizations)
         self.credentials = Credentials(self.mesh, self.gateways.servers)
         self.render = Render(
             self.mesh,

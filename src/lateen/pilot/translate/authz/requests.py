@@ -1,0 +1,101 @@
+"""What is asked for over HTTP: hosts, methods, paths, headers.
+
+The path is compared without its query, after the normalisation of the listener (`normalisation.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from envoy.config.rbac.v3.rbac_pb2 import Permission, Principal
+from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
+from envoy.type.matcher.v3.path_pb2 import PathMatcher
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
+
+from lateen.pilot.translate.authz.leaning import Leaning
+from lateen.pilot.translate.authz.texts import SOMETHING, expression, quoted, text_matcher
+
+__all__ = ["header", "host", "method", "path"]
+
+AUTHORITY: Final = ":authority"
+_HOST_NAMES: Final = ("host", AUTHORITY)
+_PORT: Final = re.compile(r":[0-9]+\Z")
+_NAME: Final = re.compile(r":(authority|method|path|scheme)|[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.1
+_ONE_SEGMENT, _SEGMENTS = "{*}", "{**}"
+
+
+def host(pattern: str) -> Permission | None:
+    """Return the matcher for a host, in any case, with a dot at its end or not.
+
+    A pattern without a port is the host at any port, as no server tells its hosts apart by port unless it is told to.
+    """
+    found = _host_matcher(pattern)
+    return None if found is None else Permission(header=HeaderMatcher(name=AUTHORITY, string_match=found))
+
+
+def _host_matcher(pattern: str) -> StringMatcher | None:
+    if pattern == "*":
+        return SOMETHING
+    suffix = pattern.startswith("*")
+    front = ".*" if suffix else ""
+    text = pattern[1:] if suffix else pattern
+    if not suffix and text.endswith("*"):
+        return expression(quoted(text[:-1]), ".*", ignore_case=True)
+    if found := _PORT.search(text):
+        return expression(front, quoted(text[: found.start()]), r"\.?", quoted(found[0]), ignore_case=True)
+    return expression(front, quoted(text.removesuffix(".")), r"\.?(?::.*)?", ignore_case=True)
+
+
+def method(pattern: str) -> Permission:
+    """Return the matcher for a method, case and all."""
+    return Permission(header=HeaderMatcher(name=":method", string_match=text_matcher(pattern)))
+
+
+def path(pattern: str) -> Permission | None:
+    """Return the matcher for a path or a template of one.
+
+    Templates are not given to Envoy's own matcher of templates: that one knows few characters, and a DENY could be
+    passed with any other (`/admin/a*b`).
+    """
+    if _ONE_SEGMENT not in pattern and _SEGMENTS not in pattern:
+        return Permission(url_path=PathMatcher(path=text_matcher(pattern)))
+    segments = [
+        ".*" if segment == _SEGMENTS else "[^/]+" if segment == _ONE_SEGMENT else quoted(segment)
+        for segment in pattern.split("/")
+    ]
+    if None in segments:
+        return None
+    found = expression("/".join(segment for segment in segments if segment is not None))
+    return None if found is None else Permission(url_path=PathMatcher(path=found))
+
+
+def header(name: str, pattern: str, leaning: Leaning) -> Principal | None:
+    """Return the matcher for the values of a header; None where no header has such a name.
+
+    A header may come in several lines, and a line may be a list. Any line will do; what keeps a request out looks at
+    every element of every line as well, so that nothing hides beside something else.
+    """
+    if not _NAME.fullmatch(name):
+        return None
+    if name.lower() in _HOST_NAMES:
+        found = _host_matcher(pattern)
+        return None if found is None else _line(AUTHORITY, found)
+    if leaning is Leaning.REFUSES:
+        if pattern == "*":
+            return Principal(header=HeaderMatcher(name=name, present_match=True))
+        element = _element(pattern)
+        return None if element is None else _line(name, element)
+    return _line(name, text_matcher(pattern))
+
+
+def _line(name: str, value: StringMatcher) -> Principal:
+    return Principal(header=HeaderMatcher(name=name, string_match=value))
+
+
+def _element(pattern: str) -> StringMatcher | None:
+    if pattern.startswith("*"):
+        return expression(".*", quoted(pattern[1:]), r"[ \t]*(?:,.*)?")
+    if pattern.endswith("*"):
+        return expression(r"(?:.*,)?[ \t]*", quoted(pattern[:-1]), ".*")
+    return expression(r"(?:.*,)?[ \t]*", quoted(pattern), r"[ \t]*(?:,.*)?")
