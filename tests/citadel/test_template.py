@@ -235,6 +235,56 @@ def test_what_a_signer_gives_back_is_checked(changes: dict[str, object], problem
     assert list(check_leaf(build_leaf(REQUEST, ROOT).sign(ROOT_KEY, hashes.SHA256()), REQUEST, ROOT)) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        pytest.param({"constraints": None}, "", id="no basic constraints"),  # as Vault makes them
+        pytest.param({"constraints": True}, "it is an authority", id="an authority"),
+        pytest.param(
+            {"digital_signature": False, "key_agreement": True}, "may not make digital signatures", id="no TLS"
+        ),
+        pytest.param({"key_cert_sign": True}, "its key may sign certificates", id="a signer's usage"),
+        pytest.param({"crl_sign": True}, "its key may sign certificates", id="a usage for revocation lists"),
+    ],
+)
+def test_usage_of_what_a_signer_gives_back(changes: dict[str, bool | None], problem: str) -> None:
+    leaf = build_leaf(REQUEST, ROOT).sign(ROOT_KEY, hashes.SHA256())
+    usages = {
+        "digital_signature": True,
+        "content_commitment": False,
+        "key_encipherment": False,
+        "data_encipherment": False,
+        "key_agreement": False,
+        "key_cert_sign": False,
+        "crl_sign": False,
+        "encipher_only": False,
+        "decipher_only": False,
+        **{name: value for name, value in changes.items() if name != "constraints"},
+    }
+    constraints = changes.get("constraints", False)
+    extensions: list[x509.ExtensionType] = [x509.KeyUsage(**usages)]  # type: ignore[arg-type]
+    extensions += [] if constraints is None else [x509.BasicConstraints(ca=constraints, path_length=None)]
+    extensions += [
+        extension.value
+        for extension in leaf.extensions
+        if not isinstance(extension.value, x509.KeyUsage | x509.BasicConstraints)
+    ]
+    builder = (
+        x509.CertificateBuilder()
+        .serial_number(leaf.serial_number)
+        .issuer_name(leaf.issuer)
+        .subject_name(leaf.subject)
+        .not_valid_before(leaf.not_valid_before_utc)
+        .not_valid_after(leaf.not_valid_after_utc)
+        .public_key(REQUEST.public_key)
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=True)
+    problems = "; ".join(check_leaf(builder.sign(ROOT_KEY, hashes.SHA256()), REQUEST, ROOT))
+    assert problem in problems
+    assert bool(problems) == bool(problem)
+
+
 def test_key_check_names_the_type() -> None:
     with pytest.raises(BadInput, match="type Ed25519, wanted P-256, P-384 or RSA of 2048 to 8192 bits"):
         check_key(ed25519.Ed25519PrivateKey.generate().public_key())

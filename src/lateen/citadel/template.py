@@ -195,14 +195,31 @@ def check_leaf(leaf: x509.Certificate, request: LeafRequest, signer: x509.Certif
     others = len(names.value) - len(uris)
     if tuple(names.value.get_values_for_type(x509.DNSName)) != request.dns_names or others != len(request.dns_names):
         yield f"{others} names besides the URI, wanted {len(request.dns_names)}"
-    if leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+    if _is_authority(leaf):
         yield "it is an authority, wanted a leaf"
+    yield from _check_usage(leaf)
     if leaf.public_key() != request.public_key:
         yield "its key is not the requested one"
     if leaf.issuer != signer.subject:
         yield f"its issuer is {leaf.issuer.rfc4514_string()!r}, wanted {signer.subject.rfc4514_string()!r}"
     if leaf.not_valid_after_utc > min(request.validity.not_after, signer.not_valid_after_utc):
         yield f"it holds until {leaf.not_valid_after_utc}, wanted {request.validity.not_after} at the latest"
+
+
+def _is_authority(leaf: x509.Certificate) -> bool:
+    try:
+        return leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False  # RFC 5280, 4.2.1.9: without it the key may not verify certificates; Vault leaves it out
+
+
+def _check_usage(leaf: x509.Certificate) -> Iterator[str]:
+    """Yield what the X.509-SVID specification, section 4.3, forbids or demands of a leaf's key usage."""
+    usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
+    if not usage.digital_signature:
+        yield "its key may not make digital signatures, so no TLS"
+    if usage.key_cert_sign or usage.crl_sign:
+        yield "its key may sign certificates or lists, wanted a leaf's"
 
 
 def _whole_seconds(moment: datetime) -> datetime:
