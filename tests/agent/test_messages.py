@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from envoy.config.core.v3.base_pb2 import Node as EnvoyNode
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from envoy.extensions.transport_sockets.tls.v3.tls_spiffe_validator_config_pb2 import SPIFFECertValidatorConfig
 from envoy.service.discovery.v3.discovery_pb2 import (
     DeltaDiscoveryRequest,
     DeltaDiscoveryResponse,
@@ -17,13 +18,16 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fakes.certs import StrangeAuthority
 
 from lateen.agent import messages as m
 from lateen.agent.names import Entry
 from lateen.agent.protowire import encode_struct, parse_fields, varint
 from lateen.agent.spec import Node
 from lateen.errors import BadInput
-from lateen.wire import ca, nds
+from lateen.wire import ca, nds, trust_messages
+from lateen.wire.anchors import confine
+from lateen.wire.trust import TrustBundle, TrustUpdate
 
 NODE = Node(
     id="sidecar~1.2.3.4~a.b~b.svc.cluster.local",
@@ -80,6 +84,31 @@ def test_secrets_are_written() -> None:
     assert secret.tls_certificate.private_key.inline_bytes == b"KEY" * 100
     roots = Secret.FromString(m.encode_roots_secret("ROOTCA", b"ROOTS"))
     assert roots.validation_context.trusted_ca.inline_bytes == b"ROOTS"
+
+
+def test_peers_of_several_trust_domains() -> None:
+    own, other = (StrangeAuthority().root_pem.decode() for _ in range(2))
+    bundle = TrustBundle.of({"a.example": [own], "b.example": [other]})
+    secret = Secret.FromString(m.encode_peers_secret("ROOTCA", bundle, "a.example"))
+    context = secret.validation_context
+    assert secret.name == "ROOTCA"
+    assert not context.HasField("trusted_ca")
+    assert context.custom_validator_config.name == "envoy.tls.cert_validator.spiffe"
+    config = SPIFFECertValidatorConfig()
+    assert context.custom_validator_config.typed_config.Unpack(config)
+    assert [(domain.name, domain.trust_bundle.inline_bytes.decode()) for domain in config.trust_domains] == [
+        ("a.example", own),
+        ("b.example", confine(other, "b.example")),
+    ]
+
+
+def test_trust_updates_are_read() -> None:
+    root = StrangeAuthority().root_pem.decode()
+    update = TrustUpdate(
+        TrustBundle.of({"a.example": [root], "b.example": [root]}), "path", (("a.example", "{}"), ("c.example", "{1}"))
+    )
+    data = trust_messages.encode_trust(update)
+    assert m.decode_trust(data) == trust_messages.decode_trust(data) == update
 
 
 def test_first_request_and_refusal() -> None:

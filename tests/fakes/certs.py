@@ -98,11 +98,11 @@ class StrangeAuthority:
             .public_key(key.public_key())
             .add_extension(x509.BasicConstraints(authority, None), critical=True)
         )
-        if authority:
-            builder = builder.add_extension(
-                x509.KeyUsage(False, False, False, False, False, True, True, False, False), critical=True
-            )
-        else:
+        signs = bool(authority)  # an SVID says that it does not: what says nothing is refused as one
+        builder = builder.add_extension(
+            x509.KeyUsage(not signs, False, not signs, False, False, signs, signs, False, False), critical=True
+        )
+        if not authority:
             builder = builder.add_extension(x509.ExtendedKeyUsage(list(usages)), critical=False)
         if list(names):
             builder = builder.add_extension(x509.SubjectAlternativeName(list(names)), critical=True)

@@ -15,6 +15,7 @@ from typing import Final
 from lateen.agent.names import Entry
 from lateen.agent.protowire import embedded, encode_struct, messages, number, parse_fields, string, text, texts
 from lateen.agent.spec import Node
+from lateen.wire.anchors import confine
 from lateen.wire.trust import TrustBundle, TrustUpdate
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "encode_certificate_secret",
     "encode_delta_request",
     "encode_delta_response",
+    "encode_peers_secret",
     "encode_roots_secret",
     "encode_sotw_response",
 ]
@@ -126,6 +128,21 @@ def encode_roots_secret(name: str, roots: bytes, crl: bytes = b"") -> bytes:
     return string(1, name) + embedded(4, embedded(1, _inline(roots)) + revoked)
 
 
+def encode_peers_secret(name: str, bundle: TrustBundle, trust_domain: str) -> bytes:
+    """Return a `Secret` that has Envoy check a peer by the roots of the peer's own trust domain, and by no others.
+
+    That is the work of `envoy.tls.cert_validator.spiffe`: it picks roots by the first URI in the peer's certificate,
+    and refuses peers of trust domains that it has none of. Roots of others than `trust_domain`, the mesh's own, are
+    confined to the one that they are for (`lateen.wire.anchors`). Raises `BadInput` for a root that cannot be.
+    """
+    domains = b""
+    for domain, roots in bundle.roots.items():
+        pem = "".join(root if domain == trust_domain else confine(root, domain) for root in roots)
+        domains += embedded(1, string(1, domain) + embedded(2, _inline(pem.encode("ascii"))))
+    validator = string(1, "envoy.tls.cert_validator.spiffe") + embedded(2, _any(_SPIFFE_TYPE_URL, domains))
+    return string(1, name) + embedded(4, embedded(12, validator))
+
+
 # ---- the name table and the trust bundle, as a client
 
 
@@ -169,7 +186,8 @@ def decode_trust(data: bytes) -> TrustUpdate:
     fields = parse_fields(data)
     domains = [parse_fields(entry) for entry in messages(fields, 1)]
     bundle = TrustBundle.of({text(domain, 1): texts(domain, 2) for domain in domains})
-    return TrustUpdate(bundle, text(fields, 2))
+    jwt_keys = tuple((text(domain, 1), text(domain, 3)) for domain in domains if text(domain, 3))
+    return TrustUpdate(bundle, text(fields, 2), jwt_keys)
 
 
 # ---- certificates, as a client
@@ -185,6 +203,7 @@ def decode_certificates(data: bytes) -> list[str]:
     return texts(parse_fields(data), 1)
 
 
+_SPIFFE_TYPE_URL: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig"
 _INVALID_ARGUMENT: Final = 3  # google.rpc.Code
 
 

@@ -1,7 +1,7 @@
 """What Envoy fetches over SDS, by name: the workload's identity, the trust bundle, and files that rules name.
 
     default                        certificate chain and key of the SVID
-    ROOTCA                         whose certificates peers may have
+    ROOTCA                         whose certificates peers may have: roots, or those of each trust domain for itself
     CONTROLPLANECA                 the mesh's own roots alone: what the control plane's certificate is checked by
     file-cert:<chain>~<key>        a certificate that a DestinationRule or a Gateway names
     file-root:<path>[~<crl>]       roots of the same, and what they revoked; `file-root:system` are the machine's own
@@ -24,7 +24,7 @@ from typing import Final, Protocol
 from lateen.agent.bootstrap import CONTROL_PLANE_ROOTS
 from lateen.agent.identity import Svid
 from lateen.agent.log import Log
-from lateen.agent.messages import encode_certificate_secret, encode_roots_secret
+from lateen.agent.messages import encode_certificate_secret, encode_peers_secret, encode_roots_secret
 from lateen.errors import BadInput
 from lateen.wire.trust import TrustBundle
 
@@ -75,9 +75,16 @@ class SecretStore:
             self._put_roots(svid.roots)
 
     def set_bundle(self, bundle: TrustBundle, trust_domain: str) -> None:
-        """Check peers by `bundle` from now on; `trust_domain` is the mesh's own."""
+        """Check peers by `bundle` from now on; `trust_domain` is the mesh's own. Raises `BadInput`: nothing changes."""
+        own = bundle.pem(trust_domain)
+        if set(bundle.roots) == {trust_domain}:
+            self.bundle = bundle
+            self._put_roots(own)
+            return
+        peers = encode_peers_secret(PEER_ROOTS, bundle, trust_domain)
         self.bundle = bundle
-        self._put_roots(bundle.pem(trust_domain))
+        self._put(PEER_ROOTS, peers)
+        self._put(CONTROL_PLANE_ROOTS, encode_roots_secret(CONTROL_PLANE_ROOTS, own))
 
     def roots(self, svid: Svid, trust_domain: str) -> bytes:
         """Return the mesh's own roots as they are known now, in PEM."""

@@ -70,6 +70,7 @@ class TrustUpdate:
 
     bundle: TrustBundle
     signing_path: str = ""  # "": not known; nobody renews because of it
+    jwt_keys: tuple[tuple[str, str], ...] = ()  # (trust domain, what its JWT-SVIDs are verified by: a JWK set), sorted
 
 
 def normal_roots(pems: Iterable[str], where: str) -> tuple[str, ...]:

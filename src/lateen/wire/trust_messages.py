@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     class _Domain(Message):
         name: str
         roots: MutableSequence[str]
+        jwt_keys: str
 
-        def __init__(self, *, name: str = "", roots: Iterable[str] = ()) -> None: ...
+        def __init__(self, *, name: str = "", roots: Iterable[str] = (), jwt_keys: str = "") -> None: ...
 
     class _Bundle(Message):
         domains: MutableSequence[_Domain]
@@ -66,6 +67,7 @@ _classes = make_messages(
                 field=[
                     FieldProto(name="name", number=1, type=_STRING, label=_ONE),
                     FieldProto(name="roots", number=2, type=_STRING, label=_MANY),
+                    FieldProto(name="jwt_keys", number=3, type=_STRING, label=_ONE),
                 ],
             ),
         ],
@@ -77,7 +79,11 @@ if not TYPE_CHECKING:
 
 def encode_trust(update: TrustUpdate) -> bytes:
     """Return the message's bytes: the same for equal updates."""
-    domains = [_Domain(name=name, roots=pems) for name, pems in update.bundle.roots.items()]
+    keys = dict(update.jwt_keys)
+    names = sorted({*update.bundle.roots, *keys})
+    domains = [
+        _Domain(name=name, roots=update.bundle.roots.get(name, ()), jwt_keys=keys.get(name, "")) for name in names
+    ]
     message = _Bundle(domains=domains, signing_path=update.signing_path)
     return message.SerializeToString(deterministic=True)
 
@@ -88,4 +94,8 @@ def decode_trust(data: bytes) -> TrustUpdate:
         message = _Bundle.FromString(data)
     except DecodeError as error:
         raise BadInput(f"no trust bundle: {error}") from error
-    return TrustUpdate(TrustBundle.of({domain.name: domain.roots for domain in message.domains}), message.signing_path)
+    return TrustUpdate(
+        TrustBundle.of({domain.name: domain.roots for domain in message.domains}),
+        message.signing_path,
+        tuple((domain.name, domain.jwt_keys) for domain in message.domains if domain.jwt_keys),
+    )

@@ -172,7 +172,7 @@ class Gateways:
                         tls=build_server_tls(
                             server.tls,
                             server.protocol,
-                            settings.trust_domains,
+                            settings.peer_domains,
                             defaults=settings.tls_defaults,
                             mesh_tls=settings.mesh_tls,
                             quic=True,
@@ -201,7 +201,7 @@ class Gateways:
                 build_server_tls(
                     server.tls,
                     server.protocol,
-                    settings.trust_domains,
+                    settings.peer_domains,
                     defaults=settings.tls_defaults,
                     mesh_tls=settings.mesh_tls,
                 )

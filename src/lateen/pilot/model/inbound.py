@@ -56,7 +56,7 @@ class Inbound:
                     protocol=entry.protocol.after_termination if ends else entry.protocol,
                     mtls=mtls,
                     tls=build_server_tls(
-                        entry.tls, entry.protocol, settings.trust_domains, defaults=settings.tls_defaults
+                        entry.tls, entry.protocol, settings.peer_domains, defaults=settings.tls_defaults
                     )
                     if ends
                     else None,
@@ -72,7 +72,7 @@ class Inbound:
             passthrough_mtls=read.get(self.mesh.port_mtls, (workload.namespace, labels, 0)),
             passthrough_ports=self._unnamed(read, workload, labels, ports),
             mesh_tls=settings.mesh_tls,
-            trust_domains=settings.trust_domains,
+            trust_domains=settings.peer_domains,
             sniff_timeout=settings.sniff_timeout,
             retries=settings.inbound_retries,
             localhost=settings.inbound_localhost,

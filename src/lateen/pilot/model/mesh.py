@@ -99,6 +99,7 @@ class MeshSettings:
 
     trust_domain: str = "cluster.local"
     trust_domain_aliases: tuple[str, ...] = ()
+    federated: tuple[str, ...] = ()  # other trust domains whose identities are believed, sorted; never the mesh's own
     root_namespace: str = ROOT_NAMESPACE
     outbound_policy: str = ALLOW_ANY  # or ALLOW_ANY_DYNAMIC_DNS, REGISTRY_ONLY
     outbound_tls: UpstreamTls | None = None  # with ALLOW_ANY_DYNAMIC_DNS
@@ -140,7 +141,13 @@ class MeshSettings:
 
     @property
     def trust_domains(self) -> tuple[str, ...]:
+        """The mesh's own, under all its names: what policies and server names of one mean holds for all of them."""
         return (self.trust_domain, *self.trust_domain_aliases)
+
+    @property
+    def peer_domains(self) -> tuple[str, ...]:
+        """Whose identities may connect. What those of another mesh may do is for policies to say."""
+        return (*self.trust_domains, *self.federated)
 
 
 class Mesh:
@@ -600,6 +607,8 @@ def _choosy_filters(key: ResourceKey, obj: Object) -> list[str]:
 
 def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
     default = MeshSettings()
+    aliases = tuple(alias for alias in spec.trust_domain_aliases or () if alias != trust_domain)
+    federated = {domain for each in spec.ca_certificates or () for domain in each.trust_domains}
     policy = spec.outbound_traffic_policy
     mode = str(getattr(getattr(policy, "mode", None), "value", getattr(policy, "mode", None)) or ALLOW_ANY)
     inbound = spec.inbound_traffic_policy
@@ -608,7 +617,8 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
     encoding = str(getattr(spec.access_log_encoding, "value", spec.access_log_encoding) or "TEXT")
     return MeshSettings(
         trust_domain=trust_domain,
-        trust_domain_aliases=tuple(spec.trust_domain_aliases or ()),
+        trust_domain_aliases=aliases,
+        federated=tuple(sorted(federated - {trust_domain, *aliases})),
         root_namespace=spec.root_namespace or default.root_namespace,
         outbound_policy=mode,
         outbound_tls=client_tls(policy.tls) if policy is not None and policy.tls is not None else None,

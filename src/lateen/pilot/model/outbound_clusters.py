@@ -81,6 +81,8 @@ class OutboundClusters:
                         tls=upstream_tls(policy),
                         auto_mtls=self._auto_mtls(read, service, settings, policy, port, places),
                         sans=self._sans(service, settings, places),
+                        # Who else is believed, too, must be named to be dialled.
+                        server_domains=settings.trust_domains if settings.federated else (),
                         endpoints=endpoints,
                         dns_refresh=settings.dns_refresh,
                         target_port=port.target if isinstance(port.target, int) else None,

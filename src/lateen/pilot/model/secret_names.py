@@ -17,6 +17,7 @@ from typing import Final
 from lateen.api.secret import CA_SUFFIX
 
 __all__ = [
+    "MESH_ROOTS",
     "OWN_CERTIFICATE",
     "OWN_ROOTS",
     "SecretName",
@@ -29,6 +30,7 @@ __all__ = [
 
 OWN_CERTIFICATE: Final = "default"
 OWN_ROOTS: Final = "ROOTCA"
+MESH_ROOTS: Final = "CONTROLPLANECA"  # of the mesh's own trust domain alone, for Envoy's plain way to check
 KUBERNETES: Final = "kubernetes://"
 BUILTIN: Final = "builtin://"  # Istio's spelling for a proxy's own certificate
 

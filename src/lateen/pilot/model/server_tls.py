@@ -11,6 +11,7 @@ from typing import Any, Final
 from lateen.api.check_server_tls import CIPHERS
 from lateen.api.protocol import Protocol
 from lateen.pilot.model.secret_names import (
+    MESH_ROOTS,
     OWN_CERTIFICATE,
     OWN_ROOTS,
     file_certificate,
@@ -47,7 +48,7 @@ def build_server_tls(
     defaults = None if mesh else defaults
     return ServerTls(
         certificates=(OWN_CERTIFICATE,) if mesh else _certificates(tls),
-        roots=(OWN_ROOTS if mesh else _roots(tls)) if asks else "",
+        roots=(_mesh_roots(tls) if mesh else _roots(tls)) if asks else "",
         require_client=tls.mode in ("MUTUAL", "ISTIO_MUTUAL"),
         accept_untrusted=bool(tls.insecure_skip_verify) and asks and not mesh,
         trust_domains=trust_domains if mesh else (),
@@ -95,6 +96,11 @@ def _certificates(tls: Any) -> tuple[str, ...]:
         pairs = tls.tls_certificates[:MAX_CERTIFICATES]
         return tuple(dict.fromkeys(file_certificate(pair.server_certificate, pair.private_key) for pair in pairs))
     return (file_certificate(tls.server_certificate, tls.private_key),)
+
+
+def _mesh_roots(tls: Any) -> str:
+    # Envoy's check of several trust domains passes over pins; so a server that pins takes the mesh's own clients only.
+    return MESH_ROOTS if tls.verify_certificate_spki or tls.verify_certificate_hash else OWN_ROOTS
 
 
 def _roots(tls: Any) -> str:

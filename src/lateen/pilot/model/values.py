@@ -204,7 +204,8 @@ class ClusterInput:
     tls_defaults: Any = None  # api TLSConfig | None: the mesh's, for TLS that is not the mesh's own
     tls: UpstreamTls | None = None  # a DestinationRule's word; None: auto mutual TLS below
     auto_mtls: AutoMtls = AutoMtls.OFF
-    sans: tuple[str, ...] = ()  # SPIFFE IDs that the servers may have, sorted; () means any of the trust bundle
+    sans: tuple[str, ...] = ()  # SPIFFE IDs that the servers may have, sorted; () means any of `server_domains`
+    server_domains: tuple[str, ...] = ()  # () means any of the trust bundle: it holds the mesh's own roots alone
     endpoints: tuple[EndpointInput, ...] = ()  # DNS resolutions only; EDS carries the others
     dns_refresh: timedelta = timedelta(seconds=60)
     ipv6: bool = False
@@ -458,7 +459,7 @@ class InboundListenerInput:
     passthrough_mtls: MtlsMode  # of ports no service names
     passthrough_ports: tuple[tuple[int, MtlsMode], ...] = ()  # of these a policy says it one by one; sorted by port
     mesh_tls: MeshTls = NO_MESH_TLS
-    trust_domains: tuple[str, ...]  # accepted in clients' SPIFFE IDs: the own one and its aliases
+    trust_domains: tuple[str, ...]  # accepted in clients' SPIFFE IDs: the own one, its aliases, federated ones
     connect_timeout: timedelta = timedelta(seconds=10)  # towards the application: the mesh's
     sniff_timeout: timedelta = timedelta(0)
     retries: Any = None  # api HTTPRetry | None: the mesh's, towards the application

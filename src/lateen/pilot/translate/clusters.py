@@ -227,7 +227,9 @@ def _transport(inp: ClusterInput, upstream: Upstream) -> dict[str, Any]:
     if inp.tls is None:
         if inp.auto_mtls is AutoMtls.OFF:
             return _proxied(inp, {})
-        socket = build_mesh_upstream(sni=_sni(inp), sans=inp.sans, alpn=_mesh_alpn(upstream))
+        socket = build_mesh_upstream(
+            sni=_sni(inp), sans=inp.sans, domains=inp.server_domains, alpn=_mesh_alpn(upstream)
+        )
         if inp.auto_mtls is AutoMtls.ALL:
             return _proxied(inp, {"transport_socket": socket})
         matches = [
@@ -243,7 +245,12 @@ def _transport(inp: ClusterInput, upstream: Upstream) -> dict[str, Any]:
         inp,
         {
             "transport_socket": build_upstream(
-                inp.tls, default_sni=_sni(inp), sans=inp.sans, alpn=alpn, defaults=inp.tls_defaults
+                inp.tls,
+                default_sni=_sni(inp),
+                sans=inp.sans,
+                domains=inp.server_domains,
+                alpn=alpn,
+                defaults=inp.tls_defaults,
             )
         },
     )

@@ -14,16 +14,14 @@ from envoy.config.core.v3.base_pb2 import TransportSocket
 from envoy.extensions.transport_sockets.quic.v3.quic_transport_pb2 import QuicDownstreamTransport
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
     CertificateValidationContext,
-    SubjectAltNameMatcher,
     TlsParameters,
 )
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
-from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from lateen.pilot.model.values import ServerTls
 from lateen.pilot.translate.pack import pack
-from lateen.pilot.translate.tls import MESH_CIPHERS, TLS_NAME, exact_names, secret
+from lateen.pilot.translate.tls import MESH_CIPHERS, TLS_NAME, exact_names, identities_of, secret
 
 __all__ = ["build_quic_socket", "build_server_socket"]
 
@@ -72,10 +70,7 @@ def _parameters(tls: ServerTls) -> TlsParameters:
 
 
 def _validation(tls: ServerTls) -> CommonTlsContext.CombinedCertificateValidationContext:
-    names = exact_names(tls.subject_alt_names) or [
-        SubjectAltNameMatcher(san_type=SubjectAltNameMatcher.URI, matcher=StringMatcher(prefix=f"spiffe://{domain}/"))
-        for domain in tls.trust_domains
-    ]
+    names = exact_names(tls.subject_alt_names) or identities_of(tls.trust_domains)
     return CommonTlsContext.CombinedCertificateValidationContext(
         default_validation_context=CertificateValidationContext(
             match_typed_subject_alt_names=names,

@@ -30,6 +30,7 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from lateen.pilot.model.secret_names import (
+    MESH_ROOTS,
     OWN_CERTIFICATE,
     OWN_ROOTS,
     file_certificate,
@@ -58,6 +59,7 @@ __all__ = [
     "build_mesh_upstream",
     "build_upstream",
     "exact_names",
+    "identities_of",
     "secret",
 ]
 
@@ -113,15 +115,18 @@ _UPSTREAM_PARAMS: Final = TlsParameters(
 
 def secret(name: str) -> SdsSecretConfig:
     """Return how a proxy fetches a secret: its own identity and files from its agent, all others over ADS."""
-    if name in (OWN_CERTIFICATE, OWN_ROOTS):
+    if name in (OWN_CERTIFICATE, OWN_ROOTS, MESH_ROOTS):
         return SdsSecretConfig(name=name, sds_config=_AGENT)
     return SdsSecretConfig(name=name, sds_config=_AGENT_FILES if name.startswith("file-") else ADS)
 
 
-def build_mesh_upstream(*, sni: str, sans: Sequence[str], alpn: Sequence[str]) -> TransportSocket:
+def build_mesh_upstream(
+    *, sni: str, sans: Sequence[str], alpn: Sequence[str], domains: Sequence[str] = ()
+) -> TransportSocket:
     """Return mutual TLS towards a mesh service with the workload's identity.
 
-    `sans`: the server's certificate must carry one of them; () takes any that the trust bundle vouches for.
+    `sans`: the server's certificate must carry one of them; () takes any of the trust domains `domains`, and if that is
+    () too, any that the trust bundle vouches for.
     """
     return _upstream_socket(
         UpstreamTlsContext(
@@ -130,23 +135,30 @@ def build_mesh_upstream(*, sni: str, sans: Sequence[str], alpn: Sequence[str]) -
                 tls_params=_UPSTREAM_PARAMS,
                 alpn_protocols=alpn,
                 tls_certificate_sds_secret_configs=[_IDENTITY],
-                combined_validation_context=_combined(_BUNDLE, exact_names(sans)),
+                combined_validation_context=_combined(_BUNDLE, exact_names(sans) or identities_of(domains)),
             ),
         )
     )
 
 
 def build_upstream(
-    tls: UpstreamTls, *, default_sni: str, sans: Sequence[str], alpn: Sequence[str], defaults: Any = None
+    tls: UpstreamTls,
+    *,
+    default_sni: str,
+    sans: Sequence[str],
+    alpn: Sequence[str],
+    domains: Sequence[str] = (),
+    defaults: Any = None,
 ) -> TransportSocket:
     """Return TLS as a DestinationRule asks for it (`tls.mode` SIMPLE, MUTUAL or ISTIO_MUTUAL).
 
     `alpn` is for ISTIO_MUTUAL; towards others only HTTP/2 is announced, by the caller giving `("h2",)`.
-    `sans` applies where the rule names none. `defaults` are the mesh's (api TLSConfig), for SIMPLE and MUTUAL.
+    `sans`, and for ISTIO_MUTUAL `domains`, apply where the rule names none. `defaults` are the mesh's (api TLSConfig),
+    for SIMPLE and MUTUAL.
     """
     wanted = tls.subject_alt_names or tuple(sans)
     if tls.mode == "ISTIO_MUTUAL":
-        return build_mesh_upstream(sni=tls.sni or default_sni, sans=wanted, alpn=alpn)
+        return build_mesh_upstream(sni=tls.sni or default_sni, sans=wanted, domains=domains, alpn=alpn)
     return _upstream_socket(
         UpstreamTlsContext(
             sni=tls.sni,
@@ -183,15 +195,7 @@ def build_mesh_downstream(
                 tls_params=_mesh_params(mesh_tls),
                 alpn_protocols=alpn,
                 tls_certificate_sds_secret_configs=[_IDENTITY],
-                combined_validation_context=_combined(
-                    _BUNDLE,
-                    [
-                        SubjectAltNameMatcher(
-                            san_type=SubjectAltNameMatcher.URI, matcher=StringMatcher(prefix=f"spiffe://{domain}/")
-                        )
-                        for domain in trust_domains
-                    ],
-                ),
+                combined_validation_context=_combined(_BUNDLE, identities_of(trust_domains)),
             ),
         )
     )
@@ -236,6 +240,14 @@ def _combined(
 def exact_names(sans: Sequence[str]) -> list[SubjectAltNameMatcher]:
     """Return matchers of which a peer's certificate must satisfy one."""
     return [SubjectAltNameMatcher(san_type=_san_type(san), matcher=StringMatcher(exact=san)) for san in sans]
+
+
+def identities_of(trust_domains: Sequence[str]) -> list[SubjectAltNameMatcher]:
+    """Return matchers of which a peer's certificate must satisfy one: the identities of these trust domains."""
+    return [
+        SubjectAltNameMatcher(san_type=SubjectAltNameMatcher.URI, matcher=StringMatcher(prefix=f"spiffe://{domain}/"))
+        for domain in trust_domains
+    ]
 
 
 def _san_type(san: str) -> int:
