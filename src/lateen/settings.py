@@ -9,6 +9,7 @@ reaches a socket in it is one of the local user's own.
     jwt/                 keys of JWT-SVIDs (0600), a new one each day
     bundle.json          number of the SPIFFE bundle that others were told last
     secrets/             Secrets of the mesh, as YAML, unless `lateen up --secrets` names another folder
+    join-tokens.json     join tokens that were created, hashed (0600)
     vips.json            virtual IPs that were handed out, kept for good
     tasted               contents that Envoy took, and the last good versions of those it refused (0600)
     workloads/NAME.json  one registration a workload; its pid tells whether it still stands
@@ -79,6 +80,10 @@ class Settings:
     @property
     def bundle_file(self) -> Path:
         return self.state / "bundle.json"
+
+    @property
+    def join_tokens_file(self) -> Path:
+        return self.state / "join-tokens.json"
 
     @property
     def secrets(self) -> Path:

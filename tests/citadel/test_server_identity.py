@@ -18,6 +18,7 @@ from tests.fakes.certs import ManualClock, StrangeAuthority, key_pem, p256_csr, 
 
 from lateen.citadel.authority import Authority, utc_now
 from lateen.citadel.server_identity import SERVER_NAME, ServerIdentity
+from lateen.wire.join import JOIN_NAME
 from lateen.wire.peer import peer_spiffe_id
 from lateen.wire.spiffe import SpiffeId
 
@@ -99,7 +100,8 @@ async def test_the_certificate_itself(mesh: Mesh) -> None:
     issued = mesh.identity.issued
     leaf = x509.load_pem_x509_certificate(issued.leaf)
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert list(names) == [uri("spiffe://cluster.local/ns/istio-system/sa/lateen"), x509.DNSName(SERVER_NAME)]
+    dns = [x509.DNSName(SERVER_NAME), x509.DNSName(JOIN_NAME)]
+    assert list(names) == [uri("spiffe://cluster.local/ns/istio-system/sa/lateen"), *dns]
     assert issued.not_after - mesh.signing_clock().replace(microsecond=0) == timedelta(hours=24)
 
 

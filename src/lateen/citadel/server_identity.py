@@ -20,12 +20,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from lateen.citadel.authority import Authority, Clock, IssuedChain, utc_now
+from lateen.wire.join import JOIN_NAME
 from lateen.wire.renewal import MAX_JITTER, renewal_time
 from lateen.wire.spiffe import SpiffeId
 
 __all__ = ["SERVER_NAME", "ServerIdentity"]
 
 SERVER_NAME = "pilot.lateen.local"  # what clients check: a Unix socket's path is no name that a certificate can hold
+SERVER_NAMES = (SERVER_NAME, JOIN_NAME)
 LIFETIME = timedelta(hours=24)
 
 
@@ -90,10 +92,11 @@ class ServerIdentity:
         pair = self._pair
         return b"".join((pair.issued.leaf, *pair.issued.chain)), pair.key_pem
 
-    def credentials(self) -> grpc.ServerCredentials:
+    def credentials(self, *, clients: bool = True) -> grpc.ServerCredentials:
         """Return credentials for a port that takes only clients whose certificate the mesh's roots verify.
 
-        Which roots are believed is asked before each handshake, too.
+        Which roots are believed is asked before each handshake, too. Without `clients`: for a port that asks clients
+        for no certificate, and has to recognise them in another way.
         """
         in_use = (self._pair, self._authority.root_pem)
 
@@ -106,12 +109,14 @@ class ServerIdentity:
             in_use = wanted
             return _configuration(*wanted)
 
-        return grpc.dynamic_ssl_server_credentials(_configuration(*in_use), changed, require_client_authentication=True)
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(*in_use), changed, require_client_authentication=clients
+        )
 
     def _make(self) -> _Pair:
         key = ec.generate_private_key(ec.SECP256R1())
         path = self._authority.signing_path  # asked first: what is signed another way meanwhile is replaced once more
-        issued = self._authority.issue_for_key(key.public_key(), self.spiffe_id, self._lifetime, (SERVER_NAME,))
+        issued = self._authority.issue_for_key(key.public_key(), self.spiffe_id, self._lifetime, SERVER_NAMES)
         key_pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

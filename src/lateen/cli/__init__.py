@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("up", "the same as up"),
     "run": ("run", "run a command as a workload of the mesh"),
     "gateway": ("gateway", "run an ingress gateway"),
+    "token": ("token", "join tokens: let a workload elsewhere into the mesh"),
     "validate": ("validate", "check configuration without a mesh, as the control plane would"),
     "status": ("status", "control plane, workloads, configuration errors"),
     "proxy-status": ("proxy_status", "how far each proxy is with its configuration"),

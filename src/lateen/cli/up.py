@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="capture needs namespaces; explicit uses loopback and an HTTP proxy (default: what the machine can do)",
     )
+    parser.add_argument(
+        "--listen",
+        metavar="ADDRESS:PORT",
+        type=parse_listen_argument,
+        help="serve agents elsewhere there, over TLS, as 10.0.0.1:15012; they join by 'lateen token create' "
+        "(default: nowhere)",
+    )
     bundle = parser.add_argument_group("bundle endpoint", "tells others what this mesh's identities are verified by")
     bundle.add_argument(
         "--bundle-endpoint",
@@ -82,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
                     trust_domain=options.trust_domain, lifetime=options.cert_ttl, bundle_endpoint=endpoint
                 ),
                 network=options.network,
+                listen=options.listen,
                 log_json=options.log_json,
             ),
         )

@@ -14,7 +14,7 @@ trailing metadata, which tells the two apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal, Protocol, cast, overload
 
 import grpc
@@ -23,6 +23,7 @@ import msgspec
 
 from lateen.errors import BadInput, LateenError, Refused, Unavailable, Unsupported
 from lateen.settings import Settings
+from lateen.wire.join import JoinTokenCreated, JoinTokenList, JoinTokenName, JoinTokenRequest
 from lateen.wire.local import (
     SERVICE,
     Goodbye,
@@ -36,7 +37,16 @@ from lateen.wire.local import (
     StatusReport,
 )
 
-__all__ = ["CALL_SECONDS", "MAX_MESSAGE_BYTES", "Control", "ControlClient", "call_control", "control_handlers"]
+__all__ = [
+    "CALL_SECONDS",
+    "MAX_MESSAGE_BYTES",
+    "Control",
+    "ControlClient",
+    "JoinControl",
+    "call_control",
+    "control_handlers",
+    "join_handlers",
+]
 
 CALL_SECONDS: Final = 5.0
 MAX_MESSAGE_BYTES: Final = 256 * 1024  # of a request; a registration has about 1 kB
@@ -63,6 +73,9 @@ _METHODS: Final[Mapping[str, tuple[str, type[msgspec.Struct], type[msgspec.Struc
     "ProxyStatus": ("proxy_status", Query, ProxyReport),
     "Group": ("group", GroupQuery, GroupInfo),
     "Metrics": ("metrics", Query, MetricsReport),
+    "CreateJoinToken": ("create_join_token", JoinTokenRequest, JoinTokenCreated),
+    "ListJoinTokens": ("list_join_tokens", JoinTokenName, JoinTokenList),
+    "RevokeJoinToken": ("revoke_join_token", JoinTokenName, JoinTokenList),
 }
 
 
@@ -75,13 +88,35 @@ class Control(Protocol):
     async def proxy_status(self, message: Query, /) -> ProxyReport: ...
     async def group(self, message: GroupQuery, /) -> GroupInfo: ...
     async def metrics(self, message: Query, /) -> MetricsReport: ...
+    async def create_join_token(self, message: JoinTokenRequest, /) -> JoinTokenCreated: ...
+    async def list_join_tokens(self, message: JoinTokenName, /) -> JoinTokenList: ...
+    async def revoke_join_token(self, message: JoinTokenName, /) -> JoinTokenList: ...
+
+
+class JoinControl(Protocol):
+    """The part of it that an agent elsewhere may call."""
+
+    async def register(self, message: Registration, /) -> Registered: ...
+    async def deregister(self, message: Goodbye, /) -> Registered: ...
+    async def group(self, message: GroupQuery, /) -> GroupInfo: ...
+
+
+JOIN_METHODS: Final = frozenset({"Register", "Deregister", "Group"})
 
 
 def control_handlers(impl: Control) -> grpc.GenericRpcHandler:
     """Return what `server.add_generic_rpc_handlers` wants, answering from `impl`."""
+    return _handlers(_METHODS.keys(), lambda _: impl)
+
+
+def join_handlers(for_caller: Callable[[Any], JoinControl]) -> grpc.GenericRpcHandler:
+    """Return the same for agents elsewhere; `for_caller` says by a call's context who answers, or raises `Refused`."""
+    return _handlers(JOIN_METHODS, for_caller)
+
+
+def _handlers(methods: Iterable[str], answering: Callable[[Any], Any]) -> grpc.GenericRpcHandler:
     handlers = {
-        method: grpc.unary_unary_rpc_method_handler(_handler(getattr(impl, attribute), request))
-        for method, (attribute, request, _) in _METHODS.items()
+        method: grpc.unary_unary_rpc_method_handler(_handler(answering, *_METHODS[method][:2])) for method in methods
     }
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
@@ -146,6 +181,17 @@ def call_control(
 def call_control(
     settings: Settings, method: Literal["Metrics"], message: Query, timeout: float = ...
 ) -> MetricsReport: ...
+@overload
+def call_control(
+    settings: Settings, method: Literal["CreateJoinToken"], message: JoinTokenRequest, timeout: float = ...
+) -> JoinTokenCreated: ...
+@overload
+def call_control(
+    settings: Settings,
+    method: Literal["ListJoinTokens", "RevokeJoinToken"],
+    message: JoinTokenName,
+    timeout: float = ...,
+) -> JoinTokenList: ...
 def call_control(
     settings: Settings, method: str, message: msgspec.Struct, timeout: float = CALL_SECONDS
 ) -> msgspec.Struct:
@@ -160,7 +206,7 @@ def call_control(
     return _decode_answer(method, data)
 
 
-def _handler(answer: Any, request: type[msgspec.Struct]) -> Any:
+def _handler(answering: Callable[[Any], Any], attribute: str, request: type[msgspec.Struct]) -> Any:
     # Messages stay bytes up to here: gRPC's own decoding would answer a broken one with an internal error.
     decoder = msgspec.json.Decoder(request)
 
@@ -168,6 +214,7 @@ def _handler(answer: Any, request: type[msgspec.Struct]) -> Any:
         try:
             if len(data) > MAX_MESSAGE_BYTES:
                 raise BadInput(f"message of {len(data)} bytes, at most {MAX_MESSAGE_BYTES} wanted")
+            answer = getattr(answering(context), attribute)
             return msgspec.json.encode(await answer(_decode(decoder, data)))
         except LateenError as error:
             kind = next(kind for kind in type(error).__mro__ if kind in _STATUS)

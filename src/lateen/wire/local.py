@@ -8,6 +8,9 @@ named `/lateen.local.v1.Control/<Method>`, its bytes the JSON of the struct name
     Status      Query        -> StatusReport    what `lateen status` shows
     ProxyStatus Query        -> ProxyReport     what `lateen proxy-status` shows
     Group       GroupQuery   -> GroupInfo       what a workload of a WorkloadGroup is started with
+
+and those about join tokens, which `join.py` describes. An agent elsewhere has Register, Deregister and Group, for
+itself.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import msgspec
 
 __all__ = [
     "AGENTS_CHOICE",
+    "HEARTBEAT_SECONDS",
     "HTTP3_LABEL",
     "SERVICE",
     "BootstrapPatch",
@@ -44,6 +48,7 @@ __all__ = [
 ]
 
 SERVICE = "lateen.local.v1.Control"
+HEARTBEAT_SECONDS = 10.0  # how often an agent elsewhere registers again
 HTTP3_LABEL = "gateway.lateen.dev/http3"  # of a gateway, "true": what it serves by HTTPS, by HTTP/3 as well
 
 
@@ -84,6 +89,7 @@ class Registration(_Message, frozen=True, kw_only=True):
     group: str = ""  # the WorkloadGroup of its namespace that it was started from
     waits_for: str = ""  # what is missing until it gets traffic, for people; "" when it is ready
     certificate: CertificateInfo | None = None  # what the agent holds now
+    remote: bool = False  # its agent is elsewhere, and stands as long as it is heard of; the control plane's word
     bootstrap: dict[str, str] = {}  # patch of the bootstrap -> why Envoy would not start with it, "" for those it did
 
 
@@ -224,6 +230,7 @@ class WorkloadInfo(_Message, frozen=True, kw_only=True):
     group: str = ""
     waits_for: str = ""
     connected: bool  # holds an xDS stream
+    remote: bool = False  # its agent is elsewhere: its processes are not this machine's
     certificate: CertificateInfo | None
 
 

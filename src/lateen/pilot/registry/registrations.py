@@ -1,7 +1,8 @@
 """Registrations of running workloads: files that outlive the control plane, and the processes behind them.
 
 A registration stands as long as its agent lives. A control plane that comes back reads the files, finds the agents
-alive and withdraws nothing; an agent that dies, however it dies, is told by its pidfd.
+alive and withdraws nothing; an agent that dies, however it dies, is told by its pidfd. An agent elsewhere says every
+few seconds that it lives (`wire.local.HEARTBEAT_SECONDS`); after `LEASE_SECONDS` of silence it is taken for gone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = ["Registrations", "check_registration", "to_workload"]
 
 log = structlog.get_logger(__name__)
 
+LEASE_SECONDS = 30.0
 MAX_NAME = 63  # one DNS label, and short enough for the paths of its sockets
 
 
@@ -79,6 +81,7 @@ class Registrations:
         self._on_change = on_change
         self._standing: dict[str, Registration] = {}
         self._watched: dict[str, int] = {}  # name -> pidfd of its agent
+        self._leases: dict[str, asyncio.TimerHandle] = {}  # name -> until when an agent elsewhere is believed to live
 
     def __iter__(self) -> Iterator[Registration]:
         return iter([self._standing[name] for name in sorted(self._standing)])
@@ -96,7 +99,9 @@ class Registrations:
                 log.warning("registration removed: not readable", file=str(path), error=str(error))
                 path.unlink(missing_ok=True)
                 continue
-            if start_ticks(registration.pid) != registration.start_ticks or not self._watch(registration):
+            if registration.remote:
+                self._extend(registration)  # it could not be heard of meanwhile
+            elif start_ticks(registration.pid) != registration.start_ticks or not self._watch(registration):
                 log.info("registration removed: its agent is gone", workload=registration.name, pid=registration.pid)
                 path.unlink(missing_ok=True)
                 continue
@@ -111,14 +116,14 @@ class Registrations:
             registration.pid,
             registration.start_ticks,
         )
-        if known is not None and not same_agent and start_ticks(known.pid) == known.start_ticks:
-            raise Refused(f"a workload {registration.name!r} runs already, agent pid {known.pid}; choose another name")
-        if start_ticks(registration.pid) != registration.start_ticks:
-            raise BadInput(f"no process {registration.pid} that started at tick {registration.start_ticks}")
-        if not same_agent:
-            self._unwatch(registration.name)
-            if not self._watch(registration):
-                raise BadInput(f"process {registration.pid} is gone")
+        same_agent = same_agent and known is not None and known.remote == registration.remote
+        if known is not None and not same_agent and (known.remote or start_ticks(known.pid) == known.start_ticks):
+            where = f"elsewhere, or did less than {LEASE_SECONDS:g} s ago" if known.remote else f"agent pid {known.pid}"
+            raise Refused(f"a workload {registration.name!r} runs already, {where}; choose another name")
+        if registration.remote:
+            self._extend(registration)
+        else:
+            self._take(registration, same_agent)
         if known == registration:
             return
         self._standing[registration.name] = registration
@@ -137,8 +142,28 @@ class Registrations:
 
     def close(self) -> None:
         """Stop watching; the files stay for the next control plane."""
-        for name in list(self._watched):
+        for name in [*self._watched, *self._leases]:
             self._unwatch(name)
+
+    def _take(self, registration: Registration, same_agent: bool) -> None:
+        """Follow the process of an agent on this machine. Raises `BadInput` when there is none."""
+        if start_ticks(registration.pid) != registration.start_ticks:
+            raise BadInput(f"no process {registration.pid} that started at tick {registration.start_ticks}")
+        if not same_agent:
+            self._unwatch(registration.name)
+            if not self._watch(registration):
+                raise BadInput(f"process {registration.pid} is gone")
+
+    def _extend(self, registration: Registration) -> None:
+        """Believe for a while that an agent elsewhere lives."""
+        name, pid = registration.name, registration.pid
+
+        def silent() -> None:
+            log.info("workload's agent was not heard of", workload=name, seconds=LEASE_SECONDS)
+            self.remove(name, pid)
+
+        self._unwatch(name)
+        self._leases[name] = asyncio.get_running_loop().call_later(LEASE_SECONDS, silent)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"
@@ -159,6 +184,9 @@ class Registrations:
         return True
 
     def _unwatch(self, name: str) -> None:
+        lease = self._leases.pop(name, None)
+        if lease is not None:
+            lease.cancel()
         descriptor = self._watched.pop(name, None)
         if descriptor is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed already

@@ -11,21 +11,24 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Self
 
 import grpc
 import structlog
+from cryptography import x509
 
 from lateen.api.base import Problem
 from lateen.citadel.audit import AuditEntry, AuditLog, audit_time
 from lateen.citadel.authenticate import Authenticator, LocalTrust
 from lateen.citadel.authority import Authority, utc_now
+from lateen.citadel.join_tokens import JoinTokens
 from lateen.citadel.jwt_authority import JwtAuthority
 from lateen.citadel.jwt_service import JwtService
 from lateen.citadel.server_identity import ServerIdentity
 from lateen.citadel.service import CertificateService, Lifetimes
+from lateen.errors import BadInput
 from lateen.pilot.serving.bundle_endpoint import (
     BundleEndpoint,
     BundleEndpointOptions,
@@ -34,6 +37,8 @@ from lateen.pilot.serving.bundle_endpoint import (
     Sequence,
 )
 from lateen.settings import Settings
+from lateen.wire.join import JoinTokenCreated, JoinTokenRequest, pins_of
+from lateen.wire.spiffe import SpiffeId
 from lateen.wire.spiffe_bundle import Bundle
 from lateen.wire.trust import TrustBundle, TrustUpdate
 
@@ -61,6 +66,7 @@ class Certificates:
     audit: AuditLog
     authenticators: tuple[Authenticator, ...]
     service: CertificateService
+    join_tokens: JoinTokens
     jwts: JwtAuthority
     jwt_service: JwtService
     server_identity: ServerIdentity
@@ -95,6 +101,7 @@ class Certificates:
             lifetimes=Lifetimes() if lifetime is None else Lifetimes.exactly(lifetime),
             audit=self.audit,
         )
+        self.join_tokens = JoinTokens(settings.join_tokens_file, trust_domain=options.trust_domain, audit=self.audit)
         self.jwts = JwtAuthority(settings.jwt_dir, options.trust_domain)
         self.jwt_service = JwtService(self.jwts, self.authenticators, audit=self.audit)
         rotating = asyncio.create_task(self._rotate_jwt_keys(), name="jwt keys")
@@ -102,6 +109,18 @@ class Certificates:
         self.server_identity = (
             ServerIdentity(self.authority) if lifetime is None else ServerIdentity(self.authority, lifetime=lifetime)
         )
+
+    def create_join_token(self, wanted: JoinTokenRequest, listen: str) -> JoinTokenCreated:
+        """Make a join token; `listen` is where it can be used. Raises `BadInput`, `Refused`, `Unavailable`."""
+        identity = SpiffeId(self.options.trust_domain, wanted.namespace, wanted.service_account)
+        try:
+            lifetime = timedelta(seconds=wanted.lifetime_seconds)
+        except OverflowError as error:
+            raise BadInput(f"lifetime of {wanted.lifetime_seconds:g} s: {error}") from error
+        token = self.join_tokens.create(identity, lifetime=lifetime, uses=wanted.uses)
+        roots = "".join(self.authority.roots)
+        pinned = replace(token, pins=pins_of(x509.load_pem_x509_certificates(roots.encode())))
+        return JoinTokenCreated(info=self.join_tokens.info(token.name), text=pinned.text, roots=roots, listen=listen)
 
     @property
     def trust(self) -> TrustUpdate:

@@ -36,6 +36,7 @@ from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import load_vips, save_vips
 from lateen.pilot.serving.certificates import CertificateOptions, Certificates
 from lateen.pilot.serving.doors import local_door
+from lateen.pilot.serving.elsewhere import elsewhere_listener
 from lateen.pilot.serving.groups import group_info
 from lateen.pilot.serving.halves import WaitingRoom
 from lateen.pilot.serving.memory import Memory
@@ -54,6 +55,7 @@ from lateen.settings import Settings
 from lateen.wire.control import control_handlers
 from lateen.wire.envoy import find_envoy
 from lateen.wire.files import write_atomically
+from lateen.wire.join import JoinTokenCreated, JoinTokenList, JoinTokenName, JoinTokenRequest
 from lateen.wire.local import (
     AGENTS_CHOICE,
     Goodbye,
@@ -85,6 +87,7 @@ class ControlPlaneOptions:
     secrets: Path | None = None  # folder of Secrets; None: `secrets` in the state folder
     certificates: CertificateOptions = field(default_factory=CertificateOptions)
     network: str = "auto"  # "auto" | "capture" | "explicit"
+    listen: tuple[str, int] | None = None  # IP and port for agents elsewhere; None: there are none
     log_json: bool = False
 
     @property
@@ -124,6 +127,7 @@ class ControlPlane:
         self.options = options
         self.started = datetime.now(UTC)
         self.network = "explicit"
+        self.listens_at = ""  # for agents elsewhere: "10.0.0.1:15012"
         self._stack = contextlib.AsyncExitStack()
         self._missing: dict[Path, Problem] = {}  # of folders that cannot be read
         self._lease: Lease | None = None
@@ -262,10 +266,12 @@ class ControlPlane:
         self.settings.xds_socket.unlink(missing_ok=True)
         secure.add_secure_port(f"unix:{self.settings.xds_socket}", self.certificates.server_credentials())
         turned_away = self.certificates.turned_away
-        async with (
-            local_door(local, self.settings.ca_socket, turned_away),
-            local_door(plain, self.settings.xds_local_socket, turned_away),
-        ):
+        async with contextlib.AsyncExitStack() as doors:
+            await doors.enter_async_context(local_door(local, self.settings.ca_socket, turned_away))
+            await doors.enter_async_context(local_door(plain, self.settings.xds_local_socket, turned_away))
+            if self.options.listen is not None:
+                door = await doors.enter_async_context(elsewhere_listener(self, self.options.listen))
+                self.listens_at = door.address
             for server in servers:
                 await server.start()
             self.settings.xds_socket.chmod(0o600)
@@ -377,12 +383,13 @@ class ControlPlane:
     # ---- the local service (`lateen.wire.local`)
 
     async def register(self, message: Registration) -> Registered:
-        self.registrations.put(message)
-        return self._registered(to_workload(message))
+        # Whoever calls on the local socket has its process here.
+        self.registrations.put(msgspec.structs.replace(message, remote=False))
+        return self.registered(to_workload(message))
 
     async def deregister(self, message: Goodbye) -> Registered:
         self.registrations.remove(message.name, message.pid)
-        return self._registered()
+        return self.registered()
 
     async def status(self, message: Query) -> StatusReport:
         return self.reporter.status(message)
@@ -396,7 +403,17 @@ class ControlPlane:
     async def metrics(self, message: Query) -> MetricsReport:
         return MetricsReport(text=metrics_text(self))
 
-    def _registered(self, workload: Workload | None = None) -> Registered:
+    async def create_join_token(self, message: JoinTokenRequest) -> JoinTokenCreated:
+        return self.certificates.create_join_token(message, self.listens_at)
+
+    async def list_join_tokens(self, message: JoinTokenName) -> JoinTokenList:
+        return JoinTokenList(tokens=self.certificates.join_tokens.listed())
+
+    async def revoke_join_token(self, message: JoinTokenName) -> JoinTokenList:
+        return JoinTokenList(tokens=(self.certificates.join_tokens.revoke(message.name),))
+
+    def registered(self, workload: Workload | None = None) -> Registered:
+        """Return what an agent must know of the mesh; `workload`: the one that it has just registered."""
         return Registered(
             trust_domain=self.options.trust_domain,
             cluster_domain="cluster.local",

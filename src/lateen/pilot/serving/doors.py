@@ -26,7 +26,7 @@ import structlog
 from lateen.errors import Refused, Unavailable
 from lateen.wire.peer import PEER_PREFIX
 
-__all__ = ["Admission", "Admitted", "Door", "HiddenPort", "LocalUsers", "listen_local", "local_door"]
+__all__ = ["Admission", "Admitted", "Door", "HiddenPort", "LocalUsers", "address_text", "listen_local", "local_door"]
 
 log = structlog.get_logger(__name__)
 
@@ -120,6 +120,12 @@ class Door:
         self._admission_seconds = admission_seconds
         self._entering: set[asyncio.Task[None]] = set()
         self._inside: set[_Pipe] = set()
+
+    @property
+    def address(self) -> str:
+        """Where it listens: a path, or `IP:PORT`."""
+        name = self._listener.getsockname()
+        return str(name) if isinstance(name, str) else address_text(name)
 
     @property
     def open(self) -> int:
@@ -251,6 +257,11 @@ def _close(*socks: socket.socket | None) -> None:
     for sock in socks:
         if sock is not None:
             sock.close()
+
+
+def address_text(name: Any) -> str:
+    """Return what getsockname(2) and getpeername(2) give for an IP socket as `IP:PORT`, `[IP]:PORT`."""
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
 
 def listen_local(path: Path) -> socket.socket:

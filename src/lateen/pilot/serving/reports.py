@@ -127,6 +127,7 @@ class Reporter:
             group=registration.group,
             waits_for=registration.waits_for,
             connected=connected,
+            remote=registration.remote,
             certificate=registration.certificate,
         )
 
