@@ -98,7 +98,7 @@ class Gate:
         self._app = HttpApp(NODE)
         self._bytes = AnyApp(name=NODE)
         self._loose = AnyApp(name="loose")
-        self.port = free_port()
+        self.port: int
         self.pilot: Pilot
         self.problems: list[Problem] = []  # of what `use` was given last, errors aside
 
@@ -106,6 +106,7 @@ class Gate:
         for app in (self._app, self._bytes, self._loose):
             self._stack.enter_context(app)
         self.http, self.tcp, self.loose = self._app.port, self._bytes.port, self._loose.port
+        self.port = free_port()  # only now: an application could be given it
         self._configure("")
         self._server.serve(NODE, self._messages())
         self.envoy = self._stack.enter_context(

@@ -493,3 +493,56 @@ def test_what_is_tried_out_is_counted_and_decides_nothing(gate: Gate) -> None:
     }
     gate.use(policy("{}", dry_run=True) + policy(f"{{rules: [{WEB}]}}", name="enforced"))
     assert answers(gate, {"account": "web"}, {"account": "other"}) == [IN, OUT]
+
+
+# ---------------------------------------------------------------- one spelling for each request
+
+
+def mesh_config(spec: str) -> str:
+    return f"apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\nspec: {{{spec}}}\n---\n"
+
+
+SPELT = ["//admin", "/%2Fadmin", "/x/..%2fadmin", "/x/../admin", "/%61dmin", "\\admin", "/x%5C..%5Cadmin", "/./admin"]
+
+
+@pytest.mark.parametrize(
+    ("level", "kept_out"),
+    [
+        pytest.param("", SPELT, id="a policy looks at paths"),
+        pytest.param("DECODE_AND_MERGE_SLASHES", SPELT, id="decoded"),
+        pytest.param("MERGE_SLASHES", ["//admin", "/x/../admin", "/%61dmin", "/./admin"], id="merged"),
+        pytest.param("BASE", ["/x/../admin", "/%61dmin", "/./admin"], id="base"),
+        pytest.param("NONE", [], id="none"),
+    ],
+)
+def test_a_policy_means_every_spelling_of_a_path(gate: Gate, level: str, kept_out: list[str]) -> None:
+    mesh = mesh_config(f"pathNormalization: {{normalization: {level}}}") if level else ""
+    gate.use(mesh + deny(operation("paths: [/admin]")))
+    spelt = [path for path in SPELT if path != "\\admin"]  # no path, so refused before anybody asks
+    expected = {path: OUT if path in kept_out else IN for path in spelt}
+    assert {path: gate.ask(path).status for path in spelt} == expected
+    assert gate.ask("\\admin").status == 400
+
+
+def test_where_no_policy_looks_at_paths_they_reach_the_application_as_in_istio(gate: Gate) -> None:
+    gate.use(allow(operation("methods: [GET]")))
+    gate.ask("/a//b%2Fc/../d")
+    assert gate.seen[-1]["path"] == "/a//d"
+    gate.use(allow(operation('paths: ["*"]')))
+    gate.ask("/a//b%2Fc/../d")
+    assert gate.seen[-1]["path"] == "/a/b/d"
+
+
+def test_a_path_with_a_fragment_is_refused(gate: Gate) -> None:
+    gate.use(deny(operation("paths: [/admin]")))
+    assert gate.ask("/admin#x").status == 400
+
+
+def test_headers_that_servers_read_as_another_are_refused_where_a_policy_looks_at_headers(gate: Gate) -> None:
+    gate.use(allow("{}"))
+    sly = {"headers": [("x_role", "admin")]}
+    assert answers(gate, sly) == [IN]
+    gate.use(deny(when("request.headers[x-role]", "values: [admin]")))
+    assert answers(gate, sly, {}) == [400, IN]
+    gate.use(deny(when("request.headers[x_role]", "values: [admin]")))
+    assert answers(gate, sly, {}) == [OUT, IN]

@@ -144,14 +144,14 @@ class Gateways:
     def _listeners_of(self, read: Read, view: View) -> Iterator[GatewayListenerInput]:
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
         topology = settings.gateway_topology
+        who: dict[str, Any] = {"kind": "gateway", "namespace": view.namespace, "labels": view.labels}
         common: dict[str, Any] = {
             "dynamic_dns": settings.dns_refresh if self.outbound.knows_dynamic(read, view) else None,
             "telemetry": settings.telemetry,
             "num_trusted_proxies": (topology and topology.num_trusted_proxies) or 0,
             "forward_client_cert": (topology and topology.forward_client_cert_details) or "",
-            "authorization": self._authorizations.of(
-                read, kind="gateway", namespace=view.namespace, labels=view.labels
-            ),
+            "authorization": self._authorizations.of(read, **who),
+            "spelling": self._authorizations.spelling(read, **who),
         }
         for port in read.get(self.servers, view)[0]:
             servers = tuple(self._chains(read, view, port, settings))

@@ -67,6 +67,7 @@ class Inbound:
         else:
             for number, (service, port) in served.items():
                 ports[number] = self._port(read, workload, labels, service, port, number, sidecar)
+        who: dict[str, Any] = {"kind": "sidecar", "namespace": workload.namespace, "labels": labels}
         return InboundListenerInput(
             ports=tuple(ports[number] for number in sorted(ports)),
             passthrough_mtls=read.get(self.mesh.port_mtls, (workload.namespace, labels, 0)),
@@ -78,7 +79,8 @@ class Inbound:
             localhost=settings.inbound_localhost,
             capture=workload.capture,
             ips=(workload.ip,),
-            authorization=self._authorizations.of(read, kind="sidecar", namespace=workload.namespace, labels=labels),
+            authorization=self._authorizations.of(read, **who),
+            spelling=self._authorizations.spelling(read, **who),
             telemetry=settings.telemetry,
         )
 

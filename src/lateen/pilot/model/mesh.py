@@ -127,6 +127,7 @@ class MeshSettings:
     service_export_to: tuple[str, ...] = (EVERYWHERE,)
     virtual_export_to: tuple[str, ...] = (EVERYWHERE,)
     rule_export_to: tuple[str, ...] = (EVERYWHERE,)
+    path_normalization: str = "DEFAULT"  # or NONE, BASE, MERGE_SLASHES, DECODE_AND_MERGE_SLASHES
     proxy: Any = None  # api MeshProxyConfig | None: defaultConfig, for proxies that start
     gateway_topology: Any = None  # api Topology of defaultConfig: what stands in front of gateways
 
@@ -644,6 +645,8 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
         service_export_to=spec.default_service_export_to or default.service_export_to,
         virtual_export_to=spec.default_virtual_service_export_to or default.virtual_export_to,
         rule_export_to=spec.default_destination_rule_export_to or default.rule_export_to,
+        path_normalization=(spec.path_normalization and spec.path_normalization.normalization)
+        or default.path_normalization,
         access_log=AccessLog(
             path=spec.access_log_file or "", json=encoding == "JSON", format=spec.access_log_format or ""
         ),

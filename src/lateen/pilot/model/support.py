@@ -105,7 +105,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
                 "ingressService",
                 "ingressSelector",
                 "ingressControllerMode",
-                "pathNormalization",
                 "configSources",
                 "caCertificates",
                 "ca",

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, NewType
 
 from lateen.api.protocol import Protocol
-from lateen.pilot.model.values_authz import NO_AUTHORIZATION, Authorization
+from lateen.pilot.model.values_authz import AS_IN_ISTIO, NO_AUTHORIZATION, Authorization, Spelling
 from lateen.pilot.model.values_jwt import NO_REQUEST_AUTH, RequestAuth
 
 __all__ = [
@@ -468,6 +468,7 @@ class InboundListenerInput:
     ips: tuple[str, ...] = ()
     request_auth: RequestAuth = NO_REQUEST_AUTH
     authorization: Authorization = NO_AUTHORIZATION
+    spelling: Spelling = AS_IN_ISTIO
     telemetry: Telemetry
     tracing_percent: float | None = None
 
@@ -517,6 +518,7 @@ class GatewayListenerInput:
     proxy_protocol: bool = False  # clients come through a load balancer that says who they are
     request_auth: RequestAuth = NO_REQUEST_AUTH
     authorization: Authorization = NO_AUTHORIZATION
+    spelling: Spelling = AS_IN_ISTIO
     telemetry: Telemetry
     tracing_percent: float | None = None
 

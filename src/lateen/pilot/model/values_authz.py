@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["NO_AUTHORIZATION", "Authorization", "PolicyInput"]
+__all__ = ["AS_IN_ISTIO", "NO_AUTHORIZATION", "Authorization", "PolicyInput", "Spelling"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,3 +32,14 @@ class Authorization:
 
 
 NO_AUTHORIZATION = Authorization()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spelling:
+    """Into which one spelling requests are brought before anybody looks at them."""
+
+    paths: str = "BASE"  # NONE | BASE | MERGE_SLASHES | DECODE_AND_MERGE_SLASHES
+    underscores: bool = True  # headers with `_` in their names are taken; many servers read `x_a` as `x-a`
+
+
+AS_IN_ISTIO = Spelling()

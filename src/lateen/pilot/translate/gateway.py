@@ -99,6 +99,7 @@ def _chains(server: GatewayServer, inp: GatewayListenerInput, name: str, guards:
                     http3=inp.quic,
                     dynamic_dns=inp.dynamic_dns,
                     guards=guards.http,
+                    spelling=inp.spelling,
                 )
             ],
         )

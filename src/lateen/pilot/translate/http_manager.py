@@ -8,11 +8,16 @@ serialised once, when this module is imported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions, Http2ProtocolOptions, Http3ProtocolOptions
+from envoy.config.core.v3.protocol_pb2 import (
+    Http1ProtocolOptions,
+    Http2ProtocolOptions,
+    Http3ProtocolOptions,
+    HttpProtocolOptions,
+)
 from envoy.config.listener.v3.listener_components_pb2 import Filter
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors
@@ -33,6 +38,7 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from lateen.pilot.model.values import Telemetry
+from lateen.pilot.model.values_authz import AS_IN_ISTIO, Spelling
 from lateen.pilot.translate.access_logs import file_loggers
 from lateen.pilot.translate.alpn import ALPN_FILTER
 from lateen.pilot.translate.claims import STRIP_CLAIMS, STRIP_DISGUISES
@@ -87,6 +93,20 @@ _GATEWAY_CLIENT_DETAILS: Final = HttpConnectionManager.SetCurrentClientCertDetai
     subject=TRUE, cert=True, uri=True, dns=True
 )
 
+# What Envoy does to a path before anything sees it, by MeshConfig's `pathNormalization`.
+_PATHS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "NONE": {"normalize_path": FALSE},
+    "BASE": {"normalize_path": TRUE},
+    "MERGE_SLASHES": {"normalize_path": TRUE, "merge_slashes": True},
+    "DECODE_AND_MERGE_SLASHES": {
+        "normalize_path": TRUE,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": HttpConnectionManager.UNESCAPE_AND_FORWARD,
+    },
+}
+_NO_UNDERSCORES: Final = HttpProtocolOptions(
+    headers_with_underscores_action=HttpProtocolOptions.REJECT_REQUEST  # to drop them would change what is asked
+)
 _TRACE_TAGS: Final = tuple(
     CustomTag(tag=tag, environment=CustomTag.Environment(name=PEER_FIELDS[field], default_value=default))
     for tag, field, default in (
@@ -134,16 +154,18 @@ def inbound_manager(
     h2: bool = False,
     grpc_web: bool = False,
     guards: Sequence[HttpFilter] = (),
+    spelling: Spelling = AS_IN_ISTIO,
 ) -> Filter:
     """Return the manager of requests that reach the workload.
 
     `mtls`: the chain ends mutual TLS, so what the client's proxy says of itself is read; otherwise the client is
     outside of the mesh, and what it claims is thrown away.
-    `guards` decide about each request before anything else acts on it.
+    `guards` decide about each request before anything else acts on it, and read it as `spelling` says.
     """
     filters = (*guards, *((_GRPC_WEB,) if grpc_web else ()), *INBOUND_FILTERS)
     return _manager(
         stat_prefix=stat_name(name),
+        spelling=spelling,
         route_config=route,
         http_filters=(READ_PEER, *filters) if mtls else filters,
         early_header_mutation_extensions=[STRIP_DISGUISES if mtls else STRIP_CLAIMS],
@@ -168,6 +190,7 @@ def gateway_manager(
     http3: bool = False,
     dynamic_dns: timedelta | None = None,
     guards: Sequence[HttpFilter] = (),
+    spelling: Spelling = AS_IN_ISTIO,
 ) -> Filter:
     """Return the manager of requests that enter the mesh: nothing a client says about itself is believed.
 
@@ -177,6 +200,7 @@ def gateway_manager(
     forwarding = forward_client_cert if forward_client_cert in _FORWARDING else "SANITIZE_SET"
     return _manager(
         stat_prefix=stat_name(f"outbound_{name}"),
+        spelling=spelling,
         rds=_rds(route_name),
         strip_trailing_host_dot=True,  # `reviews.default.` is `reviews.default`
         http_filters=(*guards, *_outbound_filters(dynamic_dns)),
@@ -199,7 +223,7 @@ def _outbound_filters(dynamic_dns: timedelta | None) -> Sequence[HttpFilter]:
     return (*OUTBOUND_FILTERS[:-1], forward_http(dynamic_dns), OUTBOUND_FILTERS[-1])
 
 
-def _manager(*, http_filters: Sequence[HttpFilter], **fields: Any) -> Filter:
+def _manager(*, http_filters: Sequence[HttpFilter], spelling: Spelling = AS_IN_ISTIO, **fields: Any) -> Filter:
     return Filter(
         name=HCM_NAME,
         typed_config=pack(
@@ -207,7 +231,8 @@ def _manager(*, http_filters: Sequence[HttpFilter], **fields: Any) -> Filter:
                 http_filters=http_filters,
                 stream_idle_timeout=ZERO,
                 upgrade_configs=[_WEBSOCKET],
-                normalize_path=TRUE,
+                common_http_protocol_options=None if spelling.underscores else _NO_UNDERSCORES,
+                **_PATHS[spelling.paths],
                 proxy_100_continue=True,
                 request_id_extension=_REQUEST_ID,
                 **fields,

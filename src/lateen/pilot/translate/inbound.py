@@ -313,6 +313,7 @@ def _http(target: _Target, inp: InboundListenerInput, row: _Row, guards: Guards)
         h2=target.protocol.is_http2,
         grpc_web=target.protocol is Protocol.GRPC_WEB,
         guards=guards.http,
+        spelling=inp.spelling,
     )
 
 

@@ -43,7 +43,9 @@ def _host_matcher(pattern: str) -> StringMatcher | None:
     if not suffix and text.endswith("*"):
         return expression(quoted(text[:-1]), ".*", ignore_case=True)
     if found := _PORT.search(text):
-        return expression(front, quoted(text[: found.start()]), r"\.?", quoted(found[0]), ignore_case=True)
+        return expression(
+            front, quoted(text[: found.start()].removesuffix(".")), r"\.?", quoted(found[0]), ignore_case=True
+        )
     return expression(front, quoted(text.removesuffix(".")), r"\.?(?::.*)?", ignore_case=True)
 
 
