@@ -19,7 +19,7 @@ from lateen.authz.identity import (
     service_account_matches,
     trust_domain_matches,
 )
-from lateen.authz.texts import template_matches, text_matches
+from lateen.authz.texts import element_matches, host_matches, template_matches, text_matches
 from lateen.authz.tokens import claim_matches, claim_texts, request_principal_matches
 from lateen.authz.values import HttpRequest, Request
 
@@ -53,6 +53,13 @@ class Attribute:
     holds: Callable[[str, Seen, str], bool]  # (pattern, request, namespace of the policy)
     shown: Callable[[Seen], str]  # what the request has, for people
     http_only: bool = False
+    # Likewise, where a match keeps a request out, so that whatever may be meant counts; None: as `holds`.
+    may_hold: Callable[[str, Seen, str], bool] | None = None
+
+    def matches(self, pattern: str, seen: Seen, namespace: str, *, keeps_out: bool) -> bool:
+        """Return whether `pattern` fits; `keeps_out`: what fits is refused."""
+        decides = self.may_hold if keeps_out and self.may_hold is not None else self.holds
+        return decides(pattern, seen, namespace)
 
 
 def _block_contains(block: str, address: str) -> bool:
@@ -130,7 +137,7 @@ _SNI: Final = Attribute(
 )
 _HOST: Final = Attribute(
     name="host",
-    holds=lambda pattern, seen, _: text_matches(pattern.lower(), seen.host.lower()),
+    holds=lambda pattern, seen, _: host_matches(pattern, seen.host),
     shown=lambda seen: seen.host,
     http_only=True,
 )
@@ -193,14 +200,25 @@ def _claim(name: str, path: Sequence[str]) -> Attribute:
 
 
 def _header(name: str) -> Attribute:
+    if name.lower() in ("host", ":authority"):
+        return _HOST
+
     def values(seen: Seen) -> list[str]:
         return [value for key, value in seen.http.headers if key.lower() == name.lower()]
+
+    def may_hold(pattern: str, seen: Seen, _: str) -> bool:
+        """A line may be a list: each of its elements counts, and for `*` that the header is there at all."""
+        lines = values(seen)
+        if pattern == "*":
+            return bool(lines)
+        return any(element_matches(pattern, line) for line in lines)
 
     return Attribute(
         name=f"header {name}",
         holds=lambda pattern, seen, _: any(text_matches(pattern, value) for value in values(seen)),
         shown=lambda seen: " and ".join(map(repr, values(seen))) or "no such header",
         http_only=True,
+        may_hold=may_hold,
     )
 
 

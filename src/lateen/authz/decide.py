@@ -8,34 +8,35 @@ Rules: Istio, AuthorizationPolicy "Evaluation": CUSTOM, then the token, then DEN
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, Literal
+from typing import Literal
 
+from lateen.api.policy_reading import looks_at_paths
 from lateen.authz.attributes import Seen
 from lateen.authz.normalise import Normalisation, normalise_path, split_target
 from lateen.authz.rules import what_fails
 from lateen.authz.values import Decision, Match, Policy, Request
 
-__all__ = ["Provider", "decide"]
+__all__ = ["Provider", "decide", "default_normalisation"]
 
 Provider = Literal["grpc", "http"]
-DEFAULT: Final = Normalisation()
 
 
 def decide(
     policies: Iterable[Policy],
     request: Request,
     *,
-    normalisation: Normalisation = DEFAULT,
+    normalisation: Normalisation | None = None,
     trust_domains: Sequence[str] = ("cluster.local",),
     providers: Mapping[str, Provider] | None = None,
 ) -> Decision:
     """Return what becomes of `request` where `policies` apply.
 
-    `trust_domains`: the mesh's own first, then its aliases. `providers`: authorizers that exist, by name; None: all
-    that are named do, over gRPC. An authorizer is not asked: the decision says who would be, and holds if it agrees.
+    `normalisation`: as the mesh says; None: it says nothing, so as these policies need. `trust_domains`: the mesh's
+    own first, then its aliases. `providers`: authorizers that exist, by name; None: all that are named do, over gRPC.
+    An authorizer is not asked: the decision says who would be, and holds if it agrees.
     """
     known = tuple(policies)
-    seen, notes = _look(request, normalisation, tuple(trust_domains))
+    seen, notes = _look(request, normalisation or default_normalisation(known), tuple(trust_domains))
     if seen is None:
         return Decision(allowed=False, status=400, action="", why="the path is malformed")
 
@@ -57,6 +58,12 @@ def decide(
         dry_run=_dry_run(known, seen),
         normalised=notes,
     )
+
+
+def default_normalisation(policies: Iterable[Policy]) -> Normalisation:
+    """Return how paths are spelled where MeshConfig says nothing: strictly where one of the policies looks at them."""
+    strict = any(looks_at_paths(policy.spec) for policy in policies)
+    return Normalisation(level="DECODE_AND_MERGE_SLASHES" if strict else "BASE")
 
 
 def _look(request: Request, how: Normalisation, domains: tuple[str, ...]) -> tuple[Seen | None, tuple[str, ...]]:

@@ -29,8 +29,17 @@ def principal_matches(pattern: str, peer: str | None, trust_domains: Sequence[st
 
 
 def namespace_matches(pattern: str, peer: str | None) -> bool:
-    """Return whether the peer's namespace is `pattern`, in which each `*` stands for any text."""
-    return peer is not None and glob_matches(f"*/ns/{pattern}/*", peer)
+    """Return whether the peer's namespace is `pattern`, in which each `*` stands for any text without a slash.
+
+    In Istio it may span slashes, so that `a*sa` is every namespace that begins with `a`: `/sa/` follows each.
+    """
+    if peer is None:
+        return False
+    segments = peer.split("/")
+    return any(
+        before == "ns" and at > 1 and glob_matches(pattern, name)
+        for at, (before, name, _) in enumerate(zip(segments, segments[1:], segments[2:], strict=False), start=1)
+    )
 
 
 def service_account_matches(pattern: str, peer: str | None, policy_namespace: str) -> bool:
@@ -79,4 +88,5 @@ def _with_aliases(pattern: str, trust_domains: Sequence[str]) -> Sequence[str]:
         return (pattern,)
     if not any(text_matches(domain, one) for one in (*trust_domains, DEFAULT_DOMAIN)):
         return (pattern,)
-    return tuple("/".join((one, *rest)) for one in trust_domains)
+    spelled = ["/".join((one, *rest)) for one in trust_domains]
+    return [pattern, *spelled] if "*" in domain else spelled  # a pattern may name trust domains beyond the mesh's

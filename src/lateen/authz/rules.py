@@ -24,13 +24,14 @@ class _Clause:
     attribute: Attribute
     values: tuple[str, ...]
     but: tuple[str, ...]
+    keeps_out: bool  # what matches the rule is refused, asked about or noted
 
     def fault(self, seen: Seen, namespace: str) -> str | None:
         """Return why it does not hold, `None` when it does."""
-        attribute = self.attribute
-        if self.values and not any(attribute.holds(value, seen, namespace) for value in self.values):
+        attribute, out = self.attribute, self.keeps_out
+        if self.values and not any(attribute.matches(value, seen, namespace, keeps_out=out) for value in self.values):
             return f"{attribute.name} is {attribute.shown(seen)}, wanted {_listed(self.values)}"
-        unwanted = [value for value in self.but if attribute.holds(value, seen, namespace)]
+        unwanted = [value for value in self.but if attribute.matches(value, seen, namespace, keeps_out=not out)]
         if unwanted:
             return f"{attribute.name} is {attribute.shown(seen)}, not wanted is {_listed(unwanted)}"
         return None
@@ -38,14 +39,15 @@ class _Clause:
 
 def what_fails(rule: Rule, seen: Seen, *, action: str, namespace: str) -> str | None:
     """Return why `rule` does not match, `None` when it does. `namespace`: the policy's own."""
+    keeps_out = action != "ALLOW"
     conditions = []
     for condition in rule.when:
         attribute = condition_attribute(condition.key)
         if attribute is None:
             return f"{condition.key} is no attribute"
-        conditions.append(_Clause(attribute, condition.values, condition.not_values))
-    sources = [_clauses(entry.source, SOURCES) for entry in rule.from_ or ()]
-    operations = [_clauses(entry.operation, OPERATIONS) for entry in rule.to or ()]
+        conditions.append(_Clause(attribute, condition.values, condition.not_values, keeps_out))
+    sources = [_clauses(entry.source, SOURCES, keeps_out) for entry in rule.from_ or ()]
+    operations = [_clauses(entry.operation, OPERATIONS, keeps_out) for entry in rule.to or ()]
     if seen.request.http is None:
         if action == "ALLOW":
             for clause in (*conditions, *_flat(sources), *_flat(operations)):
@@ -61,13 +63,13 @@ def what_fails(rule: Rule, seen: Seen, *, action: str, namespace: str) -> str | 
     )
 
 
-def _clauses(spec: Source | Operation | None, attributes: Mapping[str, Attribute]) -> list[_Clause]:
+def _clauses(spec: Source | Operation | None, attributes: Mapping[str, Attribute], keeps_out: bool) -> list[_Clause]:
     found = []
     for field, attribute in attributes.items():
         values: Any = getattr(spec, field, ())
         but: Any = getattr(spec, f"not_{field}", ())
         if values or but:
-            found.append(_Clause(attribute, values, but))
+            found.append(_Clause(attribute, values, but, keeps_out))
     return found
 
 

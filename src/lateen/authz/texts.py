@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["glob_matches", "template_matches", "text_matches"]
+__all__ = ["element_matches", "glob_matches", "host_matches", "template_matches", "text_matches"]
 
 
 def text_matches(pattern: str, text: str) -> bool:
@@ -20,6 +20,40 @@ def text_matches(pattern: str, text: str) -> bool:
     if pattern.endswith("*"):
         return text.startswith(pattern[:-1])
     return text == pattern
+
+
+def element_matches(pattern: str, line: str) -> bool:
+    """Return whether an element of a list is what `pattern` wants, or several in a row and the commas between."""
+    elements = line.split(",")
+    runs = (
+        ",".join(elements[first : last + 1]).strip(" \t")
+        for first in range(len(elements))
+        for last in range(first, len(elements))
+    )
+    return any(text_matches(pattern, run) for run in runs)
+
+
+def host_matches(pattern: str, authority: str) -> bool:
+    """Return whether a host, with its port or without, is what `pattern` wants.
+
+    In any case, with a dot at its end or not. A pattern without a port is that host at any port.
+    """
+    pattern, authority = pattern.lower(), authority.lower()
+    if pattern == "*" or (pattern.endswith("*") and not pattern.startswith("*")):
+        return text_matches(pattern, authority)
+    name, colon, port = pattern.rpartition(":")
+    if colon and port.isascii() and port.isdecimal():
+        host, _, actual = authority.rpartition(":")
+        return actual == port and _is_host(name.removesuffix("."), host)
+    if _is_host(pattern.removesuffix("."), authority):
+        return True
+    colons = (at for at, char in enumerate(authority) if char == ":")
+    return any(_is_host(pattern.removesuffix("."), authority[:at]) for at in colons)
+
+
+def _is_host(pattern: str, host: str) -> bool:
+    # `*` alone is left where the pattern was a port: any host, an empty one too.
+    return any(pattern == "*" or text_matches(pattern, one) for one in {host, host.removesuffix(".")})
 
 
 def glob_matches(pattern: str, text: str) -> bool:
