@@ -33,6 +33,7 @@ class World:
     now: datetime = START
     answers: list[LateenError | Callable[[Sequence[str]], Sequence[str]]] = field(default_factory=list)
     asked: list[datetime] = field(default_factory=list)
+    csrs: list[bytes] = field(default_factory=list)
     slept: list[float] = field(default_factory=list)
     stop_after: int = 10**6
     identity: SpiffeId = ME
@@ -42,6 +43,7 @@ class World:
 
     async def sign(self, csr: bytes, seconds: int) -> Sequence[str]:
         self.asked.append(self.now)
+        self.csrs.append(csr)
         answer = self.answers.pop(0) if self.answers else None
         if isinstance(answer, LateenError):
             raise answer
@@ -63,6 +65,7 @@ class World:
             service_account="reviews",
             lifetime=kwargs.pop("lifetime", None),
             log=log,
+            trust_domain=kwargs.pop("trust_domain", ""),
             now=lambda: self.now,
             sleep=self.sleep,
             rng=random.Random(7),
@@ -72,6 +75,17 @@ class World:
 async def live(identity: Identity) -> None:
     with pytest.raises(asyncio.CancelledError):
         await identity.run()
+
+
+async def test_the_csr_names_the_identity_where_it_is_known(tmp_path: Path, log: Any) -> None:
+    named, nameless = World(tmp_path / "a", stop_after=1), World(tmp_path / "b", stop_after=1)
+    await live(named.identity_of(log, trust_domain="cluster.local"))
+    await live(nameless.identity_of(log))
+    csr = x509.load_pem_x509_csr(named.csrs[0])
+    assert list(csr.subject) == []
+    (extension,) = csr.extensions
+    assert list(extension.value) == [x509.UniformResourceIdentifier(str(ME))]
+    assert list(x509.load_pem_x509_csr(nameless.csrs[0]).extensions) == []
 
 
 async def test_the_first_certificate(tmp_path: Path, log: Any) -> None:

@@ -100,10 +100,13 @@ class Identity:
         service_account: str,
         lifetime: timedelta | None,
         log: Log,
+        trust_domain: str = "",
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
+        """`trust_domain` is the mesh's, where it is known: the CSR names the identity then."""
+        self._named = SpiffeId(trust_domain, namespace, service_account) if trust_domain else None
         self.current: Svid | None = None
         self.requests = 0
         self.failures = 0
@@ -215,11 +218,9 @@ class Identity:
 
     async def _ask(self) -> Svid:
         key = ec.generate_private_key(ec.SECP256R1())
-        # Subject and names are left empty: Citadel writes the identity itself and believes none that is asked for.
-        csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         self.requests += 1
         expecting = self._expected
-        pems = await self._sign(csr.public_bytes(serialization.Encoding.PEM), self._seconds)
+        pems = await self._sign(_csr(key, self._named), self._seconds)
         svid = self._check(key, pems)
         self._asked_expecting = expecting
         return svid
@@ -256,3 +257,16 @@ class Identity:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             ),
         )
+
+
+def _csr(key: ec.EllipticCurvePrivateKey, named: SpiffeId | None) -> bytes:
+    """Return a CSR in PEM without a subject.
+
+    Citadel writes the identity itself and believes none that is asked for. It is named all the same, for those who read
+    it there: an authority behind Citadel that copies names from CSRs, and other servers of Istio's method (istio-csr).
+    """
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    if named is not None:
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(named))])
+        builder = builder.add_extension(names, critical=True)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)

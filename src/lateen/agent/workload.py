@@ -120,6 +120,7 @@ class Workload:
             service_account=spec.service_account,
             lifetime=spec.certificate_lifetime,
             log=log,
+            trust_domain=mesh.trust_domain,
         )
         self._secrets = SecretStore(log)
         self._identity.listen(self._secrets.set_svid)
