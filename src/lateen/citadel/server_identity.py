@@ -24,7 +24,7 @@ from lateen.wire.join import JOIN_NAME
 from lateen.wire.renewal import MAX_JITTER, renewal_time
 from lateen.wire.spiffe import SpiffeId
 
-__all__ = ["SERVER_NAME", "ServerIdentity"]
+__all__ = ["LIFETIME", "SERVER_NAME", "Pair", "ServerIdentity", "own_identity"]
 
 SERVER_NAME = "pilot.lateen.local"  # what clients check: a Unix socket's path is no name that a certificate can hold
 SERVER_NAMES = (SERVER_NAME, JOIN_NAME)
@@ -32,11 +32,18 @@ LIFETIME = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class Pair:
+    """One certificate with its key."""
+
     issued: IssuedChain
     path: str  # by which way it was signed
     renew_at: datetime
     key_pem: bytes = field(repr=False)
+
+
+def own_identity(trust_domain: str) -> SpiffeId:
+    """Return who the control plane is."""
+    return SpiffeId(trust_domain, "istio-system", "lateen")
 
 
 class ServerIdentity:
@@ -52,7 +59,7 @@ class ServerIdentity:
         log: Any = None,
     ) -> None:
         """Makes the first certificate. Raises `Unavailable` when the authority cannot sign."""
-        self.spiffe_id = SpiffeId(authority.trust_domain, "istio-system", "lateen")
+        self.spiffe_id = own_identity(authority.trust_domain)
         self._authority = authority
         self._lifetime = lifetime
         self._clock = clock
@@ -113,16 +120,16 @@ class ServerIdentity:
             _configuration(*in_use), changed, require_client_authentication=clients
         )
 
-    def _make(self) -> _Pair:
+    def _make(self) -> Pair:
         key = ec.generate_private_key(ec.SECP256R1())
         path = self._authority.signing_path  # asked first: what is signed another way meanwhile is replaced once more
         issued = self._authority.issue_for_key(key.public_key(), self.spiffe_id, self._lifetime, SERVER_NAMES)
         key_pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        return _Pair(issued, path, renewal_time(issued.not_before, issued.not_after, self._draw()), key_pem)
+        return Pair(issued, path, renewal_time(issued.not_before, issued.not_after, self._draw()), key_pem)
 
 
-def _configuration(pair: _Pair, roots: bytes) -> grpc.ServerCertificateConfiguration:
+def _configuration(pair: Pair, roots: bytes) -> grpc.ServerCertificateConfiguration:
     chain = b"".join((pair.issued.leaf, *pair.issued.chain))
     return grpc.ssl_server_certificate_configuration([(pair.key_pem, chain)], root_certificates=roots)

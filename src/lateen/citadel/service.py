@@ -9,14 +9,14 @@ Out: the chain, the root last; or a status:
     UNAVAILABLE         a part that has to say who calls does not answer; try again later
     INTERNAL            the authority cannot sign now (CERT_GEN_ERROR)
 
-Signing is done in line: a P-256 CSR costs about 0.3 ms of CPU, most of it in the C libraries, so a call delays others
-by no more than any call does. In a storm callers take turns (`turns`), and what one connection may have in flight is
-bounded (`SERVER_OPTIONS`): the rest waits at the client.
+Signing in this process is done in line: a P-256 CSR costs about 0.3 ms of CPU, most of it in the C libraries, so a call
+delays others by no more than any call does. An authority elsewhere is waited for. In a storm callers take turns
+(`turns`), and what one connection may have in flight is bounded (`SERVER_OPTIONS`): the rest waits at the client.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, NoReturn, Protocol
@@ -52,9 +52,11 @@ MAX_REQUEST_BYTES = 64 * 1024  # a CSR of 16 kB and its metadata fit well
 
 
 class Issuer(Protocol):
-    """The part of `Authority` that the service needs."""
+    """The part of `Authority`, or of an issuer elsewhere, that the service needs."""
 
-    def issue(self, csr_pem: bytes, spiffe_id: SpiffeId, lifetime: timedelta) -> IssuedChain: ...
+    def issue(
+        self, csr_pem: bytes, spiffe_id: SpiffeId, lifetime: timedelta
+    ) -> IssuedChain | Awaitable[IssuedChain]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +185,9 @@ class CertificateService:
             await self._refuse(context, caller, grpc.StatusCode.INVALID_ARGUMENT, _error("TTL_ERROR", error))
         try:
             async with self.turns.turn(str(caller.identity)):
-                issued = self._issuer.issue(request.csr.encode(), caller.identity, lifetime)
+                result = self._issuer.issue(request.csr.encode(), caller.identity, lifetime)
+                # One in this process takes no time but its own; one elsewhere is waited for.
+                issued = await result if isinstance(result, Awaitable) else result
         except BadInput as error:
             self.counters.csr_parsing_err_count += 1
             await self._refuse(context, caller, grpc.StatusCode.INVALID_ARGUMENT, _error("CSR_ERROR", error))

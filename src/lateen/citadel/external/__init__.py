@@ -8,6 +8,7 @@ roots        which roots it has to lead to
 guard        deadlines, bounded concurrency, a breaker: a dead authority costs nobody a wait
 issuer       certificates of workloads signed there, one call each
 intermediate certificates of workloads signed here, by an intermediate that is signed there
+identity     the control plane's own certificate, when signing it takes a network
 https        HTTP/1.1 over verified TLS, bounded
 vault        HashiCorp Vault and OpenBao; vault_auth: who we are there
 kubernetes   CertificateSigningRequests

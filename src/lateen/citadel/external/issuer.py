@@ -34,9 +34,9 @@ class ExternalIssuer:
         self.trust_domain = trust_domain
         self.issued = 0
         self._guard = guard
-        self._roots = tuple(roots)
+        self.roots = tuple(roots)
         self._clock = clock
-        self._root_pem = pem_of_all(self._roots)
+        self._root_pem = pem_of_all(self.roots)
 
     async def issue(
         self, csr_pem: bytes, spiffe_id: SpiffeId, lifetime: timedelta, dns_names: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class ExternalIssuer:
     def _checked(self, pem: bytes, key: PublicKey, order: Order, spiffe_id: SpiffeId) -> IssuedChain:
         now = self._clock()
         try:
-            leaf, between = split_chain(parse_chain(pem), self._roots)
+            leaf, between = split_chain(parse_chain(pem), self.roots)
         except BadInput as error:
             raise self._guard.lied(str(error)) from error
         request = LeafRequest(
@@ -77,9 +77,13 @@ class ExternalIssuer:
             serial=1,  # the authority's choice
             dns_names=order.dns_names,
         )
-        problems = list(check_external_leaf(leaf, between, request, self._roots, now))
+        problems = list(check_external_leaf(leaf, between, request, self.roots, now))
         if problems:
             raise self._guard.lied("; ".join(problems))
+        return self.chain_of(leaf, between)
+
+    def chain_of(self, leaf: x509.Certificate, between: Sequence[x509.Certificate]) -> IssuedChain:
+        """Return checked certificates as they are handed out."""
         return IssuedChain(
             leaf=_pem(leaf),
             chain=tuple(_pem(certificate) for certificate in between),
