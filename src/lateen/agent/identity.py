@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -29,6 +30,7 @@ from lateen.agent.messages import (
     encode_certificate_request,
 )
 from lateen.errors import BadInput, LateenError, Refused, Unavailable
+from lateen.wire.jwt_request import ISSUE, JwtAnswer, JwtRequest
 from lateen.wire.renewal import MAX_JITTER, renewal_time
 from lateen.wire.spiffe import SpiffeId
 from lateen.wire.svid import read_certificate
@@ -83,6 +85,21 @@ class CitadelClient:
             return decode_certificates(answer)
         except BadInput as error:
             raise Unavailable(f"answer of Citadel: {error}") from error
+
+    async def issue_jwt(self, audience: tuple[str, ...]) -> JwtAnswer:
+        """Return a JWT-SVID. Raises `Refused`, `BadInput`, `Unavailable`."""
+        if self._channel is None:
+            self._channel = open_local(self._socket)
+        call = self._channel.unary_unary(ISSUE)
+        request = msgspec.json.encode(JwtRequest(audience=audience))
+        try:
+            answer = await call(request, timeout=CALL_SECONDS, metadata=((IDENTITY_METADATA, self._wanted),))
+        except grpc.aio.AioRpcError as error:
+            raise to_error(f"JWT-SVID for {self._wanted} from {str(self._socket)!r}", error) from error
+        try:
+            return msgspec.json.decode(answer, type=JwtAnswer)
+        except msgspec.DecodeError as error:
+            raise Unavailable(f"answer of Citadel: no JWT-SVID: {error}") from error
 
     async def close(self) -> None:
         if self._channel is not None:

@@ -6,6 +6,7 @@ The protobuf library costs an agent 4 MB; what it says and hears is a dozen fiel
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -57,23 +58,34 @@ def number(field: int, value: int) -> bytes:
 
 
 def encode_struct(values: Mapping[str, Any]) -> bytes:
-    """Return a `google.protobuf.Struct` of texts, booleans, numbers, lists and mappings."""
+    """Return a `google.protobuf.Struct` of texts, booleans, numbers, lists, mappings and nothing (null)."""
     entries = (embedded(1, string(1, name) + embedded(2, _value(values[name]))) for name in sorted(values))
     return b"".join(entries)
 
 
 def _value(value: Any) -> bytes:
     match value:
+        case None:
+            return varint(1 << 3 | _VARINT) + varint(0)
         case str():
             return embedded(3, value.encode())
         case bool():
             return varint(4 << 3 | _VARINT) + varint(int(value))
+        case int() | float():
+            return varint(2 << 3 | _FIXED64) + _double(value)
         case Mapping():
             return embedded(5, encode_struct(value))
         case _ if isinstance(value, Iterable):
             return embedded(6, b"".join(embedded(1, _value(item)) for item in value))
         case _:
-            raise BadInput(f"metadata: text, boolean, list or mapping wanted, got {type(value).__name__}")
+            raise BadInput(f"metadata: text, boolean, number, list or mapping wanted, got {type(value).__name__}")
+
+
+def _double(value: float) -> bytes:
+    try:
+        return struct.pack("<d", value)
+    except OverflowError as error:
+        raise BadInput("metadata: a number that no double holds") from error
 
 
 def parse_fields(data: bytes) -> Fields:

@@ -18,6 +18,7 @@ import msgspec
 
 from lateen.agent.admin import Admin
 from lateen.agent.app import Application, app_environment
+from lateen.agent.app_door import AppDoor
 from lateen.agent.bootstrap import BootstrapInput, build_bootstrap, encode_bootstrap
 from lateen.agent.bootstrap_patches import patched_bootstrap
 from lateen.agent.dns import DnsServer, DnsStats, Resolve, resolv_conf_text
@@ -28,6 +29,7 @@ from lateen.agent.log import Log, last_line, shorten_log
 from lateen.agent.monitor import ProxyMonitor
 from lateen.agent.names import Entry, build_names
 from lateen.agent.nds import MeshClient
+from lateen.agent.on_demand import OnDemand
 from lateen.agent.place import Grounds
 from lateen.agent.probe import Health, at_the_workload, run_probe
 from lateen.agent.proxy_settings import CONCURRENCY, DRAIN, node_with, spec_with
@@ -39,6 +41,7 @@ from lateen.agent.secret_store import CONTROL_PLANE_ROOTS, PEER_ROOTS, SecretSto
 from lateen.agent.spec import build_node, effective_labels
 from lateen.agent.status import Facts, StatusHandler
 from lateen.agent.stop import Stop
+from lateen.agent.workload_api import WorkloadApi
 from lateen.errors import Unavailable
 from lateen.net.capture import MARK, PROXY_DNS_ADDRESS
 from lateen.net.spawn import spawn
@@ -52,6 +55,7 @@ from lateen.wire.trust import TrustUpdate
 
 __all__ = ["Events", "Stdio", "Workload"]
 
+WORKLOAD_API: Final = "SPIFFE_ENDPOINT_SOCKET"  # to the application; what the user says of it stays
 PROXY_RESOLV_CONF: Final = "proxy-resolv.conf"
 DNS_ADDRESS: Final = "127.0.0.1"  # of the application's resolver; port 53 is redirected to the agent's
 TRIAL_SECONDS: Final = 10.0  # for Envoy to judge a patched bootstrap; it takes a tenth of one
@@ -108,6 +112,7 @@ class Workload:
             ill="not probed yet" if spec.probe is not None else "",
         )
         self._proxy_ready = asyncio.Event()
+        self._app_runs = asyncio.Event()
         self._node = node_with(build_node(spec, grounds.place, mesh), spec, mesh.proxy)
 
         self._admin = Admin(self._folder / "admin.sock")
@@ -125,6 +130,14 @@ class Workload:
         self._secrets = SecretStore(log)
         self._identity.listen(self._secrets.set_svid)
         self._identity.listen(self._certificate_received)
+        self._workload_api = WorkloadApi(
+            self._on_demand,
+            self._citadel.issue_jwt,
+            spiffe_id=f"spiffe://{mesh.trust_domain}/ns/{spec.namespace}/sa/{spec.service_account}",
+            trust_domain=mesh.trust_domain,
+            log=log,
+        )
+        self._app_door = AppDoor(self._folder / "svid.sock", self._workload_api.handler(), log, folder=settings.state)
         self._sds = SdsServer(self._secrets, self._folder / "sds.sock", log)
         self._monitor = ProxyMonitor(self._admin, self._proxy_changed)
         self._envoy = EnvoySupervisor(
@@ -256,6 +269,12 @@ class Workload:
         await self._health.serve_socket(self._grounds.health)
         await self._metrics.serve_socket(self._grounds.metrics)
         await self._metrics.serve_path(self._folder / "agent.sock")
+        if self._spec.kind == "sidecar":
+            attachment = self._grounds.attachment
+            await self._app_door.start(
+                app_pid=self._running_app,
+                network=None if attachment is None else attachment.netns_fd,
+            )
         if self._dns is not None and self._grounds.attachment is not None:
             sockets = self._grounds.attachment.sockets
             await self._dns.start(sockets["dns-udp"], sockets["dns-tcp"])
@@ -291,11 +310,29 @@ class Workload:
                 stderr=out,
             )
 
+    async def _running_app(self) -> int:
+        await self._app_runs.wait()
+        return self._registration.app_pid
+
+    def _on_demand(self, on_renewed: Callable[[], None]) -> OnDemand:
+        spec = self._spec
+
+        def make() -> Identity:
+            return Identity(
+                self._citadel.sign,
+                namespace=spec.namespace,
+                service_account=spec.service_account,
+                lifetime=spec.certificate_lifetime,
+                log=self._log.bind(of="application"),
+            )
+
+        return OnDemand(make, on_renewed)
+
     async def _start_app(self) -> Child:
         return await spawn(
             self._spec.argv,
             attachment=self._grounds.attachment,
-            env=app_environment(self._spec, self._grounds.place),
+            env={WORKLOAD_API: self._app_door.address, **app_environment(self._spec, self._grounds.place)},
             cwd=self._spec.cwd,
             role="app",
             resolv_conf=self._folder / "resolv.conf",
@@ -336,6 +373,7 @@ class Workload:
             return f"refused by Envoy: {refusal}"
         self._log.info("trust bundle in use", version=update.bundle.version, trust_domains=len(update.bundle.roots))
         self._identity.expect(update.signing_path)
+        self._workload_api.set_trust(update)
         return ""
 
     def _table_received(self, entries: dict[str, Entry]) -> None:
@@ -355,6 +393,8 @@ class Workload:
 
     def _app_pid(self, pid: int) -> None:
         self._registration = _with(self._registration, app_pid=pid)
+        if pid:
+            self._app_runs.set()
         self._publish()
         if pid:
             self._on_event("application started", {"pid": pid})
@@ -498,6 +538,8 @@ class Workload:
         raise Unavailable("the mesh network is gone: its holder ended")
 
     async def _close(self) -> None:
+        await self._workload_api.stop()
+        await self._app_door.stop()
         for part in (self._dns, self._proxy_dns, self._health, self._metrics, self._sds):
             if part is not None:
                 await part.stop()

@@ -59,7 +59,7 @@ class Authenticator(Protocol):
 class LocalTrust:
     """Believes whoever reaches the socket: a door before it lets in one user only, whose own workloads these are.
 
-    The door holds the kernel's word for it (SO_PEERCRED, `pilot.serving.doors`), not the folder's mode. The wanted
+    The door holds the kernel's word for it (SO_PEERCRED, `wire.doors`), not the folder's mode. The wanted
     identity comes as gRPC metadata, `lateen-identity: <namespace>/<service account>`. Never to be used on a server that
     listens on anything but that socket: anyone there would get any identity (assurance 11).
     """

@@ -39,7 +39,7 @@ from lateen.pilot.serving.bundle_endpoint import (
 from lateen.settings import Settings
 from lateen.wire.join import JoinTokenCreated, JoinTokenRequest, pins_of
 from lateen.wire.spiffe import SpiffeId
-from lateen.wire.spiffe_bundle import Bundle
+from lateen.wire.spiffe_bundle import Bundle, format_jwt_bundle
 from lateen.wire.trust import TrustBundle, TrustUpdate
 
 __all__ = ["CertificateOptions", "Certificates"]
@@ -126,7 +126,8 @@ class Certificates:
     def trust(self) -> TrustUpdate:
         """What every proxy is to be told of trust, as of now."""
         bundle = TrustBundle.of({self.options.trust_domain: self.authority.roots})
-        return TrustUpdate(bundle, self.authority.signing_path)
+        own_keys = format_jwt_bundle(self.jwts.public_keys).decode()
+        return TrustUpdate(bundle, self.authority.signing_path, ((self.options.trust_domain, own_keys),))
 
     async def _open_bundle_endpoint(self, stack: contextlib.AsyncExitStack) -> None:
         options = self.options.bundle_endpoint

@@ -35,7 +35,6 @@ from lateen.pilot.registry.services import implied_rows
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import load_vips, save_vips
 from lateen.pilot.serving.certificates import CertificateOptions, Certificates
-from lateen.pilot.serving.doors import local_door
 from lateen.pilot.serving.elsewhere import elsewhere_listener
 from lateen.pilot.serving.groups import group_info
 from lateen.pilot.serving.halves import WaitingRoom
@@ -53,6 +52,7 @@ from lateen.pilot.xds.node import Trust
 from lateen.pilot.xds.server import GRPC_OPTIONS, AdsServer
 from lateen.settings import Settings
 from lateen.wire.control import control_handlers
+from lateen.wire.doors import local_door
 from lateen.wire.envoy import find_envoy
 from lateen.wire.files import write_atomically
 from lateen.wire.join import JoinTokenCreated, JoinTokenList, JoinTokenName, JoinTokenRequest

@@ -25,10 +25,10 @@ from lateen.citadel.service import SERVER_OPTIONS
 from lateen.errors import BadInput, Refused, Unavailable
 from lateen.pilot.registry.registrations import to_workload
 from lateen.pilot.serving.client_hello import greeted_name
-from lateen.pilot.serving.doors import BACKLOG, Admitted, Door, HiddenPort, address_text
 from lateen.pilot.xds.node import Trust
 from lateen.pilot.xds.server import GRPC_OPTIONS
 from lateen.wire.control import join_handlers
+from lateen.wire.doors import BACKLOG, Admitted, Door, HiddenPort, address_text
 from lateen.wire.join import JOIN_NAME
 from lateen.wire.local import Goodbye, GroupInfo, GroupQuery, Registered, Registration
 from lateen.wire.peer import peer_spiffe_id, peer_text

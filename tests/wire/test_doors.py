@@ -19,7 +19,7 @@ import grpc.aio
 import pytest
 
 from lateen.errors import Refused
-from lateen.pilot.serving.doors import Admitted, Door, HiddenPort, LocalUsers, listen_local, local_door
+from lateen.wire.doors import Admitted, Door, HiddenPort, LocalUsers, listen_local, local_door
 from lateen.wire.peer import peer_text
 
 ECHO = "/t/echo"

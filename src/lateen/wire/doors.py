@@ -19,16 +19,22 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import structlog
+from typing import Any, Final, Protocol
 
 from lateen.errors import Refused, Unavailable
 from lateen.wire.peer import PEER_PREFIX
 
-__all__ = ["Admission", "Admitted", "Door", "HiddenPort", "LocalUsers", "address_text", "listen_local", "local_door"]
-
-log = structlog.get_logger(__name__)
+__all__ = [
+    "Admission",
+    "Admitted",
+    "Door",
+    "HiddenPort",
+    "LocalUsers",
+    "address_text",
+    "listen_local",
+    "local_door",
+    "peer_process",
+]
 
 BACKLOG: Final = 4096
 CONNECTIONS: Final = 20_000  # of one door; each takes three descriptors
@@ -46,6 +52,14 @@ class Admitted:
     port: HiddenPort
     peer: str  # ASCII, at most 60 characters
     first: bytes = b""
+
+
+class Log(Protocol):
+    """Where is told what goes on at a door: an agent's log, or structlog's."""
+
+    def info(self, event: str, **fields: Any) -> Any: ...
+    def warning(self, event: str, **fields: Any) -> Any: ...
+    def error(self, event: str, **fields: Any) -> Any: ...
 
 
 # Raises `Refused` for a connection that is to be closed.
@@ -109,7 +123,13 @@ class Door:
         on_refused: Callable[[str], None],
         connections: int = CONNECTIONS,
         admission_seconds: float = ADMISSION_SECONDS,
+        log: Log | None = None,
     ) -> None:
+        """`log` is structlog's unless given: agents do without that library, which costs 6 MB."""
+        if log is None:
+            import structlog
+
+            log = structlog.get_logger(__name__)
         listener.setblocking(False)
         self.admitted = 0
         self.refused = 0
@@ -118,6 +138,7 @@ class Door:
         self._on_refused = on_refused
         self._connections = connections
         self._admission_seconds = admission_seconds
+        self._log: Log = log
         self._entering: set[asyncio.Task[None]] = set()
         self._inside: set[_Pipe] = set()
 
@@ -141,7 +162,7 @@ class Door:
                     sock, _ = await loop.sock_accept(self._listener)
                 except OSError as error:  # no descriptors, or a connection that was gone again
                     if not told_full:
-                        log.error("connection not accepted", reason=str(error))
+                        self._log.error("connection not accepted", reason=str(error))
                         told_full = True
                     await asyncio.sleep(FULL_SECONDS)
                     continue
@@ -149,7 +170,7 @@ class Door:
                 if self.open >= self._connections:
                     sock.close()
                     self.refused += 1
-                    log.warning("connection refused", reason=f"{self.open} are open already")
+                    self._log.warning("connection refused", reason=f"{self.open} are open already")
                     continue
                 task = asyncio.create_task(self._enter(sock), name="connection enters")
                 self._entering.add(task)
@@ -176,7 +197,7 @@ class Door:
             self._on_refused(str(error))
         except (OSError, Unavailable, TimeoutError) as error:
             _close(sock, up)
-            log.info("connection not served", reason=str(error) or "said nothing in time")
+            self._log.info("connection not served", reason=str(error) or "said nothing in time")
         except BaseException:
             _close(sock, up)
             raise
@@ -245,12 +266,18 @@ class LocalUsers:
         self._users = frozenset(users)
 
     async def __call__(self, sock: socket.socket) -> Admitted:
-        pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        pid, uid = peer_process(sock)
         if uid not in self._users:
             raise Refused(
                 f"{self._where}: connection of user {uid}, process {pid}; only user {os.geteuid()} and root may connect"
             )
         return Admitted(self._port, f"uid={uid},pid={pid}")
+
+
+def peer_process(sock: socket.socket) -> tuple[int, int]:
+    """Return process and user at the other end of a Unix socket: of whoever called connect(2), when they did."""
+    pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(pid), int(uid)
 
 
 def _close(*socks: socket.socket | None) -> None:
