@@ -5,7 +5,8 @@ names another). Everything a mesh writes is below it, and it is mode 0700. A pro
 reaches a socket in it is one of the local user's own.
 
     mesh.json            the running control plane: pid, start time, config folder (written atomically, removed on exit)
-    ca/                  root certificate and key (0600), kept for good
+    ca/                  what signs: root certificate and key (0600), and where their rotation stands
+    cacerts/             a signing certificate and roots to use instead (`lateen up --ca-certs` names another folder)
     jwt/                 keys of JWT-SVIDs (0600), a new one each day
     bundle.json          number of the SPIFFE bundle that others were told last
     secrets/             Secrets of the mesh, as YAML, unless `lateen up --secrets` names another folder
@@ -84,6 +85,10 @@ class Settings:
     @property
     def join_tokens_file(self) -> Path:
         return self.state / "join-tokens.json"
+
+    @property
+    def plugged_dir(self) -> Path:
+        return self.state / "cacerts"
 
     @property
     def secrets(self) -> Path:

@@ -2,13 +2,14 @@
 
 import shutil
 import subprocess
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.verification import PolicyBuilder, Store
 from tests.fakes.certs import START, ManualClock, p256_csr
 
 from lateen.citadel.authority import Authority, LocalSigner, new_serial
@@ -41,7 +42,7 @@ def test_issued_chain(authority: Authority) -> None:
     assert issued.pems == (issued.leaf, issued.root)
     assert issued.root == authority.root_pem
     assert issued.serial == f"{leaf.serial_number:x}"
-    assert (issued.not_before, issued.not_after) == (START - timedelta(minutes=2), START + DAY)
+    assert (issued.not_before, issued.not_after) == (START - timedelta(minutes=15), START + DAY)
     assert read_certificate(issued.leaf).spiffe_id == IDENTITY
     assert authority.issued == 1
 
@@ -146,3 +147,15 @@ def test_no_secret_shows(authority: Authority, tmp_path: Path) -> None:
         assert "PRIVATE" not in shown
     assert "key=" not in repr(signer)
     assert (tmp_path / "ca" / CERTIFICATE_FILE).read_bytes() == authority.root_pem
+
+
+@pytest.mark.parametrize(
+    "skew", [timedelta(minutes=-10), timedelta(0), timedelta(minutes=10)], ids=["behind", "right", "ahead"]
+)
+def test_a_verifier_whose_clock_is_off_takes_a_fresh_certificate(tmp_path: Path, skew: timedelta) -> None:
+    now = datetime.now(UTC)
+    authority = Authority.load_or_create(tmp_path / "ca", "cluster.local", lambda: now)
+    issued = authority.issue(p256_csr(), SpiffeId("cluster.local", "a", "b"), timedelta(hours=24))
+    verifier = PolicyBuilder().store(Store(x509.load_pem_x509_certificates(authority.root_pem))).time(now + skew)
+    verified = verifier.build_client_verifier().verify(x509.load_pem_x509_certificate(issued.leaf), [])
+    assert verified.subjects == [x509.UniformResourceIdentifier("spiffe://cluster.local/ns/a/sa/b")]

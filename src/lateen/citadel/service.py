@@ -35,7 +35,15 @@ from lateen.wire.ca import METHOD, SERVICE, IstioCertificateRequest, IstioCertif
 from lateen.wire.peer import peer_text
 from lateen.wire.spiffe import SpiffeId
 
-__all__ = ["SERVER_OPTIONS", "CertificateService", "Counters", "Issuer", "Lifetimes", "choose_lifetime"]
+__all__ = [
+    "DEFAULT_LIFETIME",
+    "SERVER_OPTIONS",
+    "CertificateService",
+    "Counters",
+    "Issuer",
+    "Lifetimes",
+    "choose_lifetime",
+]
 
 DEFAULT_LIFETIME = timedelta(hours=24)  # Istio's DEFAULT_WORKLOAD_CERT_TTL
 MAX_LIFETIME = timedelta(days=90)  # Istio's MAX_WORKLOAD_CERT_TTL

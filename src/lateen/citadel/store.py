@@ -17,7 +17,7 @@ import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -25,12 +25,23 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from lateen.citadel.template import build_root, check_key
-from lateen.errors import BadInput
+from lateen.citadel.template import ROOT_LIFETIME, build_root, check_key
+from lateen.errors import BadInput, Expired
 from lateen.wire.files import write_atomically
 from lateen.wire.svid import UNREADABLE
 
-__all__ = ["CERTIFICATE_FILE", "KEY_FILE", "PrivateKey", "RootMaterial", "load_or_create_root", "load_root"]
+__all__ = [
+    "CERTIFICATE_FILE",
+    "KEY_FILE",
+    "KEY_KINDS",
+    "PrivateKey",
+    "RootMaterial",
+    "RootWish",
+    "load_or_create_root",
+    "load_root",
+    "make_root",
+    "parse_key",
+]
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -48,8 +59,36 @@ class RootMaterial:
     key: PrivateKey = field(repr=False)
 
 
+KEY_KINDS: dict[str, Callable[[], PrivateKey]] = {
+    "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "rsa2048": lambda: rsa.generate_private_key(65537, 2048),
+    "rsa4096": lambda: rsa.generate_private_key(65537, 4096),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RootWish:
+    """What a self-signed root that is made shall be like; those that exist stay as they are."""
+
+    key: str = "p256"  # of KEY_KINDS
+    lifetime: timedelta = ROOT_LIFETIME
+
+    def __post_init__(self) -> None:
+        if self.key not in KEY_KINDS:
+            raise BadInput(f"key of the root: one of {', '.join(KEY_KINDS)} wanted, got {self.key!r}")
+
+
+def make_root(wish: RootWish, trust_domain: str, now: datetime, serial: int) -> RootMaterial:
+    """Return a new root with a new key."""
+    key = KEY_KINDS[wish.key]()
+    wide = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.key_size > 256
+    builder = build_root(key.public_key(), trust_domain, now, serial, wish.lifetime)
+    return RootMaterial(builder.sign(key, hashes.SHA384() if wide else hashes.SHA256()), key)
+
+
 def load_or_create_root(
-    folder: Path, trust_domain: str, now: datetime, new_serial: Callable[[], int]
+    folder: Path, trust_domain: str, now: datetime, new_serial: Callable[[], int], wish: RootWish | None = None
 ) -> tuple[RootMaterial, bool]:
     """Return the root kept in `folder`, and whether it was made just now because the folder was absent or empty.
 
@@ -57,7 +96,7 @@ def load_or_create_root(
     folder cannot be read or written.
     """
     if _is_absent_or_empty(folder):
-        made = _create(folder, trust_domain, now, new_serial())
+        made = _create(folder, make_root(wish or RootWish(), trust_domain, now, new_serial()))
         if made is not None:
             return made, True
     return load_root(folder, now), False
@@ -75,7 +114,7 @@ def load_root(folder: Path, now: datetime) -> RootMaterial:
                 "away to get a new one, which every workload has to be restarted for"
             )
     certificate = _load_certificate(certificate_path, now)
-    key = _parse_key(key_path)
+    key = parse_key(key_path)
     if isinstance(key, str):
         raise BadInput(f"{key_path}: {key}")
     if key.public_key() != certificate.public_key():
@@ -90,15 +129,13 @@ def _is_absent_or_empty(folder: Path) -> bool:
         return True
 
 
-def _create(folder: Path, trust_domain: str, now: datetime, serial: int) -> RootMaterial | None:
-    """Make a root and put it in place, unless another process was faster: None then."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = build_root(key.public_key(), trust_domain, now, serial).sign(key, hashes.SHA256())
+def _create(folder: Path, root: RootMaterial) -> RootMaterial | None:
+    """Put a new root in place, unless another process was faster: None then."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))  # 0700
     try:
-        _write_key(fresh / KEY_FILE, key)
-        write_atomically(fresh / CERTIFICATE_FILE, certificate.public_bytes(serialization.Encoding.PEM))
+        _write_key(fresh / KEY_FILE, root.key)
+        write_atomically(fresh / CERTIFICATE_FILE, root.certificate.public_bytes(serialization.Encoding.PEM))
         try:
             os.rename(fresh, folder)  # fails on a folder that is not empty
         except OSError:
@@ -108,7 +145,7 @@ def _create(folder: Path, trust_domain: str, now: datetime, serial: int) -> Root
         _sync_folder(folder.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return RootMaterial(certificate, key)
+    return root
 
 
 def _write_key(path: Path, key: PrivateKey) -> None:
@@ -156,7 +193,7 @@ def _load_certificate(path: Path, now: datetime) -> x509.Certificate:
     if not (is_authority and may_sign):
         raise BadInput(f"{path}: no certificate of an authority: basic constraints or key usage do not let it sign")
     if now >= certificate.not_valid_after_utc:
-        raise BadInput(
+        raise Expired(
             f"{path}: expired at {certificate.not_valid_after_utc}, and it is {now:%Y-%m-%d %H:%M:%S%z} now: move "
             f"{path.parent} away to get a new root, then restart every workload"
         )
@@ -168,7 +205,7 @@ def _load_certificate(path: Path, now: datetime) -> x509.Certificate:
     return certificate
 
 
-def _parse_key(path: Path) -> PrivateKey | str:
+def parse_key(path: Path) -> PrivateKey | str:
     """Return the key in a file, or what is wrong with it.
 
     Returned, not raised: the bytes of a damaged key are still its secret, and a frame that holds them must not be part

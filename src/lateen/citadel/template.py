@@ -24,6 +24,7 @@ from lateen.wire.svid import UNREADABLE
 __all__ = [
     "BACKDATE",
     "MAX_CSR_BYTES",
+    "ROOT_LIFETIME",
     "LeafRequest",
     "PublicKey",
     "Validity",
@@ -39,7 +40,7 @@ __all__ = [
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 MAX_CSR_BYTES = 16 * 1024  # an RSA 8192 one with many extensions has about 4 kB
-BACKDATE = timedelta(minutes=2)  # Istio's allowance for clocks that differ
+BACKDATE = timedelta(minutes=15)  # for clocks that differ by 10 minutes; Istio allows for 2
 ROOT_LIFETIME = timedelta(days=3650)  # Istio's CITADEL_SELF_SIGNED_CA_CERT_TTL
 
 _MIN_RSA_BITS, _MAX_RSA_BITS = 2048, 8192  # less is weak, and refused by Envoy; more costs seconds a handshake
@@ -121,11 +122,11 @@ def check_key(key: object) -> PublicKey:
 def leaf_validity(now: datetime, lifetime: timedelta, signer_not_after: datetime) -> Validity:
     """Return from when to when a leaf holds that is signed now; it never outlives its signer.
 
-    It begins two minutes back, but at most a tenth of the lifetime: a leaf of ten seconds would else be past half of
-    its life, when it is due for renewal, as soon as it is made.
+    It begins a quarter of an hour back, but at most a tenth of what it holds from now on: a leaf of ten seconds would
+    else be past half of its life, when it is due for renewal, as soon as it is made.
     """
-    backdate = min(BACKDATE, lifetime / 10)
     not_after = min(now + lifetime, signer_not_after)
+    backdate = min(BACKDATE, max(not_after - now, timedelta(0)) / 10)
     return Validity(_whole_seconds(now - backdate), _whole_seconds(not_after))
 
 

@@ -26,6 +26,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="life of workload certificates, as 24h or 10s (default: 24h)",
     )
     parser.add_argument(
+        "--ca-certs",
+        metavar="DIR",
+        help="folder of a signing certificate and its roots to use and to watch: ca-cert.pem, ca-key.pem, "
+        "cert-chain.pem, root-cert.pem, or tls.crt, tls.key, ca.crt (default: cacerts in the state folder, if there)",
+    )
+    parser.add_argument(
+        "--root-key",
+        choices=("p256", "p384", "rsa2048", "rsa4096"),
+        default="p256",
+        help="key of self-signed roots that are made from now on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--root-ttl",
+        metavar="DURATION",
+        type=parse_duration_argument,
+        help="their life; a new one takes over when a fifth is left (default: 10 years)",
+    )
+    parser.add_argument(
         "--network",
         choices=("auto", "capture", "explicit"),
         default="auto",
@@ -60,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     # Imported here: the control plane's imports take half a second, its --help should not.
+    from lateen.citadel.store import RootWish
     from lateen.pilot.serving.bundle_endpoint import DEFAULT_REFRESH, BundleEndpointOptions
     from lateen.pilot.serving.certificates import CertificateOptions
     from lateen.pilot.serving.control_plane import ControlPlaneOptions, run_control_plane
@@ -86,7 +105,11 @@ def run(options: argparse.Namespace) -> int:
                 config=Path(options.config),
                 secrets=Path(options.secrets) if options.secrets else None,
                 certificates=CertificateOptions(
-                    trust_domain=options.trust_domain, lifetime=options.cert_ttl, bundle_endpoint=endpoint
+                    trust_domain=options.trust_domain,
+                    lifetime=options.cert_ttl,
+                    bundle_endpoint=endpoint,
+                    plugged=Path(options.ca_certs) if options.ca_certs else None,
+                    root=RootWish(options.root_key, options.root_ttl or RootWish().lifetime),
                 ),
                 network=options.network,
                 listen=options.listen,

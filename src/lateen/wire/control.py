@@ -14,7 +14,7 @@ trailing metadata, which tells the two apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, Protocol, cast, overload
 
 import grpc
@@ -43,9 +43,12 @@ __all__ = [
     "Control",
     "ControlClient",
     "JoinControl",
+    "Methods",
     "call_control",
+    "call_service",
     "control_handlers",
     "join_handlers",
+    "service_handlers",
 ]
 
 CALL_SECONDS: Final = 5.0
@@ -65,8 +68,9 @@ _STATUS: Final[Mapping[type[LateenError], grpc.StatusCode]] = {
 }
 _ERRORS: Final = {kind.__name__: kind for kind in _STATUS}
 
-# method -> its attribute in `Control`, its request, its response
-_METHODS: Final[Mapping[str, tuple[str, type[msgspec.Struct], type[msgspec.Struct]]]] = {
+# method -> the attribute that answers it, its request, its response
+Methods = Mapping[str, tuple[str, type[msgspec.Struct], type[msgspec.Struct]]]
+_METHODS: Final[Methods] = {
     "Register": ("register", Registration, Registered),
     "Deregister": ("deregister", Goodbye, Registered),
     "Status": ("status", Query, StatusReport),
@@ -106,19 +110,24 @@ JOIN_METHODS: Final = frozenset({"Register", "Deregister", "Group"})
 
 def control_handlers(impl: Control) -> grpc.GenericRpcHandler:
     """Return what `server.add_generic_rpc_handlers` wants, answering from `impl`."""
-    return _handlers(_METHODS.keys(), lambda _: impl)
+    return service_handlers(SERVICE, _METHODS, impl)
 
 
 def join_handlers(for_caller: Callable[[Any], JoinControl]) -> grpc.GenericRpcHandler:
     """Return the same for agents elsewhere; `for_caller` says by a call's context who answers, or raises `Refused`."""
-    return _handlers(JOIN_METHODS, for_caller)
+    return _handlers(SERVICE, {method: _METHODS[method] for method in JOIN_METHODS}, for_caller)
 
 
-def _handlers(methods: Iterable[str], answering: Callable[[Any], Any]) -> grpc.GenericRpcHandler:
+def service_handlers(service: str, methods: Methods, impl: Any) -> grpc.GenericRpcHandler:
+    """Return the handlers of another service that speaks the same way: JSON, errors as above."""
+    return _handlers(service, methods, lambda _: impl)
+
+
+def _handlers(service: str, methods: Methods, answering: Callable[[Any], Any]) -> grpc.GenericRpcHandler:
     handlers = {
-        method: grpc.unary_unary_rpc_method_handler(_handler(answering, *_METHODS[method][:2])) for method in methods
+        method: grpc.unary_unary_rpc_method_handler(_handler(answering, *row[:2])) for method, row in methods.items()
     }
-    return grpc.method_handlers_generic_handler(SERVICE, handlers)
+    return grpc.method_handlers_generic_handler(service, handlers)
 
 
 class ControlClient:
@@ -158,7 +167,7 @@ class ControlClient:
             )
         except grpc.aio.AioRpcError as error:
             raise _error_of(error, self._where, self._timeout) from error
-        return _decode_answer(method, data)
+        return _decode_answer(_METHODS, method, data)
 
 
 @overload
@@ -196,14 +205,26 @@ def call_control(
     settings: Settings, method: str, message: msgspec.Struct, timeout: float = CALL_SECONDS
 ) -> msgspec.Struct:
     """Make one call from a program without an event loop, as the CLI is. Raises as `ControlClient` does."""
+    return cast(msgspec.Struct, call_service(settings, SERVICE, _METHODS, method, message, timeout))
+
+
+def call_service(
+    settings: Settings,
+    service: str,
+    methods: Methods,
+    method: str,
+    message: msgspec.Struct,
+    timeout: float = CALL_SECONDS,
+) -> Any:
+    """Make one call to a service that speaks the same way; return the struct of its table."""
     path = str(settings.ca_socket)
     options = (("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", MAX_REPORT_BYTES))
     with grpc.insecure_channel(f"unix:{path}", options=options) as channel:
         try:
-            data = channel.unary_unary(f"/{SERVICE}/{method}")(msgspec.json.encode(message), timeout=timeout)
+            data = channel.unary_unary(f"/{service}/{method}")(msgspec.json.encode(message), timeout=timeout)
         except grpc.RpcError as error:
             raise _error_of(error, path, timeout) from error
-    return _decode_answer(method, data)
+    return _decode_answer(methods, method, data)
 
 
 def _handler(answering: Callable[[Any], Any], attribute: str, request: type[msgspec.Struct]) -> Any:
@@ -232,9 +253,9 @@ def _decode(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
         raise BadInput(f"no {decoder.type.__name__} in JSON: {error}") from error
 
 
-def _decode_answer(method: str, data: bytes) -> msgspec.Struct:
+def _decode_answer(methods: Methods, method: str, data: bytes) -> msgspec.Struct:
     try:
-        return msgspec.json.decode(data, type=_METHODS[method][2])
+        return msgspec.json.decode(data, type=methods[method][2])
     except msgspec.DecodeError as error:
         raise Unsupported(
             f"control plane is of another version: its answer to {method} is not known: {error}"

@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Self
 
 import grpc
@@ -20,14 +21,16 @@ import structlog
 from cryptography import x509
 
 from lateen.api.base import Problem
-from lateen.citadel.audit import AuditEntry, AuditLog, audit_time
+from lateen.citadel.audit import AuditEntry, AuditLog, audit_time, read_audit
 from lateen.citadel.authenticate import Authenticator, LocalTrust
 from lateen.citadel.authority import Authority, utc_now
 from lateen.citadel.join_tokens import JoinTokens
 from lateen.citadel.jwt_authority import JwtAuthority
 from lateen.citadel.jwt_service import JwtService
+from lateen.citadel.roots import Roots
 from lateen.citadel.server_identity import ServerIdentity
-from lateen.citadel.service import CertificateService, Lifetimes
+from lateen.citadel.service import DEFAULT_LIFETIME, CertificateService, Lifetimes
+from lateen.citadel.store import RootWish
 from lateen.errors import BadInput
 from lateen.pilot.serving.bundle_endpoint import (
     BundleEndpoint,
@@ -36,6 +39,9 @@ from lateen.pilot.serving.bundle_endpoint import (
     OwnCertificate,
     Sequence,
 )
+from lateen.pilot.serving.expiry import root_problems
+from lateen.pilot.serving.root_service import RootService
+from lateen.pilot.serving.trust import Proxies
 from lateen.settings import Settings
 from lateen.wire.join import JoinTokenCreated, JoinTokenRequest, pins_of
 from lateen.wire.spiffe import SpiffeId
@@ -57,11 +63,15 @@ class CertificateOptions:
     trust_domain: str = "cluster.local"
     lifetime: timedelta | None = None  # default and maximum of workload certificates; None: Citadel's own
     bundle_endpoint: BundleEndpointOptions | None = None
+    plugged: Path | None = None  # folder of a signing certificate and its roots; None: `cacerts` of the state, if any
+    root: RootWish = field(default_factory=RootWish)  # of self-signed roots that are made
 
 
 class Certificates:
     """All of Citadel in one control plane. Its attributes but the options exist once it is entered."""
 
+    roots: Roots
+    root_service: RootService
     authority: Authority
     audit: AuditLog
     authenticators: tuple[Authenticator, ...]
@@ -75,6 +85,7 @@ class Certificates:
         self.settings = settings
         self.options = options
         self.turned_away_count = 0
+        self._proxies: Proxies | None = None
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -91,9 +102,15 @@ class Certificates:
     def _open(self, stack: contextlib.AsyncExitStack) -> None:
         settings, options = self.settings, self.options
         lifetime = options.lifetime
-        self.authority = Authority.load_or_create(settings.ca_dir, options.trust_domain)
+        self.roots = Roots.open(
+            settings.ca_dir, options.trust_domain, plugged=_plugged_folder(settings, options), wish=options.root
+        )
+        self.authority = self.roots.authority
         self.audit = AuditLog(settings.state)
         stack.callback(self.audit.close)
+        self.roots.on_step = self._root_step
+        self.roots.issued_until = self._issued_until
+        self.root_service = RootService(self.roots)
         self.authenticators = (LocalTrust(options.trust_domain),)
         self.service = CertificateService(
             self.authority,
@@ -104,6 +121,8 @@ class Certificates:
         self.join_tokens = JoinTokens(settings.join_tokens_file, trust_domain=options.trust_domain, audit=self.audit)
         self.jwts = JwtAuthority(settings.jwt_dir, options.trust_domain)
         self.jwt_service = JwtService(self.jwts, self.authenticators, audit=self.audit)
+        rooting = asyncio.create_task(self.root_service.run(), name="roots")
+        stack.push_async_callback(_ended, rooting)
         rotating = asyncio.create_task(self._rotate_jwt_keys(), name="jwt keys")
         stack.push_async_callback(_ended, rotating)
         self.server_identity = (
@@ -128,6 +147,26 @@ class Certificates:
         bundle = TrustBundle.of({self.options.trust_domain: self.authority.roots})
         own_keys = format_jwt_bundle(self.jwts.public_keys).decode()
         return TrustUpdate(bundle, self.authority.signing_path, ((self.options.trust_domain, own_keys),))
+
+    def follow(self, proxies: Proxies) -> None:
+        """Have proxies told what is believed, from now on, and rotations wait for them."""
+        self.root_service.census = self._proxies = proxies
+        self.roots.on_change = self.publish_trust
+        self.publish_trust()
+
+    def publish_trust(self) -> None:
+        """Have every proxy told what `trust` is now; call it after anything in it has changed."""
+        if self._proxies is not None:
+            self._proxies.slice.put(self.trust)
+
+    def _root_step(self, said: str) -> None:
+        self.audit.append(AuditEntry(time=audit_time(utc_now()), event="roots-changed", reason=said))
+
+    def _issued_until(self) -> datetime | None:
+        """Return when the last certificate expires that the trail knows of."""
+        issued = (entry.not_after for entry in read_audit(self.settings.state) if entry.event == "issued")
+        latest = max(issued, default="")
+        return datetime.fromisoformat(latest) if latest else None
 
     async def _open_bundle_endpoint(self, stack: contextlib.AsyncExitStack) -> None:
         options = self.options.bundle_endpoint
@@ -154,7 +193,7 @@ class Certificates:
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """Return what the server of the local socket answers about certificates."""
-        return (self.service.handler(), self.jwt_service.handler())
+        return (self.service.handler(), self.jwt_service.handler(), self.root_service.handler())
 
     async def _rotate_jwt_keys(self) -> None:
         while True:
@@ -163,6 +202,10 @@ class Certificates:
 
     def problems(self) -> list[Problem]:
         """Return what is wrong with certificates now, for `lateen status`."""
+        longest = self.options.lifetime or DEFAULT_LIFETIME
+        return [*self._audit_problems(), *root_problems(self.roots, longest_leaf=longest)]
+
+    def _audit_problems(self) -> list[Problem]:
         audit = self.audit
         if not audit.gap:
             return []
@@ -180,6 +223,16 @@ class Certificates:
     def server_credentials(self) -> grpc.ServerCredentials:
         """Return credentials for a port that takes only clients with a certificate of the mesh."""
         return self.server_identity.credentials()
+
+
+def _plugged_folder(settings: Settings, options: CertificateOptions) -> Path | None:
+    if options.plugged is not None:
+        if not options.plugged.is_dir():
+            raise BadInput(
+                f"{options.plugged} is not a folder; --ca-certs wants the folder of ca-cert.pem and the rest"
+            )
+        return options.plugged
+    return settings.plugged_dir if settings.plugged_dir.is_dir() else None
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

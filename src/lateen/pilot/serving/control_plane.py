@@ -43,6 +43,7 @@ from lateen.pilot.serving.metrics import metrics_text
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.reports import Reporter
 from lateen.pilot.serving.tasting import Tasting
+from lateen.pilot.serving.trust import Proxies
 from lateen.pilot.sources.folder import Change, Folder
 from lateen.pilot.sources.secrets import decode_with_secrets, folder_problems
 from lateen.pilot.sources.watch import read_changes, scan, watch_folder
@@ -180,10 +181,12 @@ class ControlPlane:
         standing = {registration.name: to_workload(registration) for registration in self.registrations}
         self._apply({**{change.key: change for change in changes}, **cast("dict[Any, Any]", standing)})
         await self._start_tasting()
-        self.pilot.source.trust.put(self.certificates.trust)
         self.pilot.source.ready = True
         self.pilot.source.on_rejections = self._show_problems
         self.ads = AdsServer(self.pilot.source)
+        self.certificates.follow(
+            Proxies(self.pilot.source.trust, lambda: self.ads.hub.streams, lambda: self.registrations)
+        )
         self.reporter = Reporter(self)
         await self._stack.enter_async_context(self._servers())
         self._stack.callback(self._leave_network)

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lateen import __version__
+from lateen.citadel.rotation import Phase
+from lateen.pilot.serving.expiry import expiry_metrics
 from lateen.pilot.taste.taster import TasteStats
 from lateen.pilot.xds.type_urls import CDS, ECDS, EDS, LDS, NDS, RDS, SDS, short_name
 
@@ -69,6 +71,21 @@ def _lines(plane: ControlPlane) -> Iterator[str]:
         ("lateen_tasting_envoy_starts_total", "counter", "starts of the tasting Envoy", taste.starts),
     ):
         yield from _metric(name, kind, text, {"": value})
+    for name, text, value in expiry_metrics(plane.certificates.roots):
+        yield from _metric(name, "gauge", text, {"": value})
+    yield from _metric(
+        "lateen_ca_rotation",
+        "gauge",
+        "1 for the phase that the rotation of what signs is in",
+        {_labels(phase=phase.value): int(phase is plane.certificates.roots.state.phase) for phase in Phase},
+    )
+    report = plane.certificates.root_service.tell()
+    yield from _metric(
+        "lateen_trust_bundle_workloads",
+        "gauge",
+        "registered workloads by whether they have proven to use the current trust bundle",
+        {_labels(proven="true"): report.trusting, _labels(proven="false"): report.workloads - report.trusting},
+    )
 
 
 def _metric(name: str, kind: str, text: str, samples: Samples) -> Iterator[str]:

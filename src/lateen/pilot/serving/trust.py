@@ -13,10 +13,11 @@ from lateen.pilot.translate.pack import resource_of_bytes
 from lateen.pilot.xds.source import Delta, Resource
 from lateen.pilot.xds.stream import Stream
 from lateen.pilot.xds.type_urls import TRUST
+from lateen.wire.local import Registration
 from lateen.wire.trust import TrustUpdate
 from lateen.wire.trust_messages import TRUST_RESOURCE, TRUST_TYPE_URL, encode_trust
 
-__all__ = ["Holding", "TrustSlice", "trust_holders"]
+__all__ = ["Holding", "Proxies", "TrustSlice", "trust_holders"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,29 @@ class TrustSlice:
 
     def release(self, name: str) -> None:
         """Nothing to do: there is one, and it is told to all."""
+
+
+class Proxies:
+    """What is known of the proxies of one control plane. Implements `root_service.Census`."""
+
+    def __init__(
+        self,
+        slice: TrustSlice,  # the word of this server
+        streams: Callable[[], Iterable[Stream]],
+        registrations: Callable[[], Iterable[Registration]],
+    ) -> None:
+        self.slice = slice
+        self._streams = streams
+        self._registrations = registrations
+
+    def registrations(self) -> Iterable[Registration]:
+        return self._registrations()
+
+    def holders(self) -> dict[str, Holding]:
+        return trust_holders(self._streams())
+
+    def version(self) -> str:
+        return self.slice.version
 
 
 def trust_holders(streams: Iterable[Stream]) -> dict[str, Holding]:

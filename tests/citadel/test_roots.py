@@ -1,0 +1,380 @@
+"""Roots in force: self-signed, plugged in, replaced while running, after every restart, and left alone when faulty."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from tests.fakes.certs import START, ManualClock, p256_csr, pem_of
+from tests.fakes.pki import DAY, Link, make_link, plug, swap
+
+from lateen.citadel.roots import Roots
+from lateen.citadel.rotation import Facts, Phase, Waiting
+from lateen.citadel.store import RootWish
+from lateen.errors import BadInput, Refused
+from lateen.wire.spiffe import SpiffeId
+
+TD = "cluster.local"
+AWAY = Facts(untrusting=(Waiting("a", "away"),))
+ME = SpiffeId(TD, "a", "b")
+
+
+class World:
+    """One state folder, opened again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = ManualClock()
+        self.plugged: Path | None = None
+        self.wish = RootWish()
+        self.steps: list[str] = []
+
+    def open(self) -> Roots:
+        roots = Roots.open(self.folder / "ca", TD, plugged=self.plugged, wish=self.wish, clock=self.clock, log=Quiet())
+        roots.on_step = self.steps.append
+        roots.issued_until = lambda: START + timedelta(hours=1)  # what `signer_of` has issued
+        return roots
+
+    def link(self, name: str, above: Link | None = None, **fields: Any) -> Link:
+        return make_link(name, above, now=self.clock.now, **fields)
+
+    def plug(self, way: list[Link], believed: list[Link]) -> None:
+        self.plugged = self.folder / "plugged"
+        plug(self.plugged, way, believed)
+
+
+class Quiet:
+    def __getattr__(self, _: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def signer_of(roots: Roots) -> x509.Certificate:
+    """Return the certificate that has signed a leaf that is issued now."""
+    issued = roots.authority.issue(p256_csr(), ME, timedelta(hours=1))
+    leaf = x509.load_pem_x509_certificate(issued.leaf)
+    signer = roots.signing.certificate
+    leaf.verify_directly_issued_by(signer)
+    return signer
+
+
+def believed(roots: Roots) -> set[x509.Certificate]:
+    return set(x509.load_pem_x509_certificates(roots.authority.root_pem))
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("p256", 256), ("p384", 384), ("rsa2048", 2048), ("rsa4096", 4096)], ids=lambda v: str(v)
+)
+def test_self_signed_roots_of_every_kind(world: World, kind: str, size: int) -> None:
+    world.wish = RootWish(kind, timedelta(days=30))
+    roots = world.open()
+    root = signer_of(roots)
+    key = root.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey)
+    assert key.key_size == size
+    assert root.not_valid_after_utc - START == timedelta(days=30)
+    assert signer_of(world.open()) == root
+
+
+def test_a_kind_that_is_none(world: World) -> None:
+    with pytest.raises(BadInput, match="key of the root: one of p256, p384, rsa2048, rsa4096 wanted, got 'rsa1024'"):
+        RootWish("rsa1024")
+
+
+def test_a_root_is_replaced_over_restarts_at_every_step(world: World) -> None:
+    roots = world.open()
+    old = signer_of(roots)
+    roots.rotate("asked for")
+    roots.advance(AWAY)
+    for _ in range(2):
+        assert roots.state.phase is Phase.DISTRIBUTING
+        assert signer_of(roots) == old
+        assert len(believed(roots)) == 2
+        roots = world.open()
+        roots.advance(AWAY)
+    (new,) = believed(roots) - {old}
+    roots.advance(Facts())
+    for _ in range(2):
+        assert roots.state.phase is Phase.REISSUING
+        assert signer_of(roots) == new
+        assert believed(roots) == {old, new}
+        roots = world.open()
+        roots.advance(Facts())
+    world.clock.advance(timedelta(hours=1))  # the last old certificate expires
+    roots.advance(Facts())
+    for _ in range(2):
+        assert roots.state.phase is Phase.STEADY
+        assert signer_of(roots) == new
+        assert believed(roots) == {new}
+        roots = world.open()
+    assert not (world.folder / "ca" / "ca-key.pem").exists(), "the old root's key is gone"
+    assert world.steps == ["rotation begins: asked for", "new root signs: asked for", "rotation done"]
+
+
+def test_what_the_trail_knows_is_waited_for(world: World) -> None:
+    roots = world.open()
+    roots.issued_until = lambda: START + timedelta(hours=5)
+    roots.rotate("asked for")
+    roots.advance(Facts())
+    assert roots.state.leaves_until == START + timedelta(hours=5)
+    world.clock.advance(timedelta(hours=5) - timedelta(seconds=1))
+    roots.advance(Facts())
+    assert roots.state.phase is Phase.REISSUING
+
+
+def test_aborted_at_either_step(world: World) -> None:
+    roots = world.open()
+    old = signer_of(roots)
+    roots.rotate("asked for")
+    roots.abort()
+    assert believed(world.open()) == {old}
+    roots = world.open()
+    roots.rotate("again")
+    roots.advance(Facts())
+    new = signer_of(roots)
+    roots.abort()
+    for _ in range(2):
+        assert signer_of(roots) == old
+        assert believed(roots) == {old, new}
+        roots = world.open()
+    world.clock.advance(timedelta(hours=1))
+    roots.advance(Facts())
+    assert believed(world.open()) == {old}
+    assert [entry.name for entry in (world.folder / "ca").iterdir() if entry.name.startswith("gen-")] == []
+
+
+def test_a_self_signed_root_is_replaced_before_it_grows_old(world: World) -> None:
+    world.wish = RootWish(lifetime=10 * DAY)
+    roots = world.open()
+    world.clock.advance(timedelta(days=7.99))
+    roots.renew_if_due()
+    assert roots.state.phase is Phase.STEADY
+    world.clock.advance(timedelta(days=0.05))
+    roots.renew_if_due()
+    assert roots.state.phase is Phase.DISTRIBUTING
+    assert roots.state.reason == "19 % of the root's life are left"
+    roots.renew_if_due()
+    roots.advance(Facts())
+    assert signer_of(roots).not_valid_after_utc == world.clock.now + 10 * DAY
+
+
+def test_a_mesh_may_begin_with_what_is_plugged_in(world: World) -> None:
+    root = world.link("root")
+    signer = world.link("signer", root)
+    world.plug([signer], [root])
+    roots = world.open()
+    assert signer_of(roots) == signer.certificate
+    assert believed(roots) == {root.certificate}
+    assert world.plugged is not None
+    shutil.rmtree(world.plugged)
+    roots = world.open()  # what is in force stays
+    assert signer_of(roots) == signer.certificate
+    assert "No such file" in roots.problem
+
+
+def test_another_intermediate_signs_at_once(world: World) -> None:
+    root = world.link("root")
+    world.plug([world.link("one", root)], [root])
+    roots = world.open()
+    path = roots.authority.signing_path
+    assert world.plugged is not None
+    other = world.link("two", root)
+    swap(world.plugged, [other], [root])
+    roots.look_at_plugged()
+    assert roots.state.phase is Phase.STEADY
+    assert signer_of(roots) == other.certificate
+    assert roots.authority.signing_path != path
+    assert signer_of(world.open()) == other.certificate
+
+
+def test_other_roots_are_believed_before_they_sign(world: World) -> None:
+    first, second = world.link("first"), world.link("second")
+    world.plug([world.link("one", first)], [first])
+    roots = world.open()
+    before = signer_of(roots)
+    assert world.plugged is not None
+    signer = world.link("two", second)
+    swap(world.plugged, [signer], [second])
+    roots.look_at_plugged()
+    roots.look_at_plugged()  # once is enough
+    assert roots.state.phase is Phase.DISTRIBUTING
+    roots = world.open()  # the folder holds the new ones only
+    assert signer_of(roots) == before
+    assert believed(roots) == {first.certificate, second.certificate}
+    roots.advance(Facts())
+    assert signer_of(roots) == signer.certificate
+    world.clock.advance(timedelta(hours=1))
+    roots.advance(Facts())
+    assert believed(roots) == {second.certificate}
+
+
+def test_from_self_signed_to_plugged_in_and_back(world: World) -> None:
+    own = signer_of(world.open())
+    root = world.link("root")
+    world.plug([root], [root])
+    roots = world.open()
+    assert roots.state.phase is Phase.DISTRIBUTING
+    assert believed(roots) == {own, root.certificate}
+    roots.advance(Facts())
+    world.clock.advance(timedelta(hours=1))
+    roots.advance(Facts())
+    assert believed(roots) == {root.certificate}
+    with pytest.raises(Refused, match="put the new files there"):
+        roots.rotate("asked for")
+    world.plugged = None
+    roots = world.open()
+    assert signer_of(roots) == root.certificate
+    roots.rotate("back")
+    assert roots.state.phase is Phase.DISTRIBUTING
+
+
+def test_more_roots_are_believed_and_fewer_later(world: World) -> None:
+    first, second = world.link("first"), world.link("second")
+    signer = world.link("one", first)
+    world.plug([signer], [first])
+    roots = world.open()
+    assert world.plugged is not None
+    swap(world.plugged, [signer], [first, second])
+    roots.look_at_plugged()
+    roots.advance(Facts(roots_leave=roots.roots_leave()))
+    roots.advance(Facts(roots_leave=roots.roots_leave()))
+    assert roots.state.phase is Phase.STEADY
+    assert believed(roots) == {first.certificate, second.certificate}
+    swap(world.plugged, [signer], [first])
+    roots.look_at_plugged()
+    roots.advance(Facts(roots_leave=roots.roots_leave()))
+    roots.advance(Facts(roots_leave=roots.roots_leave(), unrenewed=(Waiting("a", "slow"),)))
+    assert roots.state.phase is Phase.REISSUING
+    assert believed(roots) == {first.certificate, second.certificate}
+
+
+def test_a_faulty_set_changes_nothing_and_is_told(world: World) -> None:
+    root = world.link("root")
+    signer = world.link("signer", root)
+    world.plug([signer], [root])
+    roots = world.open()
+    assert world.plugged is not None
+    (world.plugged / "root-cert.pem").write_bytes(pem_of(world.link("other").certificate))
+    roots.look_at_plugged()
+    assert str(world.plugged / "ca-cert.pem") in roots.problem
+    assert "is not signed by any" in roots.problem
+    assert signer_of(roots) == signer.certificate
+    assert signer_of(world.open()) == signer.certificate
+    (world.plugged / "root-cert.pem").write_bytes(pem_of(root.certificate))
+    roots.look_at_plugged()
+    assert roots.problem == ""
+
+
+def test_a_faulty_set_at_the_very_start_is_an_error(world: World) -> None:
+    root = world.link("root")
+    world.plug([world.link("signer", root)], [root])
+    assert world.plugged is not None
+    (world.plugged / "ca-key.pem").unlink()
+    with pytest.raises(BadInput, match=r"ca-key\.pem: is missing"):
+        world.open()
+    assert not (world.folder / "ca").exists()
+
+
+def test_an_aborted_set_is_not_tried_again(world: World) -> None:
+    own = signer_of(world.open())
+    root = world.link("root")
+    world.plug([root], [root])
+    roots = world.open()
+    roots.abort()
+    roots.look_at_plugged()
+    assert believed(roots) == {own}
+    assert "was aborted" in roots.problem
+    roots = world.open()
+    assert believed(roots) == {own}
+    other = world.link("other")
+    assert world.plugged is not None
+    swap(world.plugged, [other], [other])
+    roots.look_at_plugged()
+    assert believed(roots) == {own, other.certificate}
+
+
+def test_a_change_during_a_rotation(world: World) -> None:
+    links = [world.link(f"root {n}") for n in range(3)]
+    world.plug([links[0]], [links[0]])
+    roots = world.open()
+    assert world.plugged is not None
+    for link in links[1:]:
+        swap(world.plugged, [link], [link])
+        roots.look_at_plugged()
+    assert believed(roots) == {links[0].certificate, links[2].certificate}
+    roots.advance(Facts())
+    swap(world.plugged, [links[1]], [links[1]])
+    roots.look_at_plugged()
+    assert "waits until the rotation that is on has ended" in roots.problem
+    assert signer_of(roots) == links[2].certificate
+    world.clock.advance(timedelta(hours=1))
+    roots.advance(Facts())
+    assert roots.state.phase is Phase.DISTRIBUTING
+    assert believed(roots) == {links[1].certificate, links[2].certificate}
+
+
+def test_what_has_expired_gives_way(world: World) -> None:
+    root = world.link("root")
+    world.plug([world.link("short", root, life=timedelta(minutes=5))], [root])
+    roots = world.open()
+    issued = roots.authority.issue(p256_csr(), ME, timedelta(hours=24))
+    assert issued.not_after == roots.signing.certificate.not_valid_after_utc
+    world.clock.advance(timedelta(minutes=6))
+    with pytest.raises(BadInput, match="expired at"):
+        world.open()
+    fresh = world.link("fresh", root)
+    assert world.plugged is not None
+    swap(world.plugged, [fresh], [root])
+    assert signer_of(world.open()) == fresh.certificate
+
+
+def test_a_rotation_whose_old_root_expires_is_over(world: World) -> None:
+    world.wish = RootWish(lifetime=DAY)
+    world.open()
+    world.wish = RootWish(lifetime=10 * DAY)
+    roots = world.open()
+    roots.rotate("asked for")
+    roots.advance(Facts())
+    new = signer_of(roots)
+    assert len(believed(world.open())) == 2
+    world.clock.advance(DAY)
+    roots = world.open()
+    assert roots.state.phase is Phase.STEADY
+    assert believed(roots) == {new}
+
+
+@pytest.mark.parametrize("text", ["{", '{"signing": "gen-0123"}', '{"signing": "gen-../x"}'])
+def test_a_damaged_state_is_told_and_not_repaired(world: World, text: str) -> None:
+    world.open()
+    (world.folder / "ca" / "rotation.json").write_text(text)
+    with pytest.raises(BadInput, match=r"rotation\.json"):
+        world.open()
+    assert (world.folder / "ca" / "ca-key.pem").exists()
+
+
+def test_a_crash_between_two_files_leaves_one_state_or_the_other(world: World, monkeypatch: Any) -> None:
+    roots = world.open()
+    old = signer_of(roots)
+    monkeypatch.setattr("lateen.citadel.keystore.Keystore.put_state", _crash)
+    with pytest.raises(OSError, match="power"):
+        roots.rotate("asked for")
+    monkeypatch.undo()
+    roots = world.open()
+    assert roots.state.phase is Phase.STEADY
+    assert believed(roots) == {old}
+    roots.rotate("again")
+    assert len([e for e in (world.folder / "ca").iterdir() if e.name.startswith("gen-")]) == 1, "the rest is swept"
+
+
+def _crash(*_: object) -> None:
+    raise OSError("power cut")

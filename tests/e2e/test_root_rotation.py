@@ -1,0 +1,127 @@
+"""Roots are replaced in a mesh that works: no request fails, whatever is restarted, stopped or away meanwhile."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.harness import ECHO, MeshRun, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.timeout(150)]
+
+CALLER = Path(__file__).parent / "apps" / "caller.py"
+
+
+# Without it, proxies would go on with the connections that they have, and nothing would be checked by any root.
+NEW_CONNECTIONS = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: back, namespace: default}
+spec:
+  host: back
+  trafficPolicy:
+    connectionPool: {http: {maxRequestsPerConnection: 1}}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: istio-system}
+spec:
+  mtls: {mode: STRICT}
+"""
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[MeshRun]:
+    run = MeshRun(extra=["--cert-ttl", "20s"])
+    try:
+        run.write("tls.yaml", NEW_CONNECTIONS)
+        run.up()
+        for service in ("front", "back"):
+            run.workload(service, "v1", [sys.executable, str(ECHO)], words=["--service-account", service])
+        run.wait_ready("front-v1", "back-v1")
+        yield run
+    finally:
+        run.close()
+
+
+def ca(mesh: MeshRun, *words: str) -> Any:
+    result = mesh.run("ca", *words, "-o", "json", seconds=60)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def served_roots(mesh: MeshRun, workload: str) -> set[str]:
+    """Return the serials of the roots by which a workload's Envoy checks its peers."""
+    certificates = json.loads(mesh.admin(workload, "/certs"))["certificates"]
+    return {each["serial_number"].lstrip("0") for one in certificates for each in one.get("ca_cert", ())}
+
+
+def issuer_serials(mesh: MeshRun) -> set[str]:
+    return {root["serial"] for root in ca(mesh, "root")}
+
+
+def connections(mesh: MeshRun, workload: str, cluster: str) -> int:
+    """Return how many connections a proxy has made to the endpoints of a cluster."""
+    clusters = json.loads(mesh.admin(workload, "/clusters?format=json"))["cluster_statuses"]
+    (hosts,) = (each["host_statuses"] for each in clusters if each["name"] == cluster)
+    return sum(int(s.get("value", 0)) for host in hosts for s in host["stats"] if s["name"] == "cx_total")
+
+
+def test_the_root_is_replaced_under_load_over_restarts_and_with_a_proxy_away(mesh: MeshRun) -> None:
+    (old,) = issuer_serials(mesh)
+    load = mesh.start_inside("front-v1", [sys.executable, str(CALLER), "http://back:9080/", "90", "0.02"])
+    back = mesh.processes["back-v1"]
+
+    # A workload that is away holds the rotation up, and is named.
+    back.send_signal(signal.SIGSTOP)
+    try:
+        assert ca(mesh, "rotate", "root")["phase"] == "distributing"
+        eventually(
+            lambda: [w["workload"] for w in ca(mesh, "rotate")["waitsFor"]] == ["back-v1"], what="front is there"
+        )
+        assert len(issuer_serials(mesh)) == 2
+        # Nothing is signed by the new root meanwhile, and a control plane that ends here goes on where it was.
+        assert ca(mesh, "status")["chain"][0]["serial"] == old
+        mesh.stop("up", number=signal.SIGKILL)
+        mesh.up()
+        assert ca(mesh, "rotate")["phase"] == "distributing"
+        assert ca(mesh, "status")["chain"][0]["serial"] == old
+        time.sleep(1.0)
+        assert [w["workload"] for w in ca(mesh, "rotate")["waitsFor"]] == ["back-v1"]
+    finally:
+        back.send_signal(signal.SIGCONT)
+
+    eventually(lambda: ca(mesh, "rotate")["phase"] == "reissuing", what="all trust the new root")
+    (new,) = issuer_serials(mesh) - {old}
+    assert ca(mesh, "status")["chain"][0]["serial"] == new
+    mesh.stop("up", number=signal.SIGKILL)
+    mesh.up()
+    assert len(issuer_serials(mesh)) == 2
+    eventually(lambda: ca(mesh, "rotate")["waitsFor"] == [], what="both use certificates of the new root")
+    assert ca(mesh, "rotate")["phase"] == "reissuing"  # others may have been issued, and have not expired
+    assert ca(mesh, "rotate", "finish")["phase"] == "steady"
+    assert issuer_serials(mesh) == {new}
+    for name in ("front-v1", "back-v1"):
+        eventually(lambda name=name: served_roots(mesh, name) == {new}, what=f"{name} forgets the old root")  # type: ignore[misc]
+
+    load.send_signal(signal.SIGINT)
+    out, err = load.communicate(timeout=10)
+    result = json.loads(out or b"{}")
+    assert result, err
+    assert result["bad"] == []
+    assert result["sent"] > 200
+    assert result["kept_reopened"] == 0
+    events = [entry["reason"] for entry in ca(mesh, "audit", "--event", "roots-changed")]
+    assert [event.split(":")[0] for event in events] == [
+        "rotation begins",
+        "new root signs",
+        "rotation hurried",
+        "rotation done",
+    ]
+    assert connections(mesh, "front-v1", "outbound|9080||back.default.svc.cluster.local") > 200
