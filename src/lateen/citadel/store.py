@@ -179,6 +179,8 @@ def _load_certificate(path: Path, now: datetime) -> x509.Certificate:
         public_key = certificate.public_key()
         is_authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
         may_sign = certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+        if not (is_authority and may_sign):
+            raise BadInput(f"{path}: no certificate of an authority: basic constraints or key usage do not let it sign")
         certificate.verify_directly_issued_by(certificate)
     except x509.ExtensionNotFound as error:
         raise BadInput(f"{path}: no certificate of an authority: {error}") from error
@@ -190,8 +192,6 @@ def _load_certificate(path: Path, now: datetime) -> x509.Certificate:
         check_key(public_key)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error
-    if not (is_authority and may_sign):
-        raise BadInput(f"{path}: no certificate of an authority: basic constraints or key usage do not let it sign")
     if now >= certificate.not_valid_after_utc:
         raise Expired(
             f"{path}: expired at {certificate.not_valid_after_utc}, and it is {now:%Y-%m-%d %H:%M:%S%z} now: move "
