@@ -29,6 +29,7 @@ PROOF = re.compile(r"`((?:cases|golden)/[\w./-]+|tests/[\w/]+\.py::\w+(?:\[[^]`]
 
 # Kinds whose fields are written down in this form.
 KINDS: tuple[str, ...] = (
+    "AuthorizationPolicy",
     "DestinationRule",
     "EnvoyFilter",
     "Gateway",

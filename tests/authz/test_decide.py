@@ -106,7 +106,7 @@ def test_a_decision_says_which_rule_where_and_why() -> None:
     assert "default/p0, rule 1: path is /b, wanted /a/*" in refused.why
 
 
-def test_custom_comes_before_tokens_and_asks_one_provider() -> None:
+def test_custom_comes_before_tokens_and_asks_every_provider() -> None:
     asking = policies(
         "{action: CUSTOM, provider: {name: opa}, rules: [{to: [{operation: {paths: [/a*]}}]}]}\n---\nrules: [{}]"
     )
@@ -116,7 +116,9 @@ def test_custom_comes_before_tokens_and_asks_one_provider() -> None:
     assert decide(asking, http("/a", token="invalid")).status == 401
     assert decide(asking, http("/a", token="invalid"), providers={}).status == 403
     second = policies("{metadata: {name: x}, action: CUSTOM, provider: {name: other}, rules: [{}]}")
-    assert decide((*asking, *second), http("/b")).status == 403
+    assert decide((*asking, *second), http("/b")).asks == ("other",)
+    assert decide((*second, *asking), http("/a")).asks == ("opa", "other")
+    assert decide((*second, *asking), http("/a"), providers={"opa": "grpc"}).status == 403
     assert decide(asking, tcp(), providers={"opa": "http"}) == Decision(
         allowed=True, status=200, action="ALLOW", match=decide(asking, tcp()).match, why=decide(asking, tcp()).why
     )

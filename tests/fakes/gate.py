@@ -224,14 +224,17 @@ class Gate:
         method: str = "GET",
         host: str = "app",
         headers: Sequence[tuple[str, str]] = (),
+        body: bytes = b"",
         port: int = 0,
         source: str = "127.0.0.1",
     ) -> Reply:
         """Send one HTTP/1.1 request, its head exactly as told, on a connection of its own."""
         lines = [f"{method} {path} HTTP/1.1", f"host: {host}", *(f"{name}: {value}" for name, value in headers)]
+        if body:
+            lines.append(f"content-length: {len(body)}")
         try:
             with self.connect(account, port=port, source=source) as sock:
-                sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+                sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
                 with closing(http.client.HTTPResponse(sock, method=method)) as response:
                     response.begin()
                     known = {name.lower(): value for name, value in response.getheaders()}

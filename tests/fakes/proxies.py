@@ -439,6 +439,7 @@ class HttpApp:
 
             def do_GET(self) -> None:  # http.server's name
                 asked = {"path": self.path, "method": self.command, "headers": dict(self.headers.items())}
+                self.rfile.read(int(self.headers.get("content-length", 0)))
                 app.requests.append(asked)
                 app.asked(self.path)
                 if app.delay_seconds:

@@ -101,18 +101,17 @@ def _custom(
 ) -> tuple[tuple[str, ...], tuple[Match, str] | None]:
     """Return whom to ask, or the match that is refused because there is nobody to ask, and why."""
     custom = [policy for policy in policies if policy.spec.action == "CUSTOM"]
-    named = sorted({_provider(policy) for policy in custom})
-    match = next(_matches(custom, "CUSTOM", seen), None)
-    if match is None:
-        return (), None
-    if len(named) > 1:
-        return (), (match, f"{match} would ask one of several providers ({', '.join(named)}); a workload may have one")
-    kind = "grpc" if providers is None else providers.get(named[0])
-    if kind is None:
-        return (), (match, f"{match} asks provider {named[0]}, which is not defined")
-    if kind == "http" and seen.request.http is None:
-        return (), None  # there is no HTTP request to ask about
-    return (named[0],), None
+    asks = []
+    for name in sorted({_provider(policy) for policy in custom}):
+        match = next(_matches([policy for policy in custom if _provider(policy) == name], "CUSTOM", seen), None)
+        if match is None:
+            continue
+        kind = "grpc" if providers is None else providers.get(name)
+        if kind is None:
+            return (), (match, f"{match} asks provider {name}, which is not defined")
+        if kind == "grpc" or seen.request.http is not None:  # one that speaks HTTP is not asked about bytes
+            asks.append(name)
+    return tuple(asks), None
 
 
 def _provider(policy: Policy) -> str:

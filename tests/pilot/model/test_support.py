@@ -143,6 +143,13 @@ _PORTS = "ports: [{port: 80, name: http}]"
         ),
         pytest.param(
             "MeshConfig",
+            "{extensionProviders: [{name: ask, envoyExtAuthzGrpc: {service: a.b, port: 1}}, "
+            "{name: trace, zipkin: {service: a.b, port: 1}}]}",
+            ["spec.extensionProviders[1]"],
+            id="mesh providers",
+        ),
+        pytest.param(
+            "MeshConfig",
             "{proxyListenPort: 16001, proxyInboundListenPort: 16006, proxyHttpPort: 8118}",
             ["spec.proxyListenPort", "spec.proxyInboundListenPort"],
             id="mesh ports",

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from google.protobuf.message import Message
+from tests.pilot.translate.authz_cases import ASKING, DECIDING, TRIED
 
 from lateen.api import destination_rule as dr
 from lateen.api import virtual_service as vs
@@ -51,6 +52,7 @@ from lateen.pilot.model.values import (
     VirtualOutboundInput,
     ZoneAware,
 )
+from lateen.pilot.model.values_authz import Spelling
 from lateen.pilot.translate.clusters import (
     build_dynamic_cluster,
     build_fixed_clusters,
@@ -623,6 +625,20 @@ INBOUND: dict[str, InboundListenerInput] = {
         telemetry=logged(),
     ),
     "no-ports": inbound(passthrough_mtls=MtlsMode.STRICT),
+    "policies": inbound(
+        inbound_port(port=8001, mtls=MtlsMode.STRICT),
+        inbound_port(port=8002, protocol=Protocol.TCP, mtls=MtlsMode.STRICT, service=None),
+        authorization=DECIDING,
+        spelling=Spelling(paths="DECODE_AND_MERGE_SLASHES", underscores=False),
+    ),
+    "policies-tried-out": inbound(inbound_port(port=8001, protocol=Protocol.AUTO), authorization=TRIED),
+    "authorizers": inbound(
+        inbound_port(port=8001),
+        inbound_port(port=8002, protocol=Protocol.TCP, service=None),
+        authorization=ASKING,
+        spelling=Spelling(paths="MERGE_SLASHES"),
+    ),
+    "paths-as-they-come": inbound(inbound_port(), spelling=Spelling(paths="NONE")),
     "explicit": inbound(
         inbound_port(bind="127.77.0.3", forward="127.0.0.1:31234", protocol=Protocol.AUTO), capture=False
     ),
@@ -641,6 +657,16 @@ GATEWAYS: dict[str, GatewayListenerInput] = {
         num_trusted_proxies=2,
         telemetry=logged(json=True),
         tracing_percent=1.0,
+    ),
+    "policies": GatewayListenerInput(
+        bind="0.0.0.0",
+        port=443,
+        servers=(GatewayServer(tls=server_tls(), http_route="https.443.web.shop.default"),),
+        authorization=TRIED,
+        telemetry=QUIET,
+    ),
+    "policies-on-tcp": GatewayListenerInput(
+        bind="0.0.0.0", port=9000, servers=(GatewayServer(tcp=(tcp(),)),), authorization=TRIED, telemetry=QUIET
     ),
     "tcp": GatewayListenerInput(bind="0.0.0.0", port=9000, servers=(GatewayServer(tcp=(tcp(),)),), telemetry=QUIET),
     "tls-passthrough": GatewayListenerInput(

@@ -6,13 +6,15 @@ here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lateen.api.base import Object, ResourceKey
 from lateen.api.policy_reading import looks_at_paths, names_of_headers
 from lateen.flow import Read
 from lateen.pilot.model.attachment import Attachment
-from lateen.pilot.model.mesh import Mesh, MeshSettings
+from lateen.pilot.model.authorizers import Authorizers
+from lateen.pilot.model.mesh import Mesh, MeshSettings, View
 from lateen.pilot.model.values_authz import AS_IN_ISTIO, NO_AUTHORIZATION, Authorization, PolicyInput, Spelling
 
 __all__ = ["Authorizations"]
@@ -40,17 +42,27 @@ class Authorizations:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._attachment = Attachment(mesh, KIND)
+        self.authorizers = Authorizers(mesh)
         # policy -> _Policy | None; equal where only its place or its selector changed
         self._policy = mesh.graph.derive("authorization policies", self._policy_of)
 
-    def of(self, read: Read, *, kind: str, namespace: str, labels: tuple[tuple[str, str], ...]) -> Authorization:
-        """Return what is in force at a proxy. `kind` is "sidecar" or "gateway"; `labels` are the workload's, sorted."""
+    def of(
+        self, read: Read, *, kind: str, namespace: str, labels: tuple[tuple[str, str], ...], view: Callable[[], View]
+    ) -> Authorization:
+        """Return what is in force at a proxy.
+
+        `kind` is "sidecar" or "gateway"; `labels` are the workload's, sorted. `view` is asked only if it matters: who
+        looks at it is computed anew with it.
+        """
         policies = self._in_force(read, kind, namespace, labels)
         if not policies:
             return NO_AUTHORIZATION
         settings: MeshSettings = read.get(self._mesh.settings, "mesh")
+        asked = sorted({policy.content.provider for policy in policies if policy.content.action == "CUSTOM"})
         return Authorization(
-            policies=tuple(policy.content for policy in policies), trust_domains=settings.trust_domains
+            policies=tuple(policy.content for policy in policies),
+            trust_domains=settings.trust_domains,
+            authorizers=tuple(self.authorizers.for_view(read, view(), name) for name in asked),
         )
 
     def spelling(self, read: Read, *, kind: str, namespace: str, labels: tuple[tuple[str, str], ...]) -> Spelling:

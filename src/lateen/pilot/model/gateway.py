@@ -150,7 +150,7 @@ class Gateways:
             "telemetry": settings.telemetry,
             "num_trusted_proxies": (topology and topology.num_trusted_proxies) or 0,
             "forward_client_cert": (topology and topology.forward_client_cert_details) or "",
-            "authorization": self._authorizations.of(read, **who),
+            "authorization": self._authorizations.of(read, **who, view=lambda: view),
             "spelling": self._authorizations.spelling(read, **who),
         }
         for port in read.get(self.servers, view)[0]:

@@ -10,7 +10,7 @@ from lateen.api.protocol import Protocol, parse_protocol
 from lateen.flow import Read
 from lateen.pilot.model.authorization import Authorizations
 from lateen.pilot.model.ingress import ingress_ports, pool_of
-from lateen.pilot.model.mesh import Mesh, MeshSettings
+from lateen.pilot.model.mesh import Mesh, MeshSettings, View
 from lateen.pilot.model.places import served_at
 from lateen.pilot.model.policy import effective_policy, tcp_limits
 from lateen.pilot.model.server_tls import build_server_tls
@@ -79,7 +79,7 @@ class Inbound:
             localhost=settings.inbound_localhost,
             capture=workload.capture,
             ips=(workload.ip,),
-            authorization=self._authorizations.of(read, **who),
+            authorization=self._authorizations.of(read, **who, view=lambda: self._view(read, name)),
             spelling=self._authorizations.spelling(read, **who),
             telemetry=settings.telemetry,
         )
@@ -91,6 +91,11 @@ class Inbound:
         key = (workload.namespace, labels)
         written = (number for number in read.get(self.mesh.mtls_ports, key) if number not in ports)
         return tuple((number, read.get(self.mesh.port_mtls, (*key, number))) for number in written)
+
+    def _view(self, read: Read, name: str) -> View:
+        view: View | None = read.get(self.mesh.view, name)
+        assert view is not None  # the workload is there
+        return view
 
     def _served(self, read: Read, workload: Workload) -> dict[int, tuple[Service | None, ServicePort]]:
         """What the workload serves by port of its own: for which service (None: none), and as which port of it."""

@@ -14,6 +14,7 @@ import msgspec
 from lateen.api.base import Object, Problem
 from lateen.api.names import is_ip, is_partial_wildcard
 from lateen.api.protocol import known_protocol
+from lateen.api.providers import BUILT_IN_PROVIDERS
 from lateen.pilot.model.proxy_config import is_allowed_variable
 from lateen.pilot.registry.values import CLUSTER_ID
 
@@ -114,7 +115,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
                 "enableEnvoyAccessLogService",
                 "disableEnvoyListenerLog",
                 "enablePrometheusMerge",
-                "extensionProviders",
                 "defaultProviders",
             ),
             "",
@@ -212,6 +212,10 @@ def _untaken_mesh(obj: Object) -> Iterator[tuple[str, str]]:
     """Yield what of a MeshConfig depends on more than its fields being set."""
     if obj.spec.default_config is not None:
         yield from _unset(obj.spec.default_config.proxy_metadata, "spec.defaultConfig.proxyMetadata")
+    for i, provider in enumerate(obj.spec.extension_providers or ()):
+        acts = provider.envoy_ext_authz_http is not None or provider.envoy_ext_authz_grpc is not None
+        if not acts and provider not in BUILT_IN_PROVIDERS:
+            yield f"spec.extensionProviders[{i}]", "only authorizers are asked for now"
     visibility = obj.spec.service_entry_visibility
     if visibility is not None and not visibility.apply_to_sidecars:
         yield "spec.serviceEntryVisibility", "without applyToSidecars it is for ambient proxies, which are none"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["AS_IN_ISTIO", "NO_AUTHORIZATION", "Authorization", "PolicyInput", "Spelling"]
+__all__ = ["AS_IN_ISTIO", "NO_AUTHORIZATION", "Authorization", "Authorizer", "PolicyInput", "Spelling"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +24,24 @@ class PolicyInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Authorizer:
+    """One external authorizer, as MeshConfig's `extensionProviders` define it: one of `http`, `grpc`, `fault`."""
+
+    name: str
+    cluster: str = ""
+    authority: str = ""  # the Host of requests to it
+    http: Any = None  # api ExtAuthzHttp
+    grpc: Any = None  # api ExtAuthzGrpc
+    fault: str = ""  # why it cannot be asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Authorization:
     """All policies of one listener, those of the root namespace first, then the oldest."""
 
     policies: tuple[PolicyInput, ...] = ()
     trust_domains: tuple[str, ...] = ()  # the own one and its aliases, which principals are spelled out for
+    authorizers: tuple[Authorizer, ...] = ()  # those that CUSTOM policies name, by name
 
 
 NO_AUTHORIZATION = Authorization()

@@ -15,6 +15,7 @@ from lateen.api.base import Object, Problem, ResourceKey
 from lateen.errors import Unavailable
 from lateen.flow import Graph
 from lateen.pilot.model.authorization import Authorizations
+from lateen.pilot.model.authorization_findings import AuthorizationFindings
 from lateen.pilot.model.claims import Claims
 from lateen.pilot.model.credentials import Credentials
 from lateen.pilot.model.envoy_filters import EnvoyFilters, PatchId, parse_patch_id
@@ -80,6 +81,7 @@ class Pilot:
         self._rivals = Rivals()
         self.findings = Findings(
             {
+                "AuthorizationPolicy": AuthorizationFindings(self.mesh, authorizations).found,
                 "DestinationRule": RuleFindings(self.mesh).found,
                 "VirtualService": VirtualServiceFindings(self.mesh, self.outbound.virtual_services).found,
             }

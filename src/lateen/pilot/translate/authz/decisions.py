@@ -8,28 +8,21 @@ filter's shadow rules. Rules: docs/api/AuthorizationPolicy.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from envoy.config.listener.v3.listener_components_pb2 import Filter
 from envoy.config.rbac.v3.rbac_pb2 import RBAC
-from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as HttpRbac
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
-from envoy.extensions.filters.network.rbac.v3.rbac_pb2 import RBAC as NetworkRbac
 
-from lateen.pilot.model.values_authz import Authorization, PolicyInput
-from lateen.pilot.translate.authz.attributes import Place
-from lateen.pilot.translate.authz.leaning import leaning_of
-from lateen.pilot.translate.authz.rules import NEVER, build_rule
-from lateen.pilot.translate.pack import pack
+from lateen.pilot.model.values_authz import Authorization
+from lateen.pilot.translate.authz.authorizers import http_authorizers, tcp_authorizers
+from lateen.pilot.translate.authz.filters import build_rules, http_rbac, network_rbac
 
-__all__ = ["Decisions", "build_decisions", "build_rules", "http_rbac", "network_rbac", "rule_name"]
+__all__ = ["Decisions", "build_decisions"]
 
 _ACTIONS: Final = (("AUDIT", RBAC.LOG), ("DENY", RBAC.DENY), ("ALLOW", RBAC.ALLOW))  # in order
-HTTP_RBAC: Final = "envoy.filters.http.rbac"
-NETWORK_RBAC: Final = "envoy.filters.network.rbac"
-STAT_PREFIX: Final = "network"  # Istio's `tcp.` would be taken for the name of a TCP proxy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,19 +40,11 @@ def build_decisions(authorization: Authorization) -> Decisions:
     if not authorization.policies:
         return Decisions()
     return Decisions(
+        http_asks=tuple(http_authorizers(authorization)),
+        tcp_asks=tuple(tcp_authorizers(authorization)),
         http_rules=tuple(http_rbac(**fields) for fields in _filters(authorization, tcp=False)),
         tcp_rules=tuple(network_rbac(**fields) for fields in _filters(authorization, tcp=True)),
     )
-
-
-def http_rbac(**fields: Any) -> HttpFilter:
-    """Return the HTTP filter with these rules and shadow rules."""
-    return HttpFilter(name=HTTP_RBAC, typed_config=pack(HttpRbac(**fields)))
-
-
-def network_rbac(**fields: Any) -> Filter:
-    """Return the network filter with these rules and shadow rules."""
-    return Filter(name=NETWORK_RBAC, typed_config=pack(NetworkRbac(stat_prefix=STAT_PREFIX, **fields)))
 
 
 def _filters(authorization: Authorization, *, tcp: bool) -> Iterator[dict[str, Any]]:
@@ -75,27 +60,3 @@ def _filters(authorization: Authorization, *, tcp: bool) -> Iterator[dict[str, A
             fields["shadow_rules_stat_prefix"] = f"istio_dry_run_{action.lower()}_"
         if fields:
             yield fields
-
-
-def build_rules(
-    policies: Iterable[PolicyInput],
-    trust_domains: Sequence[str],
-    action: Any,
-    *,
-    tcp: bool,
-    prefix: str = "",
-) -> RBAC:
-    """Return the rules of policies under their names, `prefix` before each; a policy without rules never matches."""
-    found = {}
-    for policy in policies:
-        place = Place(namespace=policy.namespace, trust_domains=tuple(trust_domains), leaning=leaning_of(policy.action))
-        if not policy.rules:
-            found[prefix + rule_name(policy, 0)] = NEVER
-        for index, rule in enumerate(policy.rules):
-            found[prefix + rule_name(policy, index)] = build_rule(rule, place, tcp=tcp)
-    return RBAC(action=action, policies=found)
-
-
-def rule_name(policy: PolicyInput, index: int) -> str:
-    """Return the name by which answers, logs and statistics tell one rule."""
-    return f"ns[{policy.namespace}]-policy[{policy.name}]-rule[{index}]"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from envoy.config.rbac.v3.rbac_pb2 import Principal
+from envoy.config.rbac.v3.rbac_pb2 import DYNAMIC, Principal, SourcedMetadata
 from envoy.type.matcher.v3.metadata_pb2 import MetadataMatcher
 from envoy.type.matcher.v3.value_pb2 import ListMatcher, OrMatcher, ValueMatcher
 
@@ -60,4 +60,5 @@ def _text(name: str, pattern: str) -> Principal:
 
 def _metadata(filter_name: str, steps: Sequence[str], value: ValueMatcher) -> Principal:
     path = [MetadataMatcher.PathSegment(key=step) for step in steps]
-    return Principal(metadata=MetadataMatcher(filter=filter_name, path=path, value=value))
+    found = MetadataMatcher(filter=filter_name, path=path, value=value)
+    return Principal(sourced_metadata=SourcedMetadata(metadata_matcher=found, metadata_source=DYNAMIC))
