@@ -91,7 +91,7 @@ def test_nothing_listens_but_metrics_and_admin_is_no_port() -> None:
     document = build_bootstrap(make_input())
     listeners = document["static_resources"]["listeners"]
     assert [listener["address"]["socket_address"]["port_value"] for listener in listeners] == [15090]
-    assert document["admin"]["address"] == {"pipe": {"path": "/s/w/r/admin.sock"}}
+    assert document["admin"]["address"] == {"pipe": {"path": "/s/w/r/admin.sock", "mode": 0o600}}
     paths = json.dumps(listeners)
     assert "/stats/prometheus" in paths
     assert "quitquitquit" not in paths

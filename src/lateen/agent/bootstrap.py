@@ -107,7 +107,8 @@ def build_bootstrap(inp: BootstrapInput) -> dict[str, Any]:
             "metadata": dict(inp.node.metadata),
             **({"locality": dict(inp.node.locality)} if inp.node.locality else {}),
         },
-        "admin": {"address": _pipe(inp.admin_socket), "access_log": []},
+        # The folder is its user's alone already; but whoever reaches this socket commands the proxy.
+        "admin": {"address": {"pipe": {"path": inp.admin_socket, "mode": 0o600}}, "access_log": []},
         "dynamic_resources": {
             "cds_config": _ads(),
             "lds_config": _ads(),

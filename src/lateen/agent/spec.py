@@ -64,6 +64,7 @@ class WorkloadSpec:
     argv: tuple[str, ...] = ()  # of the application; () for a gateway
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)  # whole; may hold secrets
     cwd: str | None = None
+    core_limit: int | None = None  # of the application's core dumps, in bytes, -1 for any; None: as the agent's
 
     mode: Literal["auto", "capture", "explicit"] = "auto"
     address: str = ""  # explicit mode: its own IP address on this machine; "": one of the loopback's

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import resource
 import secrets
 import sys
 from pathlib import Path
@@ -123,6 +124,7 @@ def run_spec(options: argparse.Namespace, **fields: object) -> int:
     log = Log(sys.stderr, level="warning" if options.quiet else "info")
     if options.drain is not None:
         fields["drain"] = options.drain
+    core = resource.getrlimit(resource.RLIMIT_CORE)
     spec = WorkloadSpec(
         namespace=options.namespace,
         labels=parse_labels(options.label),
@@ -133,9 +135,12 @@ def run_spec(options: argparse.Namespace, **fields: object) -> int:
         address=options.address,
         resolvers=tuple(options.resolver),
         certificate_lifetime=options.cert_ttl,
+        core_limit=core[0],
         **fields,  # type: ignore[arg-type]  # the commands name them
     )
     settings = Settings.from_env(state=options.state)
+    # The workload's keys are in this memory; its application may leave dumps of its own as before.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, core[1]))
 
     async def work() -> int:
         link: Link | None = None
