@@ -32,6 +32,7 @@ from lateen.pilot.xds.node import Trust
 from lateen.pilot.xds.server import AdsServer
 from lateen.pilot.xds.type_urls import CDS, LDS, NDS, TRUST
 from lateen.settings import Settings
+from lateen.wire.access import AccessReport
 from lateen.wire.control import control_handlers
 from lateen.wire.local import (
     Goodbye,
@@ -142,6 +143,9 @@ class FakeMesh:
 
     async def metrics(self, _: Query) -> MetricsReport:
         return MetricsReport(text="")
+
+    async def access(self, _: Query) -> AccessReport:
+        raise Unavailable("not in tests")
 
     async def status(self, _: Query) -> StatusReport:
         raise Unavailable("not in tests")

@@ -10,6 +10,7 @@ import pytest
 
 from lateen.errors import BadInput, LateenError, Refused, Unavailable, Unsupported
 from lateen.settings import Settings
+from lateen.wire.access import AccessReport
 from lateen.wire.control import MAX_MESSAGE_BYTES, ControlClient, call_control, control_handlers
 from lateen.wire.local import (
     SERVICE,
@@ -93,6 +94,9 @@ class FakeControl:
 
     async def metrics(self, message: Query) -> MetricsReport:
         return MetricsReport(text="up 1\n")
+
+    async def access(self, message: Query) -> AccessReport:
+        raise Unsupported(f"not in tests: {message.workload}")
 
 
 class Mesh:

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "proxy-status": ("proxy_status", "how far each proxy is with its configuration"),
     "proxy-config": ("proxy_config", "what a proxy really holds"),
     "ca": ("ca", "the authority: what it signs with and who trusts it; issue, rotate, audit"),
+    "authz": ("authz", "who may reach a workload: the policies in force, and what becomes of one request"),
     "metrics": ("metrics", "metrics of a workload, or of the control plane, as Prometheus text"),
     "doctor": ("doctor", "what this machine can do, and what to install for the rest"),
     "version": ("version", "versions of Lateen and of its Envoy"),

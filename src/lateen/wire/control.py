@@ -23,6 +23,7 @@ import msgspec
 
 from lateen.errors import BadInput, LateenError, Refused, Unavailable, Unsupported
 from lateen.settings import Settings
+from lateen.wire.access import AccessReport
 from lateen.wire.join import JoinTokenCreated, JoinTokenList, JoinTokenName, JoinTokenRequest
 from lateen.wire.local import (
     SERVICE,
@@ -80,6 +81,7 @@ _METHODS: Final[Methods] = {
     "CreateJoinToken": ("create_join_token", JoinTokenRequest, JoinTokenCreated),
     "ListJoinTokens": ("list_join_tokens", JoinTokenName, JoinTokenList),
     "RevokeJoinToken": ("revoke_join_token", JoinTokenName, JoinTokenList),
+    "Access": ("access", Query, AccessReport),
 }
 
 
@@ -92,6 +94,7 @@ class Control(Protocol):
     async def proxy_status(self, message: Query, /) -> ProxyReport: ...
     async def group(self, message: GroupQuery, /) -> GroupInfo: ...
     async def metrics(self, message: Query, /) -> MetricsReport: ...
+    async def access(self, message: Query, /) -> AccessReport: ...
     async def create_join_token(self, message: JoinTokenRequest, /) -> JoinTokenCreated: ...
     async def list_join_tokens(self, message: JoinTokenName, /) -> JoinTokenList: ...
     async def revoke_join_token(self, message: JoinTokenName, /) -> JoinTokenList: ...
@@ -201,6 +204,10 @@ def call_control(
     message: JoinTokenName,
     timeout: float = ...,
 ) -> JoinTokenList: ...
+@overload
+def call_control(
+    settings: Settings, method: Literal["Access"], message: Query, timeout: float = ...
+) -> AccessReport: ...
 def call_control(
     settings: Settings, method: str, message: msgspec.Struct, timeout: float = CALL_SECONDS
 ) -> msgspec.Struct:

@@ -41,7 +41,7 @@ class Authorizations:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._attachment = Attachment(mesh, KIND)
+        self.attachment = Attachment(mesh, KIND)
         self.authorizers = Authorizers(mesh)
         # policy -> _Policy | None; equal where only its place or its selector changed
         self._policy = mesh.graph.derive("authorization policies", self._policy_of)
@@ -81,7 +81,7 @@ class Authorizations:
     def _in_force(
         self, read: Read, kind: str, namespace: str, labels: tuple[tuple[str, str], ...]
     ) -> tuple[_Policy, ...]:
-        keys = self._attachment.keys(read, kind=kind, namespace=namespace, labels=labels)
+        keys = self.attachment.keys(read, kind=kind, namespace=namespace, labels=labels)
         return tuple(policy for key in keys if (policy := read.get(self._policy, key)) is not None)
 
     def _policy_of(self, read: Read, key: ResourceKey) -> _Policy | None:

@@ -34,6 +34,7 @@ from lateen.pilot.registry.registrations import Registrations, to_workload
 from lateen.pilot.registry.services import implied_rows
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import load_vips, save_vips
+from lateen.pilot.serving.access import access_report
 from lateen.pilot.serving.certificates import CertificateOptions, Certificates
 from lateen.pilot.serving.elsewhere import elsewhere_listener
 from lateen.pilot.serving.groups import group_info
@@ -52,6 +53,7 @@ from lateen.pilot.xds.batching import Batcher
 from lateen.pilot.xds.node import Trust
 from lateen.pilot.xds.server import GRPC_OPTIONS, AdsServer
 from lateen.settings import Settings
+from lateen.wire.access import AccessReport
 from lateen.wire.control import control_handlers
 from lateen.wire.doors import local_door
 from lateen.wire.envoy import find_envoy
@@ -405,6 +407,9 @@ class ControlPlane:
 
     async def metrics(self, message: Query) -> MetricsReport:
         return MetricsReport(text=metrics_text(self))
+
+    async def access(self, message: Query) -> AccessReport:
+        return access_report(self.pilot, message.workload)
 
     async def create_join_token(self, message: JoinTokenRequest) -> JoinTokenCreated:
         return self.certificates.create_join_token(message, self.listens_at)

@@ -57,9 +57,9 @@ class Pilot:
         self.graph = Graph()
         self.mesh = Mesh(self.graph, trust_domain)
         self.outbound = Outbound(self.mesh)
-        authorizations = Authorizations(self.mesh)
-        self.inbound = Inbound(self.mesh, authorizations)
-        self.gateways = Gateways(self.mesh, self.outbound, authorizations)
+        self.authorizations = Authorizations(self.mesh)
+        self.inbound = Inbound(self.mesh, self.authorizations)
+        self.gateways = Gateways(self.mesh, self.outbound, self.authorizations)
         self.credentials = Credentials(self.mesh, self.gateways.servers)
         self.render = Render(
             self.mesh,
@@ -81,7 +81,7 @@ class Pilot:
         self._rivals = Rivals()
         self.findings = Findings(
             {
-                "AuthorizationPolicy": AuthorizationFindings(self.mesh, authorizations).found,
+                "AuthorizationPolicy": AuthorizationFindings(self.mesh, self.authorizations).found,
                 "DestinationRule": RuleFindings(self.mesh).found,
                 "VirtualService": VirtualServiceFindings(self.mesh, self.outbound.virtual_services).found,
             }
