@@ -2,7 +2,8 @@
 
 The text is one line, `lateen1.<name>.<secret>.<pins>`. The name is no secret and stands in lists and the audit trail.
 The pins are SHA-256 digests of the roots that the control plane's certificate may go back to: the agent takes no other
-root, so it never trusts whatever answers first. A token's file holds that line and, below it, the roots in PEM.
+root, so it never trusts whatever answers first. A token's file holds that line and, below it, for whom it is and the
+roots in PEM.
 """
 
 from __future__ import annotations
