@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 DEV_STAMP := $(VENV)/.dev-ready
 TESTS ?= tests
 
-.PHONY: help setup demo test check format e2e fuzz bench lock clean
+.PHONY: help setup demo test check format e2e fuzz fuzz-authz bench lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | column -ts $$'\t'
@@ -45,6 +45,10 @@ e2e: $(DEV_STAMP) ## only the tests that run a whole mesh
 fuzz: $(DEV_STAMP) ## 10,000 random resources before a real Envoy, about 15 minutes; ARGS="..." for pytest
 	@LATEEN_FUZZ_RESOURCES=$${RESOURCES:-10000} LATEEN_FUZZ_SEED=$${SEED:-1} \
 	  $(BIN)/python -m pytest -q -s $(ARGS) tests/pilot/taste/test_fuzz.py
+
+fuzz-authz: $(DEV_STAMP) ## 50,000 random pairs of policies and requests, each decided by a real Envoy, about 2 minutes
+	@LATEEN_AUTHZ_PAIRS=$${PAIRS:-50000} LATEEN_AUTHZ_SEED=$${SEED:-2} \
+	  $(BIN)/python -m pytest -q -s $(ARGS) tests/authz/test_real_envoys.py
 
 bench: $(DEV_STAMP) ## measure, print a table, write bench/results/*.json
 	@$(BIN)/python -m bench $(ARGS)

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import yaml
 from tests.fakes.court import Case, Client, Court, HttpOutcome, ask_http
 from tests.strategies.policies import TRUST_DOMAINS, Shot
 
 from lateen.api.base import Object
 from lateen.api.decode import decode_documents
-from lateen.authz import Decision, Normalisation, decide, policy_of
+from lateen.api.security import From, Rule, To
+from lateen.authz import Decision, Normalisation, Policy, decide, default_normalisation, policy_of
 from lateen.authz.normalise import normalise_path, split_target
+from lateen.pilot.model.values import InboundListenerInput
+from lateen.pilot.registry.values import Workload
+from lateen.pilot.registry.vips import VipTable
+from lateen.pilot.serving.pilot import Pilot
+from lateen.pilot.sources.folder import Change
 
 Document = dict[str, Any]
 Fields = dict[str, Any]  # of `InboundListenerInput`
@@ -34,6 +41,7 @@ class Pair:
     """Policies, a shot, and what came of it."""
 
     documents: tuple[Document, ...]
+    policies: tuple[Policy, ...] = field(repr=False)
     shot: Shot
     decision: Decision
     outcome: HttpOutcome | bool  # of HTTP, or of TCP
@@ -54,7 +62,7 @@ class Pair:
 
 
 @dataclass
-class Workload:
+class Guarded:
     """One workload's policies, and who asks there."""
 
     documents: list[Document]
@@ -68,43 +76,68 @@ class Workload:
         self.objects = decoded.objects
 
 
-class Comparison:
-    """Everything that is fixed while pairs are compared. `translated` gives a listener's fields for policies."""
+def in_force(objects: Iterable[Object], *, aliases: Sequence[str] = TRUST_DOMAINS[1:], mesh: str = "") -> Fields:
+    """Return what Pilot's model says of policies and spelling at a workload of the namespace `default`.
 
-    def __init__(
-        self,
-        court: Court,
-        translated: Callable[[Sequence[Object]], Fields],
-        *,
-        normalisation: Normalisation,
-        asked: Callable[[HttpOutcome], bool] = lambda _: False,
-    ) -> None:
+    `mesh` is more of MeshConfig, as YAML. The rest of the listener is the court's.
+    """
+    settings = decode_documents(
+        yaml.safe_dump(
+            {
+                "kind": "MeshConfig",
+                "apiVersion": "mesh.istio.io/v1alpha1",
+                "metadata": {"name": "mesh"},
+                "spec": {"trustDomainAliases": list(aliases), **(yaml.safe_load(mesh) or {})},
+            }
+        ).encode(),
+        "mesh.yaml",
+    )
+    errors = [problem for problem in settings.problems if problem.level == "error"]
+    assert not errors, errors
+    workload = Workload(
+        name="app", namespace="default", service_account="app", labels={"app": "app"}, ip="10.77.0.10", ready=True
+    )
+    pilot = Pilot(trust_domain=TRUST_DOMAINS[0], vips=VipTable())
+    pilot.apply([Change(obj.key, obj) for obj in (*settings.objects, *objects)], {"app": workload})
+    found = pilot.inbound.listeners.peek("app")
+    assert isinstance(found, InboundListenerInput)
+    return {name: getattr(found, name) for name in ("authorization", "request_auth", "spelling")}
+
+
+class Comparison:
+    """Everything that is fixed while pairs are compared."""
+
+    def __init__(self, court: Court) -> None:
         self._court = court
-        self._translated = translated
-        self._normalisation = normalisation
-        self._asked = asked
         self.counts: Counter[str] = Counter()  # of pairs, by what the evaluator decided
 
-    def pairs(self, workloads: Sequence[Workload]) -> list[Pair]:
+    def pairs(self, workloads: Sequence[Guarded]) -> list[Pair]:
         """Return every pair of these workloads with what came of it."""
-        cases = [Case(self._translated(workload.objects)) for workload in workloads]
+        cases = [Case(in_force(workload.objects)) for workload in workloads]
         self._court.hold(cases)
         with ThreadPoolExecutor(WORKERS) as pool:
             found = [pair for part in pool.map(self._try, cases, workloads) for pair in part]
         self.counts.update(f"{'HTTP' if pair.shot.request.http else 'TCP'} {pair.decision.status}" for pair in found)
         return found
 
-    def differences(self, workloads: Sequence[Workload]) -> list[Pair]:
+    def differences(self, workloads: Sequence[Guarded]) -> list[Pair]:
         return [pair for pair in self.pairs(workloads) if pair.fault]
 
-    def _try(self, case: Case, workload: Workload) -> list[Pair]:
-        policies = [policy_of(obj) for obj in workload.objects]
+    def _try(self, case: Case, workload: Guarded) -> list[Pair]:
+        policies = tuple(map(policy_of, workload.objects))
         found = []
         for shot, outcome in self._outcomes(case, workload.shots):
-            decision = decide(policies, shot.request, normalisation=self._normalisation, trust_domains=TRUST_DOMAINS)
-            fault = self._fault(shot, decision, outcome)
+            decision = decide(policies, shot.request, trust_domains=TRUST_DOMAINS)
+            fault = _fault(shot, decision, outcome, default_normalisation(policies))
             found.append(
-                Pair(documents=tuple(workload.documents), shot=shot, decision=decision, outcome=outcome, fault=fault)
+                Pair(
+                    documents=tuple(workload.documents),
+                    policies=policies,
+                    shot=shot,
+                    decision=decision,
+                    outcome=outcome,
+                    fault=fault,
+                )
             )
         return found
 
@@ -130,22 +163,6 @@ class Comparison:
         if sock is not None:
             sock.close()
 
-    def _fault(self, shot: Shot, decision: Decision, outcome: HttpOutcome | bool) -> str:
-        http = shot.request.http
-        if isinstance(outcome, bool) or http is None:
-            return "" if outcome == decision.allowed else "one lets it in, the other does not"
-        if decision.status != outcome.status or outcome.arrived != decision.allowed:
-            return "one lets it in, the other does not"
-        if outcome.arrived:
-            target = split_target(http.path, http.authority)
-            assert target is not None
-            path = normalise_path(target[1], self._normalisation)
-            if outcome.path.partition("?")[0] != path:
-                return f"the evaluator compared {path!r}, the application got {outcome.path!r}"
-        elif outcome.status == 403 and outcome.body != b"RBAC: access denied":
-            return "refused by something else"
-        return ""
-
     # ---- shrinking
 
     def shrunk(self, pair: Pair) -> Pair:
@@ -170,10 +187,71 @@ class Comparison:
 
     def _if_it_differs(self, documents: list[Document], shot: Shot) -> Iterator[Pair]:
         try:
-            workload = Workload(documents, [shot])
+            workload = Guarded(documents, [shot])
         except AssertionError:
             return
         yield from self.differences([workload])
+
+
+def _fault(shot: Shot, decision: Decision, outcome: HttpOutcome | bool, how: Normalisation) -> str:
+    """Return in what the two disagree, "" when they do not."""
+    http = shot.request.http
+    if isinstance(outcome, bool) or http is None:
+        return "" if outcome == decision.allowed else "one lets it in, the other does not"
+    if decision.status != outcome.status or outcome.arrived != decision.allowed:
+        return "one lets it in, the other does not"
+    if outcome.arrived:
+        target = split_target(http.path, http.authority)
+        assert target is not None
+        path = normalise_path(target[1], how)
+        if outcome.path.partition("?")[0] != path:
+            return f"the evaluator compared {path!r}, the application got {outcome.path!r}"
+    elif outcome.status == 403 and http.method != "HEAD" and outcome.body != b"RBAC: access denied":
+        return "refused by something else"
+    return ""
+
+
+def fields_that_decide(pair: Pair) -> set[str]:
+    """Return the fields of sources, operations and conditions without which the evaluator would decide otherwise."""
+    found = set()
+    for name in {name for policy in pair.policies for rule in policy.spec.rules for name in _fields(rule)}:
+        less = [
+            replace(
+                policy,
+                spec=msgspec.structs.replace(
+                    policy.spec, rules=tuple(_without(rule, name) for rule in policy.spec.rules)
+                ),
+            )
+            for policy in pair.policies
+        ]
+        if decide(less, pair.shot.request, trust_domains=TRUST_DOMAINS).allowed != pair.decision.allowed:
+            found.add(name)
+    return found
+
+
+def _fields(rule: Rule) -> Iterator[str]:
+    specs = (*(entry.source for entry in rule.from_ or ()), *(entry.operation for entry in rule.to or ()))
+    for spec in specs:
+        if spec is not None:
+            yield from (name for name in spec.__struct_fields__ if getattr(spec, name))
+    for condition in rule.when:
+        yield from (f"when.{name}" for name in ("values", "not_values") if getattr(condition, name))
+
+
+def _without(rule: Rule, name: str) -> Rule:
+    def less(spec: Any) -> Any:
+        return msgspec.structs.replace(spec, **{name: ()}) if name in spec.__struct_fields__ else spec
+
+    kept = rule.when
+    if name.startswith("when."):
+        field = name.removeprefix("when.")
+        kept = tuple(msgspec.structs.replace(condition, **{field: ()}) for condition in rule.when)
+    return msgspec.structs.replace(
+        rule,
+        from_=tuple(From(source=less(entry.source)) for entry in rule.from_) if rule.from_ else rule.from_,
+        to=tuple(To(operation=less(entry.operation)) for entry in rule.to) if rule.to else rule.to,
+        when=kept,
+    )
 
 
 def client_of(shot: Shot) -> Client:

@@ -32,8 +32,18 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from google.protobuf.message import Message
 from tests.fakes.certs import StrangeAuthority
-from tests.fakes.proxies import ConfigServer, Identity, RealEnvoy, by_address, make_identity, sign_identity, unmarked
+from tests.fakes.proxies import (
+    ConfigServer,
+    Identity,
+    RealEnvoy,
+    by_address,
+    free_port,
+    make_identity,
+    sign_identity,
+    unmarked,
+)
 
+from lateen.api.base import EMPTY
 from lateen.api.protocol import Protocol
 from lateen.pilot.model.values import AccessLog, InboundListenerInput, InboundPort, MtlsMode, Telemetry
 from lateen.pilot.translate.clusters import build_fixed_clusters, build_inbound_cluster
@@ -44,15 +54,16 @@ from lateen.pilot.translate.parts import address
 NODE = "court"
 SECONDS = 10.0
 HTTP_PORT, OTHER_HTTP_PORT, TCP_PORT = 8001, 8080, 8002  # of the workloads
+NETWORK = "127.66"  # of listeners; nothing else connects from there or listens there
 MESH_ALPN = ("istio-http/1.1", "istio", "http/1.1")
 
 
 @dataclass
 class Case:
-    """One workload: what is in force there, as `InboundListenerInput` takes it, and where its listener is."""
+    """One workload: what is in force there, as `InboundListenerInput` takes it, and the address of its listener."""
 
     fields: Mapping[str, Any]
-    port: int = 0
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +92,23 @@ class HttpOutcome:
 class Court:
     """Use as a context manager."""
 
-    def __init__(self, folder: Path, *, identities: Mapping[str, str], trust_domains: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        identities: Mapping[str, str] = EMPTY,
+        trust_domains: Sequence[str] = ("cluster.local",),
+        http: Mapping[int, int] = EMPTY,
+    ) -> None:
         self._folder = folder
         self._stack = ExitStack()
         self._authority = StrangeAuthority()
         self._trust_domains = tuple(trust_domains)
         self._own = make_identity(self._authority, "court")
         self.identities = {key: sign_identity(self._authority, text) for key, text in identities.items()}
+        self._http_ports = http  # of workloads whose application is another -> where that is
+        self._port = free_port(f"{NETWORK}.0.1")
+        self._held = 0  # cases ever
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._server = ConfigServer(folder / "config.sock")
         self._stack.callback(self._server.close)
@@ -107,16 +128,18 @@ class Court:
         """Put these cases in the place of all others; returns when each of them listens. Refusals raise."""
         held = list(cases)
         listeners = []
-        for number, (case, port) in enumerate(zip(held, _free_ports(len(held)), strict=True)):
-            case.port = port
-            (listener,) = build_inbound_listeners(self._input(port, case.fields))
+        for case in held:
+            # An address of its own, where no outgoing connection of the machine happens to sit on the port.
+            self._held += 1
+            case.host = f"{NETWORK}.{self._held // 250 % 250}.{self._held % 250 + 1}"
+            (listener,) = build_inbound_listeners(self._input(case.fields))
             captured = by_address(listener)
-            captured.name = f"case-{number}"
-            captured.address.socket_address.address = "127.0.0.1"
+            captured.name = f"case-{self._held}"
+            captured.address.socket_address.address = case.host
             listeners.append(captured)
         self._server.serve(NODE, [*self._always(), *listeners, *extra])
         self._server.wait_until_taken(NODE, 60.0)
-        assert self._server.rejections == []
+        assert not self._server.rejections, self._server.rejections
         wanted = len(held) + 2
         self.envoy.wait_until(
             "/stats?filter=listener_manager.total_listeners",
@@ -124,7 +147,7 @@ class Court:
         )
 
     def _always(self) -> list[Message]:
-        ports = [self._inbound_port(port) for port in (HTTP_PORT, TCP_PORT, OTHER_HTTP_PORT)]
+        ports = self._inbound_ports()
         clusters = [
             *(build_inbound_cluster(port, connect_timeout=timedelta(seconds=5), localhost=False) for port in ports),
             *build_fixed_clusters(for_gateway=False),
@@ -136,22 +159,26 @@ class Court:
             _echoing("tcp-app", self._tcp_app),
         ]
 
+    def _inbound_ports(self) -> tuple[InboundPort, ...]:
+        return tuple(map(self._inbound_port, sorted({HTTP_PORT, TCP_PORT, OTHER_HTTP_PORT, *self._http_ports})))
+
     def _inbound_port(self, port: int) -> InboundPort:
         tcp = port == TCP_PORT
+        application = self._http_ports.get(port, self._tcp_app if tcp else self._http_app)
         return InboundPort(
             port=port,
             service_port=port,
             protocol=Protocol.TCP if tcp else Protocol.HTTP,
             mtls=MtlsMode.PERMISSIVE,
             service=None,
-            forward=f"127.0.0.1:{self._tcp_app if tcp else self._http_app}",
+            forward=f"127.0.0.1:{application}",
         )
 
-    def _input(self, port: int, fields: Mapping[str, Any]) -> InboundListenerInput:
+    def _input(self, fields: Mapping[str, Any]) -> InboundListenerInput:
         return InboundListenerInput(
             **{
-                "port": port,
-                "ports": tuple(self._inbound_port(number) for number in (HTTP_PORT, TCP_PORT, OTHER_HTTP_PORT)),
+                "port": self._port,
+                "ports": self._inbound_ports(),
                 "passthrough_mtls": MtlsMode.PERMISSIVE,
                 "trust_domains": self._trust_domains,
                 "telemetry": Telemetry(access_log=AccessLog(path="", json=False, format="")),
@@ -172,7 +199,7 @@ class Court:
 
     def connect(self, case: Case, client: Client) -> socket.socket:
         """Return a connection to a case's workload. Raises `OSError` when it is refused."""
-        sock = socket.create_connection(("127.0.0.1", case.port), timeout=SECONDS, source_address=(client.source, 0))
+        sock = socket.create_connection((case.host, self._port), timeout=SECONDS, source_address=(client.source, 0))
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             family = "TCP6" if ":" in client.claimed else "TCP4"

@@ -121,7 +121,22 @@ SEGMENTS = (
     "*",
     "%61",
 )
-ROLES = ("admin", "user", "", "admin,user", "user, admin", "adm*n", "Admin", "adm.n", "\xfcser", "a b", "superadmin")
+ROLES = (
+    "admin",
+    "\xfc,admin",
+    "admin \xff",
+    "\xc3\xbc",
+    "\xc3\xbcser",
+    "user",
+    "",
+    "admin,user",
+    "user, admin",
+    "adm*n",
+    "Admin",
+    "adm.n",
+    "a b",
+    "superadmin",
+)
 HEADER_NAMES = ("x-role", "X-Role", "x-other", "x_role")
 
 
@@ -326,7 +341,9 @@ def _port(rng: Random) -> str:
 
 
 def _text(*texts: str) -> Draw:
-    return lambda rng: cut(rng, rng.choice([text for text in texts if text]))
+    # Values beyond ASCII are the bytes of UTF-8 in a request, if they are that, and text in a policy.
+    known = [text.encode("latin-1").decode(errors="ignore") for text in texts]
+    return lambda rng: cut(rng, rng.choice([text for text in known if text]))
 
 
 SOURCE_FIELDS: dict[str, Draw] = {
@@ -345,6 +362,7 @@ OPERATIONS: dict[str, Draw] = {
 }
 CONDITIONS: tuple[tuple[str, Draw], ...] = (
     ("request.headers[x-role]", _text(*ROLES)),
+    ("request.headers[x-role]", _text("admin", "user", "\xc3\xbc")),
     ("request.headers[X-Role]", _text(*ROLES)),
     ("request.headers[x-none]", _text(*ROLES)),
     ("source.ip", _block(*SOURCES)),

@@ -6,7 +6,7 @@ It is written from the specification alone, so that it can judge what Envoy does
 
 from lateen.authz.attachment import Target, attached
 from lateen.authz.decide import decide
-from lateen.authz.normalise import Normalisation
+from lateen.authz.normalise import Normalisation, default_normalisation
 from lateen.authz.values import Connection, Decision, HttpRequest, Match, Policy, Request, policy_of
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "Target",
     "attached",
     "decide",
+    "default_normalisation",
     "policy_of",
 ]

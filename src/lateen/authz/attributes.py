@@ -19,7 +19,7 @@ from lateen.authz.identity import (
     service_account_matches,
     trust_domain_matches,
 )
-from lateen.authz.texts import element_matches, host_matches, template_matches, text_matches
+from lateen.authz.texts import as_bytes, element_matches, host_matches, template_matches, text_matches
 from lateen.authz.tokens import claim_matches, claim_texts, request_principal_matches
 from lateen.authz.values import HttpRequest, Request
 
@@ -76,7 +76,7 @@ def _remote_ip(seen: Seen) -> str:
 def _path_holds(pattern: str, seen: Seen, _: str) -> bool:
     if "{*}" in pattern or "{**}" in pattern:
         return template_matches(pattern, seen.path)
-    return text_matches(pattern, seen.path)
+    return text_matches(pattern, seen.path) or (pattern == "/" and seen.path == "//")
 
 
 def _principal(seen: Seen) -> str:
@@ -206,16 +206,19 @@ def _header(name: str) -> Attribute:
     def values(seen: Seen) -> list[str]:
         return [value for key, value in seen.http.headers if key.lower() == name.lower()]
 
+    def holds(pattern: str, seen: Seen, _: str) -> bool:
+        return any(text_matches(as_bytes(pattern), line) for line in values(seen))
+
     def may_hold(pattern: str, seen: Seen, _: str) -> bool:
         """A line may be a list: each of its elements counts, and for `*` that the header is there at all."""
         lines = values(seen)
         if pattern == "*":
             return bool(lines)
-        return any(element_matches(pattern, line) for line in lines)
+        return any(element_matches(as_bytes(pattern), line) for line in lines)
 
     return Attribute(
         name=f"header {name}",
-        holds=lambda pattern, seen, _: any(text_matches(pattern, value) for value in values(seen)),
+        holds=holds,
         shown=lambda seen: " and ".join(map(repr, values(seen))) or "no such header",
         http_only=True,
         may_hold=may_hold,

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from lateen.api.policy_reading import looks_at_paths
 from lateen.authz.attributes import Seen
-from lateen.authz.normalise import Normalisation, normalise_path, split_target
+from lateen.authz.normalise import Normalisation, default_normalisation, normalise_path, split_target
 from lateen.authz.rules import what_fails
 from lateen.authz.values import Decision, Match, Policy, Request
 
-__all__ = ["Provider", "decide", "default_normalisation"]
+__all__ = ["Provider", "decide"]
 
 Provider = Literal["grpc", "http"]
 
@@ -38,7 +37,7 @@ def decide(
     known = tuple(policies)
     seen, notes = _look(request, normalisation or default_normalisation(known), tuple(trust_domains))
     if seen is None:
-        return Decision(allowed=False, status=400, action="", why="the path is malformed")
+        return Decision(allowed=False, status=400, action="", why="its path or a header cannot be read in one way")
 
     asks, refusal = _custom(known, seen, providers)
     if refusal is not None:
@@ -60,12 +59,6 @@ def decide(
     )
 
 
-def default_normalisation(policies: Iterable[Policy]) -> Normalisation:
-    """Return how paths are spelled where MeshConfig says nothing: strictly where one of the policies looks at them."""
-    strict = any(looks_at_paths(policy.spec) for policy in policies)
-    return Normalisation(level="DECODE_AND_MERGE_SLASHES" if strict else "BASE")
-
-
 def _look(request: Request, how: Normalisation, domains: tuple[str, ...]) -> tuple[Seen | None, tuple[str, ...]]:
     """Return the request as policies see it and what is spelled otherwise in it; None for one that is malformed."""
     http = request.http
@@ -73,7 +66,8 @@ def _look(request: Request, how: Normalisation, domains: tuple[str, ...]) -> tup
         return Seen(request=request, trust_domains=domains), ()
     target = split_target(http.path, http.authority)
     path = normalise_path(target[1], how) if target is not None else None
-    if target is None or path is None:
+    disguised = not how.underscores and any("_" in name for name, _ in http.headers)
+    if target is None or path is None or disguised:
         return None, ()
     notes = []
     if http.path.partition("?")[0] != path:

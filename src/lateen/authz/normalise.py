@@ -10,24 +10,58 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["Level", "Normalisation", "normalise_path", "split_target"]
+from lateen.authz.values import Policy
+
+__all__ = ["Level", "Normalisation", "default_normalisation", "normalise_path", "split_target"]
 
 Level = Literal["NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"]
 
 _UNRESERVED: Final = frozenset(string.ascii_letters + string.digits + "-._~")  # RFC 3986 2.3: never need encoding
 _ENCODED: Final = frozenset('"<>^`{|}')  # may not stand in a path: RFC 3986 3.3
+_HEADER: Final = "request.headers["
+_PSEUDO: Final = frozenset({"host", ":authority", ":method", ":path", ":scheme"})
 _HEX: Final = frozenset(string.hexdigits)
 _ABSOLUTE: Final = re.compile(r"https?://(?:[^/?#@]*@)?([^/?#@]+)((?:/|$).*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalisation:
-    """What is done to a path before it is compared."""
+    """What is done to a request before it is compared."""
 
-    level: Level = "BASE"
+    level: Level = "BASE"  # of paths
+    underscores: bool = True  # headers with `_` in their names are taken; without, their requests are refused
+
+
+def default_normalisation(policies: Iterable[Policy]) -> Normalisation:
+    """Return what is done where MeshConfig says nothing: as much as the policies that apply need.
+
+    Where one looks at paths these are spelled strictly, and where one looks at headers no other spelling of a name is
+    let through, unless a policy names such a header.
+    """
+    known = tuple(policies)
+    headers = {
+        condition.key[len(_HEADER) : -1].lower()
+        for policy in known
+        for rule in policy.spec.rules
+        for condition in rule.when
+        if condition.key.startswith(_HEADER)
+    }
+    paths = any(
+        entry.operation is not None and (entry.operation.paths or entry.operation.not_paths)
+        for policy in known
+        for rule in policy.spec.rules
+        for entry in rule.to or ()
+    )
+    asking = any(policy.spec.action == "CUSTOM" for policy in known)  # what an authorizer looks at is not known
+    named = headers - _PSEUDO
+    return Normalisation(
+        level="DECODE_AND_MERGE_SLASHES" if paths or asking or ":path" in headers else "BASE",
+        underscores=not named or any("_" in name for name in named),
+    )
 
 
 def split_target(target: str, authority: str) -> tuple[str, str] | None:
@@ -55,8 +89,10 @@ def normalise_path(path: str, how: Normalisation) -> str | None:
         plain = _without_escaped_slashes(plain)
     plain = _without_dots(_respelled(plain))
     if how.level in ("MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"):
-        while "//" in plain:
+        while "//" in plain and plain.strip("/"):
             plain = plain.replace("//", "/")
+        if not plain.strip("/") and plain != "/":
+            plain = "//"  # all that Envoy makes of slashes alone; policies take it for `/`
     return plain
 
 

@@ -6,9 +6,12 @@ anywhere else stands for itself. Of `*v*` only the first `*` has a meaning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+__all__ = ["as_bytes", "element_matches", "glob_matches", "host_matches", "template_matches", "text_matches"]
 
-__all__ = ["element_matches", "glob_matches", "host_matches", "template_matches", "text_matches"]
+
+def as_bytes(pattern: str) -> str:
+    """Return a policy's text as requests spell it: the bytes of its UTF-8, each as a Latin-1 character."""
+    return pattern.encode().decode("latin-1")
 
 
 def text_matches(pattern: str, text: str) -> bool:
@@ -95,8 +98,3 @@ def _segments_match(wanted: list[str], segments: list[str]) -> bool:
 
 def _segment_matches(wanted: str, segment: str) -> bool:
     return segment != "" if wanted == "{*}" else segment == wanted
-
-
-def any_matches(patterns: Iterable[str], text: str) -> bool:
-    """Return whether one of the patterns matches."""
-    return any(text_matches(pattern, text) for pattern in patterns)

@@ -60,6 +60,8 @@ def path(pattern: str) -> Permission | None:
     Templates are not given to Envoy's own matcher of templates: that one knows few characters, and a DENY could be
     passed with any other (`/admin/a*b`).
     """
+    if pattern == "/":  # Envoy, which merges slashes, leaves two where there is nothing else
+        return Permission(url_path=PathMatcher(path=expression("//?")))
     if _ONE_SEGMENT not in pattern and _SEGMENTS not in pattern:
         return Permission(url_path=PathMatcher(path=text_matcher(pattern)))
     segments = [

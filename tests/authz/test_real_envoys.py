@@ -1,0 +1,139 @@
+"""Random policies and random requests: a real Envoy decides on each pair as the evaluator does. Assurance 23.
+
+`LATEEN_AUTHZ_PAIRS` and `LATEEN_AUTHZ_SEED` say how many and which; `make fuzz-authz` tries 50,000.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+from tests.fakes import comparing
+from tests.fakes.comparing import Comparison, Fields, Guarded, Pair, fields_that_decide, in_force
+from tests.fakes.court import HTTP_PORT, OTHER_HTTP_PORT, TCP_PORT, Court
+from tests.strategies.policies import draw_client, draw_http, draw_policies, with_request
+
+from lateen.api.base import Object
+from lateen.api.security import Operation, Source
+from lateen.authz import HttpRequest
+
+pytestmark = pytest.mark.envoy
+
+WANTED = int(os.environ.get("LATEEN_AUTHZ_PAIRS", "5000"))
+SEED = int(os.environ.get("LATEEN_AUTHZ_SEED", "1"))
+BATCH = 50  # workloads whose listeners one push brings
+CLIENTS, REQUESTS, CONNECTIONS = 4, 5, 5  # of a workload: HTTP connections, requests on each, TCP connections
+PAIRS_OF_ONE = CLIENTS * REQUESTS + CONNECTIONS
+SHOWN = 5
+LEAST = 0.1  # of all pairs, each way to decide
+LEAST_DECIDED = 0.001  # of all pairs, each field
+TOKENS = ("request_principals", "not_request_principals")
+FIELDS = {
+    *(field for kind in (Source, Operation) for field in kind.__struct_fields__ if field not in TOKENS),
+    "when.values",
+    "when.not_values",
+}
+
+# What it was about, the policy, and requests: made as small as they could be.
+NOTES: tuple[tuple[str, dict[str, Any], tuple[HttpRequest, ...]], ...] = (
+    (
+        "two slashes are what is left where slashes are merged",
+        {"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/"]}}]}]},
+        tuple(HttpRequest(authority="api", path=path) for path in ("/", "//", "///", "/%2f", "/.//", "/a")),
+    ),
+    (
+        "a text of a policy is UTF-8, whatever a header is",
+        {"rules": [{"when": [{"key": "request.headers[x-role]", "values": ["\xfc"]}]}]},
+        tuple(
+            HttpRequest(authority="api", headers=(("x-role", value),)) for value in ("\xfc", "\xc3\xbc", "\xc3\xbc,a")
+        ),
+    ),
+    (
+        "bytes that are no UTF-8 hide no element of a list",
+        {"action": "DENY", "rules": [{"when": [{"key": "request.headers[x-role]", "values": ["admin", "su*"]}]}]},
+        tuple(
+            HttpRequest(authority="api", headers=(("x-role", value),))
+            for value in ("admin,\xff", "\xff , admin", "\xff,su\xfe", "\xff")
+        ),
+    ),
+    (
+        "a dot at the end of a host is one dot, in the policy as in the request",
+        {"rules": [{"to": [{"operation": {"hosts": ["api..", "*.:80", "other."]}}]}]},
+        tuple(
+            HttpRequest(authority=authority)
+            for authority in ("api.", "api.:80", "api", "[2001:db8::1]:80", "other", "other.:80")
+        ),
+    ),
+)
+ONCE = [(spec, requests) for _, spec, requests in NOTES]
+
+
+def draw_workload(rng: Random) -> Guarded:
+    documents = draw_policies(rng)
+    shots = []
+    for _ in range(CLIENTS):
+        client = draw_client(rng, port=rng.choice((HTTP_PORT, HTTP_PORT, OTHER_HTTP_PORT)))
+        shots += [with_request(client, draw_http(rng)) for _ in range(REQUESTS)]
+    shots += [draw_client(rng, port=TCP_PORT) for _ in range(CONNECTIONS)]
+    return Guarded(documents, shots)
+
+
+@pytest.mark.timeout(120 + WANTED // 50)
+def test_a_real_envoy_decides_as_the_evaluator_does(court: Court) -> None:
+    rng = Random(SEED)
+    comparison = Comparison(court)
+    differences: list[Pair] = []
+    decisive: Counter[str] = Counter()
+    while comparison.counts.total() < WANTED and len(differences) < SHOWN:
+        count = min(BATCH, -(-(WANTED - comparison.counts.total()) // PAIRS_OF_ONE))
+        pairs = comparison.pairs([draw_workload(rng) for _ in range(count)])
+        differences += [pair for pair in pairs if pair.fault]
+        for pair in pairs:
+            decisive.update(fields_that_decide(pair))
+    shown = [str(comparison.shrunk(pair)) for pair in differences[:SHOWN]]
+    assert not differences, f"{len(differences)} of {comparison.counts.total()} pairs differ\n\n" + "\n\n".join(shown)
+    counts = comparison.counts
+    print(f"{counts.total()} pairs, {dict(sorted(counts.items()))}; decided by {dict(sorted(decisive.items()))}")
+    assert counts.total() >= WANTED
+    for protocol in ("HTTP", "TCP"):
+        whole = sum(count for name, count in counts.items() if name.startswith(protocol))
+        for status in (200, 403):
+            assert counts[f"{protocol} {status}"] > LEAST * whole, counts
+    # Nothing is proven of a field that no decision hung on.
+    rare = {name for name in FIELDS if decisive[name] < LEAST_DECIDED * WANTED}
+    assert not rare, decisive
+
+
+@pytest.mark.parametrize(("spec", "requests"), ONCE, ids=[note for note, _, _ in NOTES])
+def test_pairs_that_once_differed(court: Court, spec: dict[str, Any], requests: Sequence[HttpRequest]) -> None:
+    client = draw_client(Random(1), port=HTTP_PORT)
+    document = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy"}
+    documents = [{**document, "metadata": {"name": "p", "namespace": "default"}, "spec": spec}]
+    guarded = Guarded(documents, [with_request(client, http) for http in requests])
+    assert list(map(str, Comparison(court).differences([guarded]))) == []
+
+
+def test_a_translation_that_forgets_something_is_found_out(court: Court, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(objects: Iterable[Object]) -> Fields:
+        fields = in_force(objects)
+        policies = tuple(
+            replace(policy, rules=tuple(msgspec.structs.replace(rule, when=()) for rule in policy.rules))
+            for policy in fields["authorization"].policies
+        )
+        return {**fields, "authorization": replace(fields["authorization"], policies=policies)}
+
+    monkeypatch.setattr(comparing, "in_force", forgetful)
+    rng = Random(SEED)
+    comparison = Comparison(court)
+    found = comparison.differences([draw_workload(rng) for _ in range(BATCH)])
+    assert found
+    small = comparison.shrunk(found[0])
+    assert small.fault
+    rules = [rule for document in small.documents for rule in document["spec"]["rules"]]
+    assert [sorted(rule) for rule in rules if rule] == [["when"]]
