@@ -36,6 +36,7 @@ KINDS: tuple[str, ...] = (
     "MeshNetworks",
     "PeerAuthentication",
     "ProxyConfig",
+    "RequestAuthentication",
     "Secret",
     "Service",
     "ServiceEntry",

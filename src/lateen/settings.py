@@ -12,6 +12,7 @@ reaches a socket in it is one of the local user's own.
     secrets/             Secrets of the mesh, as YAML, unless `lateen up --secrets` names another folder
     join-tokens.json     join tokens that were created, hashed (0600)
     vips.json            virtual IPs that were handed out, kept for good
+    jwks.json            public keys of issuers that were fetched, for a restart while an issuer is away (0600)
     tasted               contents that Envoy took, and the last good versions of those it refused (0600)
     workloads/NAME.json  one registration a workload; its pid tells whether it still stands
     w/NAME/              run-time files of one workload: bootstrap, sockets, Envoy's log
@@ -97,6 +98,10 @@ class Settings:
     @property
     def vips_file(self) -> Path:
         return self.state / "vips.json"
+
+    @property
+    def jwks_file(self) -> Path:
+        return self.state / "jwks.json"
 
     @property
     def tasted_file(self) -> Path:

@@ -11,7 +11,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,12 +40,14 @@ from tests.fakes.proxies import (
 from lateen.agent.bootstrap import STATS_TAGS
 from lateen.api.base import Problem
 from lateen.api.decode import decode_documents
+from lateen.pilot.model.jwks import JwksSource
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.pilot import Pilot
-from lateen.pilot.serving.scopes import CDS, EDS, LDS
+from lateen.pilot.serving.scopes import CDS, ECDS, EDS, LDS
 from lateen.pilot.serving.source import MeshProxy
 from lateen.pilot.sources.folder import Change
+from lateen.pilot.translate.matches import JWT_FILTER
 from lateen.pilot.xds.source import Identity as NodeIdentity
 from lateen.pilot.xds.source import NodeInfo
 
@@ -124,6 +126,12 @@ class Gate:
 
     # ---- configuration
 
+    def take_keys(self, keys: Mapping[JwksSource, str]) -> None:
+        """Have the control plane know these keys of issuers, and return when Envoy has them."""
+        self.pilot.take_keys(keys)
+        self._server.serve(NODE, self._messages())
+        self._server.wait_until_taken(NODE, SETTLE_SECONDS)
+
     def use(self, text: str, **values: object) -> None:
         """Replace all that is configured, and return when Envoy acts by it. `$http`, `$tcp`, `$loose` are the ports.
 
@@ -174,16 +182,17 @@ class Gate:
         inbound = by_address(self.listener())
         inbound.address.socket_address.port_value = self.port
         found: list[Message] = [*self._own.secrets(), inbound]
+        found.extend(self._named(ECDS, JWT_FILTER))
         for resource in self._all(CDS):
             cluster = _message(resource.body)
             assert isinstance(cluster, Cluster)
             found.append(unmarked(cluster))
             if cluster.type == Cluster.EDS:
-                found.extend(self._endpoints(cluster.name))
+                found.extend(self._named(EDS, cluster.name))
         return found
 
-    def _endpoints(self, name: str) -> Iterator[Message]:
-        for one in self.proxy.slices[EDS]:
+    def _named(self, type_url: str, name: str) -> Iterator[Message]:
+        for one in self.proxy.slices[type_url]:
             if (resource := one.get(name)) is not None:
                 yield _message(resource.body)
 

@@ -16,6 +16,10 @@ __all__ = ["check_jwt_rule"]
 
 SPACE_DELIMITED_CLAIMS_LIMIT = 64
 URI_LENGTH = 2048
+_HEADER = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")  # a token: RFC 9110, section 5.6.2
+_NOT_WRITTEN = frozenset(  # what a message is made of, or where it goes: not for claims
+    {"host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive"}
+)
 _HEADER_OF_CLAIM = re.compile(r"[-_A-Za-z0-9]+")
 _PRIVATE_JWK_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})  # RFC 7518 sections 6.2.2, 6.3.2, 6.4.1
 
@@ -36,6 +40,10 @@ def check_jwt_rule(obj: Object, rule: JWTRule, path: str) -> Iterator[Problem]:
     for i, header in enumerate(rule.from_headers or ()):
         if not header.name:
             yield obj.problem(f"{path}.fromHeaders[{i}].name", "must not be empty")
+        elif not _HEADER.fullmatch(header.name):
+            yield obj.problem(f"{path}.fromHeaders[{i}].name", f"must be a header's name, got {seen(header.name)}")
+        if any(char in header.prefix for char in "\0\r\n"):
+            yield obj.problem(f"{path}.fromHeaders[{i}].prefix", "must not hold line ends")
     yield from _check_not_empty(obj, rule.from_params, f"{path}.fromParams")
     yield from _check_not_empty(obj, rule.from_cookies, f"{path}.fromCookies")
     for i, output in enumerate(rule.output_claim_to_headers or ()):
@@ -44,11 +52,29 @@ def check_jwt_rule(obj: Object, rule: JWTRule, path: str) -> Iterator[Problem]:
             yield obj.problem(f"{place}.header", f"must be letters, digits, - and _, got {seen(output.header)}")
         if not output.claim:
             yield obj.problem(f"{place}.claim", "must not be empty")
+        yield from _check_output(obj, rule, output.header, f"{place}.header")
+    payload = rule.output_payload_to_header
+    if payload and not _HEADER.fullmatch(payload):
+        yield obj.problem(f"{path}.outputPayloadToHeader", f"must be a header's name, got {seen(payload)}")
+    yield from _check_output(obj, rule, payload, f"{path}.outputPayloadToHeader")
     yield from _check_not_empty(obj, rule.space_delimited_claims, f"{path}.spaceDelimitedClaims")
     if len(rule.space_delimited_claims or ()) > SPACE_DELIMITED_CLAIMS_LIMIT:
         yield obj.problem(
             f"{path}.spaceDelimitedClaims",
             f"at most {SPACE_DELIMITED_CLAIMS_LIMIT} claims are allowed, got {len(rule.space_delimited_claims or ())}",
+        )
+
+
+def _check_output(obj: Object, rule: JWTRule, header: str, path: str) -> Iterator[Problem]:
+    name = header.lower()
+    if name in _NOT_WRITTEN:
+        yield obj.problem(path, f"cannot be {name}: no claim belongs there")
+    places = {place.name.lower() for place in rule.from_headers or ()}
+    if not (rule.from_headers or rule.from_params or rule.from_cookies):
+        places = {"authorization"}
+    if name and name in places:
+        yield obj.problem(
+            path, f"is where tokens are found: {name} is taken off each request first, so none is", "warning"
         )
 
 
@@ -84,5 +110,7 @@ def _check_jwks(obj: Object, text: str, path: str) -> Iterator[Problem]:
         if _PRIVATE_JWK_MEMBERS & key.keys():
             # The message must not repeat the key.
             yield obj.problem(
-                path, f"key {i} holds private or symmetric material; give the public half only", "warning"
+                path,
+                f"key {i} holds private or symmetric material and is not used; give the public half only",
+                "warning",
             )

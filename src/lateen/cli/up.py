@@ -6,6 +6,7 @@ import argparse
 import asyncio
 from pathlib import Path
 
+from lateen.cli.fetching import add_fetch_arguments, fetch_options
 from lateen.cli.units import parse_duration_argument, parse_listen_argument
 from lateen.errors import BadInput
 from lateen.settings import Settings
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=parse_duration_argument,
         help="how often others are to look for changes (default: 5m)",
     )
+    add_fetch_arguments(parser)
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
 
 
@@ -111,6 +113,7 @@ def run(options: argparse.Namespace) -> int:
                     plugged=Path(options.ca_certs) if options.ca_certs else None,
                     root=RootWish(options.root_key, options.root_ttl or RootWish().lifetime),
                 ),
+                fetch=fetch_options(options),
                 network=options.network,
                 listen=options.listen,
                 log_json=options.log_json,

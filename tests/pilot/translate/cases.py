@@ -9,6 +9,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 from tests.pilot.translate.authz_cases import ASKING, DECIDING, TRIED
+from tests.pilot.translate.token_cases import REQUEST_AUTH, TOKEN_CASES
 
 from lateen.api import destination_rule as dr
 from lateen.api import virtual_service as vs
@@ -615,6 +616,7 @@ INBOUND: dict[str, InboundListenerInput] = {
     "permissive": matrix(MtlsMode.PERMISSIVE),
     "strict": matrix(MtlsMode.STRICT),
     "disable": matrix(MtlsMode.DISABLE),
+    "tokens": inbound(inbound_port(mtls=MtlsMode.STRICT), request_auth=REQUEST_AUTH),
     "mixed-modes": inbound(
         inbound_port(port=8001, protocol=Protocol.GRPC, mtls=MtlsMode.DISABLE),
         inbound_port(port=8002, protocol=Protocol.GRPC_WEB, mtls=MtlsMode.STRICT),
@@ -667,6 +669,13 @@ GATEWAYS: dict[str, GatewayListenerInput] = {
     ),
     "policies-on-tcp": GatewayListenerInput(
         bind="0.0.0.0", port=9000, servers=(GatewayServer(tcp=(tcp(),)),), authorization=TRIED, telemetry=QUIET
+    ),
+    "tokens": GatewayListenerInput(
+        bind="0.0.0.0",
+        port=8080,
+        servers=(GatewayServer(http_route="http.80"),),
+        request_auth=REQUEST_AUTH,
+        telemetry=QUIET,
     ),
     "tcp": GatewayListenerInput(bind="0.0.0.0", port=9000, servers=(GatewayServer(tcp=(tcp(),)),), telemetry=QUIET),
     "tls-passthrough": GatewayListenerInput(
@@ -793,6 +802,7 @@ CASES: dict[str, Case] = {
     **{f"route-config/{name}": (lambda inp=inp: build_route_config(inp)) for name, inp in ROUTE_CONFIGS.items()},
     **{f"outbound/{name}": (lambda inp=inp: build_outbound_listener(inp)) for name, inp in OUTBOUND.items()},
     **{f"inbound/{name}": (lambda inp=inp: build_inbound_listeners(inp)[0]) for name, inp in INBOUND.items()},
+    **TOKEN_CASES,
     **{f"gateway/{name}": (lambda inp=inp: build_gateway_listener(inp)) for name, inp in GATEWAYS.items()},
     "outbound/virtual": lambda: build_virtual_outbound(VirtualOutboundInput(telemetry=logged())),
     "outbound/virtual-dynamic-dns": lambda: build_virtual_outbound(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
@@ -132,6 +133,17 @@ def _add(bootstrap: Bootstrap, message: Message, name: str, number: int) -> None
                 stat_prefix=name,
                 route_config=message,
                 http_filters=[HttpFilter(name="router", typed_config=pack(Router()))],
+            )
+            filters = [Filter(name="http", typed_config=pack(manager))]
+            static.listeners.append(_at(Listener(name=name, filter_chains=[FilterChain(filters=filters)]), number))
+        case TypedExtensionConfig():
+            manager = HttpConnectionManager(
+                stat_prefix=name,
+                route_config=RouteConfiguration(),
+                http_filters=[
+                    HttpFilter(name=message.name, typed_config=message.typed_config),
+                    HttpFilter(name="router", typed_config=pack(Router())),
+                ],
             )
             filters = [Filter(name="http", typed_config=pack(manager))]
             static.listeners.append(_at(Listener(name=name, filter_chains=[FilterChain(filters=filters)]), number))

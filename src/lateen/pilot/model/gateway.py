@@ -22,6 +22,7 @@ from lateen.pilot.model.mesh import Mesh, MeshSettings, View
 from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.ownership import audience
 from lateen.pilot.model.policy import age_key, exported_to
+from lateen.pilot.model.request_auth import RequestAuths
 from lateen.pilot.model.routes import Viewer, http_routes, matches_all
 from lateen.pilot.model.server_tls import build_server_tls
 from lateen.pilot.model.values import (
@@ -61,8 +62,11 @@ class _Host:
 class Gateways:
     """The derived collections of everything that gateways serve."""
 
-    def __init__(self, mesh: Mesh, outbound: Outbound, authorizations: Authorizations) -> None:
+    def __init__(
+        self, mesh: Mesh, outbound: Outbound, request_auths: RequestAuths, authorizations: Authorizations
+    ) -> None:
         self.mesh = mesh
+        self.request_auths = request_auths
         self._authorizations = authorizations
         self.outbound = outbound
         graph = mesh.graph
@@ -147,6 +151,7 @@ class Gateways:
         who: dict[str, Any] = {"kind": "gateway", "namespace": view.namespace, "labels": view.labels}
         common: dict[str, Any] = {
             "dynamic_dns": settings.dns_refresh if self.outbound.knows_dynamic(read, view) else None,
+            "request_auth": self.request_auths.of_gateway(read, view),
             "telemetry": settings.telemetry,
             "num_trusted_proxies": (topology and topology.num_trusted_proxies) or 0,
             "forward_client_cert": (topology and topology.forward_client_cert_details) or "",

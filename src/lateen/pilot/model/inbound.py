@@ -13,6 +13,7 @@ from lateen.pilot.model.ingress import ingress_ports, pool_of
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View
 from lateen.pilot.model.places import served_at
 from lateen.pilot.model.policy import effective_policy, tcp_limits
+from lateen.pilot.model.request_auth import RequestAuths
 from lateen.pilot.model.server_tls import build_server_tls
 from lateen.pilot.model.stat_names import stat_name_of
 from lateen.pilot.model.values import InboundListenerInput, InboundPort, MtlsMode, ServiceRef
@@ -26,8 +27,9 @@ ENDED_MODES = frozenset({"SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL"})
 class Inbound:
     """The derived collection of everything that reaches a proxy."""
 
-    def __init__(self, mesh: Mesh, authorizations: Authorizations) -> None:
+    def __init__(self, mesh: Mesh, request_auths: RequestAuths, authorizations: Authorizations) -> None:
         self.mesh = mesh
+        self.request_auths = request_auths
         self._authorizations = authorizations
         # workload's name -> InboundListenerInput | None
         self.listeners = mesh.graph.derive("inbound", self._listeners)
@@ -79,6 +81,7 @@ class Inbound:
             localhost=settings.inbound_localhost,
             capture=workload.capture,
             ips=(workload.ip,),
+            request_auth=self.request_auths.of_workload(read, workload),
             authorization=self._authorizations.of(read, **who, view=lambda: self._view(read, name)),
             spelling=self._authorizations.spelling(read, **who),
             telemetry=settings.telemetry,

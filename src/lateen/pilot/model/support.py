@@ -22,7 +22,6 @@ __all__ = ["STORED_ONLY", "UNTAKEN_FIELDS", "unsupported"]
 
 # Kinds that are decoded and stored, and why that matters to whoever wrote one.
 STORED_ONLY: Mapping[str, str] = {
-    "RequestAuthentication": "tokens are not checked",
     "Telemetry": "the standard metrics are reported as if it were not there",
     "WasmPlugin": "no extension is loaded",
     "TrafficExtension": "no extension is loaded",
@@ -146,7 +145,6 @@ _HARMLESS: Mapping[tuple[str, str], tuple[Any, ...]] = {
 }
 
 HEALTH_ANNOTATION = "proxy.istio.io/health-checks-enabled"
-_CLAIMS = "@request.auth.claims"
 
 
 def unsupported(obj: Object) -> Iterator[Problem]:
@@ -182,8 +180,6 @@ def _untaken(obj: Object) -> Iterator[tuple[str, str]]:
             yield from _unset(obj.spec.environment_variables, "spec.environmentVariables")
         case "MeshNetworks":
             yield from _untaken_networks(obj)
-        case "VirtualService":
-            yield from _untaken_rules(obj)
 
 
 def _untaken_entry(obj: Object) -> Iterator[tuple[str, str]]:
@@ -231,19 +227,6 @@ def _untaken_networks(obj: Object) -> Iterator[tuple[str, str]]:
             if endpoints.from_registry and endpoints.from_registry != CLUSTER_ID:
                 place = f"spec.networks.{name}.endpoints[{i}].fromRegistry"
                 yield place, f"the one registry of this mesh is {CLUSTER_ID!r}"
-
-
-def _untaken_rules(obj: Object) -> Iterator[tuple[str, str]]:
-    """Yield what of a VirtualService depends on more than its fields being set."""
-    for i, rule in enumerate(obj.spec.http):
-        for j, match in enumerate(rule.match):
-            for field, headers in (("headers", match.headers), ("withoutHeaders", match.without_headers)):
-                for header in headers:
-                    if header.lower().startswith(_CLAIMS):
-                        yield (
-                            f"spec.http[{i}].match[{j}].{field}[{header}]",
-                            "tokens are not read, so no claim is known",
-                        )
 
 
 def _places(value: Any, steps: list[str], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -39,6 +39,7 @@ from lateen.pilot.serving.certificates import CertificateOptions, Certificates
 from lateen.pilot.serving.elsewhere import elsewhere_listener
 from lateen.pilot.serving.groups import group_info
 from lateen.pilot.serving.halves import WaitingRoom
+from lateen.pilot.serving.keys import FetchOptions, make_key_keeper
 from lateen.pilot.serving.memory import Memory
 from lateen.pilot.serving.metrics import metrics_text
 from lateen.pilot.serving.pilot import Pilot
@@ -89,6 +90,7 @@ class ControlPlaneOptions:
     config: Path
     secrets: Path | None = None  # folder of Secrets; None: `secrets` in the state folder
     certificates: CertificateOptions = field(default_factory=CertificateOptions)
+    fetch: FetchOptions = field(default_factory=FetchOptions)
     network: str = "auto"  # "auto" | "capture" | "explicit"
     listen: tuple[str, int] | None = None  # IP and port for agents elsewhere; None: there are none
     log_json: bool = False
@@ -166,6 +168,7 @@ class ControlPlane:
         self.certificates = await self._stack.enter_async_context(Certificates(settings, options.certificates))
         self.vips = load_vips(settings.vips_file)
         self.pilot = Pilot(trust_domain=options.trust_domain, vips=self.vips)
+        self.keys = make_key_keeper(settings, options.fetch, self.pilot, self._show_problems)
         self._secrets = _secrets_folder(settings, options)
         if options.secrets is None:
             self._secrets.mkdir(mode=0o700, exist_ok=True)
@@ -293,6 +296,7 @@ class ControlPlane:
                 *(tasks.create_task(self._watch(folder), name=f"folder {folder}") for folder in self._snapshots),
                 tasks.create_task(self._batcher.run(self._apply), name="batches"),
                 tasks.create_task(self._keep_network(), name="network"),
+                tasks.create_task(self.keys.run(), name="keys of issuers"),
             ]
             await stop.wait()
             log.info("control plane stops")
@@ -356,6 +360,8 @@ class ControlPlane:
         written = (change for change in batch.values() if isinstance(change, Change))
         changes = self._waiting.whole(written, at_once=not self.pilot.source.ready)
         self.pilot.apply(changes, workloads)
+        if any(change.key.kind == "RequestAuthentication" for change in changes):
+            self.keys.want(self.pilot.key_wants.all())
         try:
             save_vips(self.settings.vips_file, self.vips)
         except OSError as error:
@@ -371,6 +377,7 @@ class ControlPlane:
         if self.tasting is not None and self.tasting.fault:
             found.append(Problem("", 0, "", f"resources are served untasted: {self.tasting.fault}", "warning"))
         found.extend(self._missing.values())
+        found.extend(self.keys.problems(self.pilot.mesh.objects.get))
         found.extend(self.certificates.problems())
         found.extend(folder_problems(self._secrets))
         return sorted(set(found), key=lambda p: (p.file, p.line, p.field, p.message))

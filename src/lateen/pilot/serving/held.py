@@ -7,8 +7,20 @@ endpoints are made with what names them.
 from __future__ import annotations
 
 from lateen.pilot.serving.slices import NamedSlice
+from lateen.pilot.translate.matches import JWT_FILTER
+from lateen.pilot.xds.source import Resource
 
-__all__ = ["Held"]
+__all__ = ["Held", "discovered"]
+
+_MARKS = {JWT_FILTER: b"envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"}  # name -> its type
+
+
+def discovered(listener: Resource | None) -> tuple[str, ...]:
+    """Return the names of the extensions of our own that a listener asks for; those of EnvoyFilters are held apart."""
+    if listener is None:
+        return ()
+    # Not parsed: a listener may be large. One that only happens to hold these bytes costs an extension nobody asks for.
+    return tuple(name for name, mark in _MARKS.items() if mark in listener.body)
 
 
 class Held:

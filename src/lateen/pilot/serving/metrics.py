@@ -62,6 +62,19 @@ def _lines(plane: ControlPlane) -> Iterator[str]:
     yield from _metric(
         "lateen_quarantined_resources", "gauge", "resources held back after tasting", _by("type", held, nacks)
     )
+    states: Counter[str] = Counter(plane.keys.states().values())
+    yield from _metric(
+        "lateen_jwks_sources",
+        "gauge",
+        "places that rules have keys of issuers fetched from, by whether they are had",
+        _by("state", states, dict.fromkeys(("fresh", "kept", "none"), 0)),
+    )
+    yield from _metric(
+        "lateen_jwks_fetches_total",
+        "counter",
+        "fetches of keys of issuers, by how they ended",
+        _by("outcome", plane.keys.outcomes, {"ok": 0}),
+    )
     for name, kind, text, value in (
         ("lateen_tasted_total", "counter", "resources that the tasting Envoy judged", taste.tasted),
         ("lateen_taste_refused_total", "counter", "of them, those that it refused", taste.refused),

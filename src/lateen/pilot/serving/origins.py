@@ -70,6 +70,8 @@ def _makers(scope: Scope, type_url: str, name: str) -> Iterator[tuple[Derived[An
             yield render.inbound_clusters, scope.workload
         elif type_url == LDS:
             yield render.inbound_listeners, scope.workload
+        elif type_url == ECDS:
+            yield render.inbound_extensions, (scope.workload, name)
         return
     view = scope.view
     match type_url:

@@ -22,10 +22,12 @@ from lateen.pilot.model.envoy_filters import EnvoyFilters, PatchId, parse_patch_
 from lateen.pilot.model.findings import Findings
 from lateen.pilot.model.gateway import Gateways
 from lateen.pilot.model.inbound import Inbound
+from lateen.pilot.model.jwks import JwksSource
 from lateen.pilot.model.mesh import Mesh
 from lateen.pilot.model.names import Names
 from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.overlaps import Overlaps
+from lateen.pilot.model.request_auth import JwksWants, RequestAuths
 from lateen.pilot.model.rivals import Rivals
 from lateen.pilot.model.rule_findings import RuleFindings
 from lateen.pilot.model.support import unsupported
@@ -57,9 +59,11 @@ class Pilot:
         self.graph = Graph()
         self.mesh = Mesh(self.graph, trust_domain)
         self.outbound = Outbound(self.mesh)
+        self.request_auths = RequestAuths(self.mesh)
+        self.key_wants = JwksWants()
         self.authorizations = Authorizations(self.mesh)
-        self.inbound = Inbound(self.mesh, self.authorizations)
-        self.gateways = Gateways(self.mesh, self.outbound, self.authorizations)
+        self.inbound = Inbound(self.mesh, self.request_auths, self.authorizations)
+        self.gateways = Gateways(self.mesh, self.outbound, self.request_auths, self.authorizations)
         self.credentials = Credentials(self.mesh, self.gateways.servers)
         self.render = Render(
             self.mesh,
@@ -119,7 +123,18 @@ class Pilot:
         for change in changes:
             self.findings.follow(change.key, exists=change.obj is not None)
 
+    def take_keys(self, keys: Mapping[JwksSource, str]) -> None:
+        """Take the usable keys of sources, as JSON; "": none are had, so that tokens they would check are refused."""
+        with self.graph.batch():
+            for source, text in keys.items():
+                if text:
+                    self.request_auths.keys.set(source, text)
+                else:
+                    self.request_auths.keys.delete(source)
+        self.source.flush()
+
     def _note(self, change: Change) -> None:
+        self.key_wants.replace(change.key, change.obj)
         self._claims.replace(change.key, change.obj)
         self._rivals.replace(change.key, change.obj)
         self._overlaps.replace(change.key, change.obj)

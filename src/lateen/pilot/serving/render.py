@@ -54,6 +54,7 @@ from lateen.pilot.translate.clusters import build_dynamic_cluster, build_fixed_c
 from lateen.pilot.translate.endpoints import build_endpoints
 from lateen.pilot.translate.gateway import build_gateway_listener
 from lateen.pilot.translate.inbound import build_inbound_clusters, build_inbound_listeners
+from lateen.pilot.translate.jwt import JWT_FILTER, build_token_filter
 from lateen.pilot.translate.listeners import (
     build_http_proxy_listener,
     build_outbound_listener,
@@ -110,6 +111,8 @@ class Render:
         self.added_listeners = graph.derive("added listener resources", self._added_listeners)
         # (view, name) -> Resource | None: what EnvoyFilters add, asked for by filters
         self.extensions = graph.derive("extension resources", self._extension)
+        # (workload, name) -> Resource | None: what its listeners ask for
+        self.inbound_extensions = graph.derive("inbound extension resources", self._inbound_extension)
         # workload -> tuple[Resource, ...]
         self.inbound_listeners = graph.derive("inbound listener resources", self._inbound_listeners)
         self.inbound_clusters = graph.derive("inbound cluster resources", self._inbound_clusters)
@@ -237,7 +240,18 @@ class Render:
 
     def _extension(self, read: Read, key: tuple[View, str]) -> Resource | None:
         view, name = key
+        if name == JWT_FILTER and view.kind == "gateway":
+            tokens = self._gateways.request_auths.tokens_of_gateway(read, view)
+            return self._resource(build_token_filter, tokens)
         return extension(self._patches(read, view, EXTENSIONS), name)
+
+    def _inbound_extension(self, read: Read, key: tuple[str, str]) -> Resource | None:
+        name, wanted = key
+        workload = read.get(self._mesh.workloads, name)
+        if workload is None or wanted != JWT_FILTER:
+            return None
+        # There for whoever asks, also while no rule is: a listener that is about to lose the filter still has it.
+        return self._resource(build_token_filter, self._inbound.request_auths.tokens_of_workload(read, workload))
 
     # ---- routes and endpoints
 

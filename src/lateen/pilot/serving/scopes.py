@@ -70,7 +70,7 @@ class Scopes:
         """Return the scope of one workload, one user more."""
         scope = self.workloads.get(name)
         if scope is None:
-            scope = self.workloads[name] = WorkloadScope(name, self.render, self.ledger, self.gate)
+            scope = self.workloads[name] = WorkloadScope(name, self.render, self.ledger, self.gate, self.enter)
             self._opened(scope)
         scope.users += 1
         return scope
@@ -149,7 +149,7 @@ class Scopes:
         """Tell whether something staged waits for the Envoy's word."""
         return any(True for scope in self._touched for _ in self._open_questions(scope))
 
-    def enter(self, scope: ViewScope, type_url: str, name: str, wanted: Resource) -> Resource | None:
+    def enter(self, scope: Scope, type_url: str, name: str, wanted: Resource) -> Resource | None:
         """Return what is served at once under a name that somebody asks for first; None: when it is judged."""
         if not scope.judged or not self.gate.active:
             return wanted
@@ -242,6 +242,7 @@ class Scopes:
             self._of_view(derived, partial(_set_part, which, part))
         self._route(render.secrets, lambda scope, name, value: scope.secrets.changed(name, value))
         graph.on_change(render.notes, self._notes_changed)
+        graph.on_change(render.inbound_extensions, self._inbound_extensions)
         graph.on_change(render.inbound_listeners, self._inbound_teller("listeners"))
         graph.on_change(render.inbound_clusters, self._inbound_teller("clusters"))
 
@@ -282,6 +283,13 @@ class Scopes:
                     self._touched[scope] = None
 
         return tell
+
+    def _inbound_extensions(self, changes: list[tuple[Any, Any, Any]]) -> None:
+        for (name, wanted), _, value in changes:
+            scope = self.workloads.get(name)
+            if scope is not None:
+                scope.extensions.changed(wanted, value)
+                self._touched[scope] = None
 
 
 def _set_part(which: str, part: tuple[int, str], scope: ViewScope, value: Any) -> None:

@@ -25,7 +25,7 @@ from lateen.pilot.serving.view_scope import ViewScope
 from lateen.pilot.serving.workload_scope import WorkloadScope
 from lateen.pilot.translate.patches.outcome import Mark
 from lateen.pilot.xds.source import Delta, Identity, Listener, NodeInfo, Proxy, Slice
-from lateen.pilot.xds.type_urls import CDS, LDS, SDS, TRUST
+from lateen.pilot.xds.type_urls import CDS, ECDS, LDS, SDS, TRUST
 from lateen.wire.spiffe import parse_spiffe_id
 
 __all__ = ["MeshProxy", "MeshSource", "Rejection"]
@@ -67,6 +67,7 @@ class MeshProxy:
         if self.own is not None:
             slices[CDS] = (*slices[CDS], self.own.clusters)
             slices[LDS] = (*slices[LDS], self.own.listeners)
+            slices[ECDS] = (*slices[ECDS], self.own.extensions)
         slices[TRUST] = (self._source.trust,)
         if self.proven and self.follows:
             slices[SDS] = (self.shared.secrets,)

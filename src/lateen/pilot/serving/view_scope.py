@@ -20,7 +20,7 @@ from lateen.pilot.model.virtual_services import HTTP_PORT
 from lateen.pilot.model.visibility import Membership
 from lateen.pilot.serving.following import Following
 from lateen.pilot.serving.gate import Gate
-from lateen.pilot.serving.held import Held
+from lateen.pilot.serving.held import Held, discovered
 from lateen.pilot.serving.marks import Keeper, Ledger
 from lateen.pilot.serving.render import Render
 from lateen.pilot.serving.slices import NamedSlice, UnionSlice
@@ -253,6 +253,8 @@ class ViewScope:
         # Held before a proxy asks, so that routes are judged with the listeners that name them and served with them.
         for name, listener in list(self.listeners.staged()):
             self._held.hold(self.routes, name, references(LDS, listener.body) if listener is not None else ())
+            if self.view.kind == "gateway":
+                self._held.hold(self.extensions, name, discovered(listener))
         if self._gate.active:
             # A proxy may ask for the endpoints of a cluster that it was just told of when a later change, which is
             # being judged, has taken them away: what is served is a state of its own, endpoints included.

@@ -100,6 +100,7 @@ def _chains(server: GatewayServer, inp: GatewayListenerInput, name: str, guards:
                     dynamic_dns=inp.dynamic_dns,
                     guards=guards.http,
                     spelling=inp.spelling,
+                    early=guards.early,
                 )
             ],
         )

@@ -9,21 +9,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.listener.v3.listener_components_pb2 import Filter
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 
 from lateen.pilot.model.values_authz import Authorization
 from lateen.pilot.model.values_jwt import RequestAuth
 from lateen.pilot.translate.authz import Decisions, build_decisions
-from lateen.pilot.translate.jwt import build_jwt_filters
+from lateen.pilot.translate.jwt import build_jwt_filters, strip_outputs
 
 __all__ = ["Guards", "build_guards"]
 
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """Filters that stand before all that acts on a request (`http`) or carries a connection (`tcp`)."""
+    """Filters that stand before all that acts on a request (`http`) or carries a connection (`tcp`).
 
+    `early` changes requests before their route is chosen.
+    """
+
+    early: tuple[TypedExtensionConfig, ...] = ()
     http: tuple[HttpFilter, ...] = ()
     tcp: tuple[Filter, ...] = ()
 
@@ -35,6 +40,7 @@ def build_guards(request_auth: RequestAuth, authorization: Authorization) -> Gua
     """
     decisions: Decisions = build_decisions(authorization)
     return Guards(
+        early=strip_outputs(request_auth),
         http=(*decisions.http_asks, *build_jwt_filters(request_auth), *decisions.http_rules),
         tcp=(*decisions.tcp_asks, *decisions.tcp_rules),
     )

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.protocol_pb2 import (
     Http1ProtocolOptions,
     Http2ProtocolOptions,
@@ -155,12 +156,14 @@ def inbound_manager(
     grpc_web: bool = False,
     guards: Sequence[HttpFilter] = (),
     spelling: Spelling = AS_IN_ISTIO,
+    early: Sequence[TypedExtensionConfig] = (),
 ) -> Filter:
     """Return the manager of requests that reach the workload.
 
     `mtls`: the chain ends mutual TLS, so what the client's proxy says of itself is read; otherwise the client is
     outside of the mesh, and what it claims is thrown away.
-    `guards` decide about each request before anything else acts on it, and read it as `spelling` says.
+    `guards` decide about each request before anything else acts on it, and read it as `spelling` says;
+    `early` changes it before that.
     """
     filters = (*guards, *((_GRPC_WEB,) if grpc_web else ()), *INBOUND_FILTERS)
     return _manager(
@@ -168,7 +171,7 @@ def inbound_manager(
         spelling=spelling,
         route_config=route,
         http_filters=(READ_PEER, *filters) if mtls else filters,
-        early_header_mutation_extensions=[STRIP_DISGUISES if mtls else STRIP_CLAIMS],
+        early_header_mutation_extensions=[STRIP_DISGUISES if mtls else STRIP_CLAIMS, *early],
         forward_client_cert_details=HttpConnectionManager.APPEND_FORWARD,
         set_current_client_cert_details=_CLIENT_DETAILS,
         server_name=SERVER_NAME,
@@ -191,11 +194,13 @@ def gateway_manager(
     dynamic_dns: timedelta | None = None,
     guards: Sequence[HttpFilter] = (),
     spelling: Spelling = AS_IN_ISTIO,
+    early: Sequence[TypedExtensionConfig] = (),
 ) -> Filter:
     """Return the manager of requests that enter the mesh: nothing a client says about itself is believed.
 
     `num_trusted_proxies` and `forward_client_cert` (an Istio name, "" for SANITIZE_SET) say how far that is loosened
-    for what stands in front of the gateway. `guards` decide about each request before anything else acts on it.
+    for what stands in front of the gateway. `guards` decide about each request before anything else acts on it; `early`
+    changes it before that, and before its route is chosen.
     """
     forwarding = forward_client_cert if forward_client_cert in _FORWARDING else "SANITIZE_SET"
     return _manager(
@@ -204,7 +209,7 @@ def gateway_manager(
         rds=_rds(route_name),
         strip_trailing_host_dot=True,  # `reviews.default.` is `reviews.default`
         http_filters=(*guards, *_outbound_filters(dynamic_dns)),
-        early_header_mutation_extensions=[STRIP_CLAIMS],
+        early_header_mutation_extensions=[STRIP_CLAIMS, *early],
         use_remote_address=TRUE,
         xff_num_trusted_hops=num_trusted_proxies,
         forward_client_cert_details=_FORWARDING[forwarding],

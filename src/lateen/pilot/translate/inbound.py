@@ -314,6 +314,7 @@ def _http(target: _Target, inp: InboundListenerInput, row: _Row, guards: Guards)
         grpc_web=target.protocol is Protocol.GRPC_WEB,
         guards=guards.http,
         spelling=inp.spelling,
+        early=guards.early,
     )
 
 

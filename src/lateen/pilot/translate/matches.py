@@ -20,7 +20,7 @@ from google.protobuf.wrappers_pb2 import BoolValue
 
 from lateen.pilot.translate.parts import regex
 
-__all__ = ["EVERYTHING", "build_match", "claim_path", "string_matcher"]
+__all__ = ["EVERYTHING", "JWT_FILTER", "JWT_PAYLOAD", "build_match", "claim_path", "string_matcher"]
 
 EVERYTHING: Final = RouteMatch(prefix="/")
 JWT_FILTER: Final = "envoy.filters.http.jwt_authn"

@@ -1,0 +1,64 @@
+"""Arguments of commands that fetch from URLs in configuration: where that may lead, and how long keys last."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lateen.cli.units import parse_duration_argument
+
+if TYPE_CHECKING:
+    from lateen.pilot.serving.keys import FetchOptions
+
+__all__ = ["add_fetch_arguments", "fetch_options"]
+
+
+def add_fetch_arguments(parser: argparse.ArgumentParser) -> None:
+    fetching = parser.add_argument_group("fetching", "what is fetched from URLs in configuration")
+    fetching.add_argument(
+        "--allow-fetch",
+        metavar="CIDR",
+        action="append",
+        default=[],
+        help="addresses that may be fetched from though they are loopback, private or the like; may be repeated",
+    )
+    fetching.add_argument(
+        "--refuse-fetch",
+        metavar="CIDR",
+        action="append",
+        default=[],
+        help="addresses that are never fetched from; may be repeated",
+    )
+    fetching.add_argument("--fetch-ca", metavar="FILE", help="roots in PEM that are trusted beside the system's")
+    fetching.add_argument(
+        "--jwks-refresh",
+        metavar="DURATION",
+        type=parse_duration_argument,
+        default=timedelta(minutes=20),
+        help="how often keys of issuers are fetched (default: 20m)",
+    )
+    fetching.add_argument(
+        "--jwks-keep",
+        metavar="DURATION",
+        type=parse_duration_argument,
+        default=timedelta(hours=6),
+        help="how long keys are kept that cannot be fetched again; then tokens are refused (default: 6h)",
+    )
+
+
+def fetch_options(options: argparse.Namespace) -> FetchOptions:
+    """Return what the arguments say. Raises `BadInput`."""
+    from lateen.fetch.guard import Guard, parse_networks
+    from lateen.pilot.serving.keys import FetchOptions
+
+    return FetchOptions(
+        guard=Guard(
+            allowed=parse_networks(options.allow_fetch, "--allow-fetch"),
+            refused=parse_networks(options.refuse_fetch, "--refuse-fetch"),
+        ),
+        ca_file=Path(options.fetch_ca) if options.fetch_ca else None,
+        key_refresh=options.jwks_refresh,
+        key_keep=options.jwks_keep,
+    )
