@@ -21,7 +21,7 @@ SPEC = WorkloadSpec(name="reviews-v3", service="reviews", version="v3", argv=("a
 def make_input(mark: int | None = 1337, address: str = "0.0.0.0", own_service: str = "") -> BootstrapInput:
     return BootstrapInput(
         node=build_node(SPEC, Place(mode="capture", ip="10.77.0.2"), MESH),
-        xds_socket="/s/run/xds.sock",
+        xds="/s/run/xds.sock",
         sds_socket="/s/w/r/sds.sock",
         admin_socket="/s/w/r/admin.sock",
         prometheus_address=address,
@@ -91,7 +91,7 @@ def test_nothing_listens_but_metrics_and_admin_is_no_port() -> None:
     document = build_bootstrap(make_input())
     listeners = document["static_resources"]["listeners"]
     assert [listener["address"]["socket_address"]["port_value"] for listener in listeners] == [15090]
-    assert document["admin"]["address"] == {"pipe": {"path": "/s/w/r/admin.sock"}}
+    assert document["admin"]["address"] == {"pipe": {"path": "/s/w/r/admin.sock", "mode": 0o600}}
     paths = json.dumps(listeners)
     assert "/stats/prometheus" in paths
     assert "quitquitquit" not in paths

@@ -14,9 +14,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from tests.fakes.agent_mesh import FakeMesh
+from tests.fakes.pki import Link, make_link
 
 from lateen.agent.identity import CitadelClient, Identity
 from lateen.citadel.authority import Authority
+from lateen.citadel.material import Material
 from lateen.errors import LateenError, Refused, Unavailable
 from lateen.wire.spiffe import SpiffeId
 
@@ -239,3 +241,108 @@ async def test_nobody_at_the_socket(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"certificate for default/reviews from .*ca\.sock"):
         await client.sign(b"csr", 0)
     await client.close()
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+async def test_a_clock_that_is_off_neither_spins_nor_oversleeps(tmp_path: Path, log: Any, minutes: int) -> None:
+    world = World(tmp_path, stop_after=9)
+    identity = world.identity_of(log)
+    identity._now = lambda: world.now + timedelta(minutes=minutes)
+    ends: list[datetime] = []
+    identity.listen(lambda svid: ends.append(svid.not_after))
+    await live(identity)
+    gaps = [b - a for a, b in zip(world.asked, world.asked[1:], strict=False)]
+    assert all(timedelta(hours=9) < gap < timedelta(hours=15) for gap in gaps), gaps
+    # Also by a clock that is ahead by as much, each was replaced before it ended.
+    assert all(asked + timedelta(minutes=10) < end for asked, end in zip(world.asked[1:], ends, strict=False))
+
+
+async def test_a_signer_that_ends_in_five_minutes_is_not_asked_without_a_pause(tmp_path: Path, log: Any) -> None:
+    root = make_link("root", now=START)
+    short = make_link("short", root, now=START, life=timedelta(minutes=5))
+    fresh = make_link("fresh", root, now=START)
+    world = World(tmp_path, stop_after=10**6)
+    world.authority.use(material(short, root))
+    identity = world.identity_of(log)
+    seen: list[Any] = []
+    identity.listen(seen.append)
+    original = world.sleep
+
+    async def sleep(seconds: float) -> None:
+        if world.now > START + timedelta(minutes=6) and world.stop_after == 10**6:
+            # For a minute nothing could be issued; now it is replaced.
+            world.authority.use(material(fresh, root))
+            world.stop_after = len(world.asked) + 1
+        await original(seconds)
+
+    identity._sleep = sleep
+    await live(identity)
+    end = short.certificate.not_valid_after_utc
+    before = [moment for moment in world.asked if moment < end - timedelta(seconds=5)]
+    assert 2 <= len(before) <= 12, "certificates get shorter, asking does not run away"
+    assert all(svid.not_after <= end for svid in seen[:-1])
+    # While nothing was issued it went on asking, and has the new one at once.
+    assert identity.failures > 0
+    assert seen[-1].signing_path == world.authority.signing_path
+    assert seen[-1].not_after > end
+
+
+def material(signer: Link, root: Link) -> Material:
+    return Material(
+        certificate=signer.certificate,
+        key=signer.key,
+        intermediates=(signer.certificate,),
+        root=root.certificate,
+        roots=(root.certificate,),
+    )
+
+
+async def test_a_certificate_is_replaced_soon_when_it_would_be_signed_another_way(tmp_path: Path, log: Any) -> None:
+    root = make_link("root", now=START)
+    one, two = make_link("one", root, now=START), make_link("two", root, now=START)
+    world = World(tmp_path, stop_after=3)
+    world.authority.use(material(one, root))
+    identity = world.identity_of(log)
+    original = world.sleep
+
+    async def sleep(seconds: float) -> None:
+        if len(world.asked) == 1 and world.now > START + timedelta(minutes=1):
+            world.authority.use(material(two, root))
+            identity.expect(world.authority.signing_path)
+        await original(seconds)
+
+    identity._sleep = sleep
+    await live(identity)
+    gaps = [b - a for a, b in zip(world.asked, world.asked[1:], strict=False)]
+    assert gaps[0] < timedelta(minutes=3)
+    assert gaps[1] > timedelta(hours=9)
+    assert identity.current is not None
+    assert identity.current.signing_path == world.authority.signing_path
+
+
+async def test_an_authority_that_signs_by_several_ways_is_asked_once_for_each(tmp_path: Path, log: Any) -> None:
+    world = World(tmp_path, stop_after=4)
+    identity = world.identity_of(log)
+    identity.listen(lambda _: identity.expect("a way that no certificate has"))
+    await live(identity)
+    gaps = [b - a for a, b in zip(world.asked, world.asked[1:], strict=False)]
+    assert gaps[0] < timedelta(minutes=2)
+    assert all(gap > timedelta(hours=9) for gap in gaps[1:])
+
+
+async def test_an_answer_that_was_on_its_way_when_the_way_changed_is_replaced(tmp_path: Path, log: Any) -> None:
+    root = make_link("root", now=START)
+    one, two = make_link("one", root, now=START), make_link("two", root, now=START)
+    world = World(tmp_path, stop_after=3)
+    world.authority.use(material(one, root))
+    identity = world.identity_of(log)
+
+    def changed_meanwhile(pems: Sequence[str]) -> Sequence[str]:
+        world.authority.use(material(two, root))
+        identity.expect(world.authority.signing_path)
+        return pems
+
+    world.answers = [changed_meanwhile]
+    await live(identity)
+    assert world.asked[1] - world.asked[0] < timedelta(minutes=2)
+    assert world.asked[2] - world.asked[1] > timedelta(hours=9)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import DEVNULL
 from typing import Any
@@ -475,6 +475,33 @@ async def test_a_root_is_in_force_when_it_is_acknowledged_and_out_of_force_later
             with pytest.raises((ssl.SSLError, OSError, asyncio.IncompleteReadError)):
                 await ask(run)
             await until(lambda: mesh.last.certificate is not None and mesh.last.certificate != before)
+
+
+async def test_citadel_away_for_a_whole_life_of_certificates(log: Any, until: Any, tmp_path: Path) -> None:
+    async with (
+        FakeMesh(lifetime=timedelta(seconds=3)) as mesh,
+        client_tls(mesh, tmp_path) as tls,
+        running(mesh, log, until, mtls=True) as run,
+    ):
+        reader, writer = await asyncio.open_connection(run.ip, 9080, ssl=tls, server_hostname="")
+        await mesh.stop()
+        held = mesh.last.certificate
+        assert held is not None
+        end = datetime.fromisoformat(held.not_after)
+        await until(lambda: datetime.now(UTC) > end)
+        # What stands goes on: TLS looks at certificates when a connection is made. What is new is refused.
+        writer.write(b"GET /kept HTTP/1.1\r\nHost: reviews\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).startswith(b"HTTP/1.1 200")
+        with pytest.raises(ssl.SSLCertVerificationError, match="certificate has expired"):
+            await asyncio.open_connection(run.ip, 9080, ssl=tls, server_hostname="")
+        assert run.task is not None
+        assert not run.task.done()
+        # And all by itself it recovers.
+        await mesh.start()
+        await until(lambda: mesh.last.certificate is not None and mesh.last.certificate != held, seconds=5)
+        connection = await asyncio.open_connection(run.ip, 9080, ssl=tls, server_hostname="")
+        assert (await exchange(*connection, "/new"))[0] == 200
+        writer.close()
 
 
 async def test_sigkill_of_the_agent_leaves_nothing(mesh: FakeMesh, log: Any, until: Any) -> None:

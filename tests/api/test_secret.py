@@ -164,3 +164,20 @@ def test_a_secret_prints_the_names_of_its_keys_only() -> None:
     assert "token" in repr(obj)
     assert SECRET_TEXT not in repr(obj)
     assert SECRET_TEXT not in f"{obj.spec!s} {credential_of(obj.spec)!r}"
+
+
+def test_what_is_only_in_a_secret_is_in_no_fault_of_it() -> None:
+    """Somebody slips with the indentation, and what should be a value is the name of a field."""
+    text = f"""
+apiVersion: v1
+kind: Secret
+metadata: {{name: s, {SECRET_TEXT}: x}}
+{SECRET_TEXT}: ""
+stringdata: {{x: "{SECRET_TEXT}"}}
+stringData: {{tls.key: ["{SECRET_TEXT}"]}}
+"""
+    told = [str(problem) for problem in decode_documents(text.encode(), "s.yaml").problems]
+    assert not [line for line in told if SECRET_TEXT in line]
+    assert "s.yaml:5: has what is not a field of Secret, which has data, immutable, stringData, type" in told
+    assert "s.yaml:4: metadata: has what is not a field of metadata, it is passed over" in told
+    assert "s.yaml:6: stringdata: is not a field of Secret, did you mean stringData?" in told

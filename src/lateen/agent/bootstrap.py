@@ -6,6 +6,7 @@ Rules: Istio's bootstrap, docs/design/0005-agent.md "Bootstrap". Same input, sam
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class BootstrapInput:
     """All that one bootstrap depends on. Paths are absolute, and short enough for sockets."""
 
     node: Node
-    xds_socket: str
+    xds: str  # a socket's path, or HOST:PORT
     sds_socket: str
     admin_socket: str
     prometheus_address: str  # where 15090 is bound
@@ -106,7 +107,8 @@ def build_bootstrap(inp: BootstrapInput) -> dict[str, Any]:
             "metadata": dict(inp.node.metadata),
             **({"locality": dict(inp.node.locality)} if inp.node.locality else {}),
         },
-        "admin": {"address": _pipe(inp.admin_socket), "access_log": []},
+        # The folder is its user's alone already; but whoever reaches this socket commands the proxy.
+        "admin": {"address": {"pipe": {"path": inp.admin_socket, "mode": 0o600}}, "access_log": []},
         "dynamic_resources": {
             "cds_config": _ads(),
             "lds_config": _ads(),
@@ -194,7 +196,8 @@ def _xds_cluster(inp: BootstrapInput) -> dict[str, Any]:
         }
         for priority in ("DEFAULT", "HIGH")
     ]
-    cluster = _pipe_cluster(XDS_CLUSTER, inp.xds_socket, http2=True)
+    local = inp.xds.startswith("/")
+    cluster = _pipe_cluster(XDS_CLUSTER, inp.xds, http2=True) if local else _host_cluster(XDS_CLUSTER, inp.xds)
     return {
         **cluster,
         "circuit_breakers": {"thresholds": limits},
@@ -263,6 +266,43 @@ def _pipe_cluster(name: str, path: str, *, http2: bool) -> dict[str, Any]:
             }
         },
     }
+
+
+def _host_cluster(name: str, address: str) -> dict[str, Any]:
+    """Return a cluster of a control plane elsewhere; over a network its end may vanish unseen."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    socket_address = {"address": host, "port_value": int(port)}
+    return {
+        "name": name,
+        "alt_stat_name": f"{name};",
+        "type": "STATIC" if _is_ip(host) else "STRICT_DNS",
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": socket_address}}}]}],
+        },
+        "upstream_connection_options": {
+            "tcp_keepalive": {"keepalive_probes": 3, "keepalive_time": 30, "keepalive_interval": 10}
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": _type("upstreams.http.v3.HttpProtocolOptions"),
+                "explicit_http_config": {
+                    # The control plane allows a ping every 20 s there.
+                    "http2_protocol_options": {"connection_keepalive": {"interval": "30s", "timeout": "10s"}}
+                },
+            }
+        },
+    }
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _own_service(hostname: str) -> dict[str, Any]:

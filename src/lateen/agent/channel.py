@@ -1,4 +1,4 @@
-"""gRPC to the control plane's Unix sockets: channels that come back soon, and errors in this project's words."""
+"""gRPC to the control plane: channels that come back soon, and errors in this project's words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import grpc.aio
 
 from lateen.errors import BadInput, LateenError, Refused, Unavailable
 
-__all__ = ["CALL_SECONDS", "open_local", "open_secure", "to_error"]
+__all__ = ["CALL_SECONDS", "open_local", "open_secure", "open_server_only", "to_error"]
 
 CALL_SECONDS: Final = 10.0  # of one call; retries are the caller's
 
@@ -24,6 +24,8 @@ _OPTIONS: Final = (
     ("grpc.enable_retries", 0),
     ("grpc.max_receive_message_length", 64 << 20),  # a name table of a large mesh
 )
+# Over a network the other end may vanish unseen. The control plane allows a ping every 20 s.
+_KEEPALIVE: Final = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000))
 _STATUS: Final[dict[Any, type[LateenError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: BadInput,
     grpc.StatusCode.UNAUTHENTICATED: Refused,
@@ -37,11 +39,21 @@ def open_local(path: Path) -> Any:
     return grpc.aio.insecure_channel(f"unix:{path}", options=_OPTIONS)
 
 
-def open_secure(path: Path, *, roots: bytes, key: bytes, chain: bytes, server_name: str) -> Any:
-    """Return a channel with mutual TLS; the server's certificate must be for `server_name`."""
-    credentials = grpc.ssl_channel_credentials(roots, key, chain)
+def open_secure(target: Path | str, *, roots: bytes, key: bytes, chain: bytes, server_name: str) -> Any:
+    """Return a channel with mutual TLS to a socket or `HOST:PORT`; the server's certificate is for `server_name`."""
+    return _open_tls(target, grpc.ssl_channel_credentials(roots, key, chain), server_name)
+
+
+def open_server_only(target: str, *, roots: bytes, server_name: str) -> Any:
+    """Return a channel over which only the server shows a certificate, which must be for `server_name`."""
+    return _open_tls(target, grpc.ssl_channel_credentials(roots), server_name)
+
+
+def _open_tls(target: Path | str, credentials: Any, server_name: str) -> Any:
     options = (*_OPTIONS, ("grpc.ssl_target_name_override", server_name))
-    return grpc.aio.secure_channel(f"unix:{path}", credentials, options=options)
+    if isinstance(target, Path):
+        return grpc.aio.secure_channel(f"unix:{target}", credentials, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=(*options, *_KEEPALIVE))
 
 
 def to_error(what: str, error: Any) -> LateenError:

@@ -67,20 +67,31 @@ class CitadelClient:
     """Asks Citadel on its local socket. `namespace` and `service_account` are what it is asked to vouch for."""
 
     def __init__(self, socket: Path, *, namespace: str, service_account: str) -> None:
+        self._where = str(socket)
         self._socket = socket
         self._wanted = f"{namespace}/{service_account}"
-        self._channel: Any = None
+        self._opened: Any = None
+
+    @property
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return ((IDENTITY_METADATA, self._wanted),)
+
+    def _channel(self) -> Any:
+        if self._opened is None:
+            self._opened = open_local(self._socket)
+        return self._opened
 
     async def sign(self, csr: bytes, seconds: int) -> Sequence[str]:
         """Return the chain. Raises `Refused`, `BadInput`, `Unavailable`."""
-        if self._channel is None:
-            self._channel = open_local(self._socket)
-        call = self._channel.unary_unary(CREATE_CERTIFICATE)
+        return await self._ask(self._channel(), csr, seconds, self._metadata)
+
+    async def _ask(self, channel: Any, csr: bytes, seconds: int, metadata: Any) -> Sequence[str]:
+        call = channel.unary_unary(CREATE_CERTIFICATE)
         request = encode_certificate_request(csr, seconds)
         try:
-            answer = await call(request, timeout=CALL_SECONDS, metadata=((IDENTITY_METADATA, self._wanted),))
+            answer = await call(request, timeout=CALL_SECONDS, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise to_error(f"certificate for {self._wanted} from {str(self._socket)!r}", error) from error
+            raise to_error(f"certificate for {self._wanted} from {self._where!r}", error) from error
         try:
             return decode_certificates(answer)
         except BadInput as error:
@@ -88,22 +99,20 @@ class CitadelClient:
 
     async def issue_jwt(self, audience: tuple[str, ...]) -> JwtAnswer:
         """Return a JWT-SVID. Raises `Refused`, `BadInput`, `Unavailable`."""
-        if self._channel is None:
-            self._channel = open_local(self._socket)
-        call = self._channel.unary_unary(ISSUE)
+        call = self._channel().unary_unary(ISSUE)
         request = msgspec.json.encode(JwtRequest(audience=audience))
         try:
-            answer = await call(request, timeout=CALL_SECONDS, metadata=((IDENTITY_METADATA, self._wanted),))
+            answer = await call(request, timeout=CALL_SECONDS, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            raise to_error(f"JWT-SVID for {self._wanted} from {str(self._socket)!r}", error) from error
+            raise to_error(f"JWT-SVID for {self._wanted} from {self._where!r}", error) from error
         try:
             return msgspec.json.decode(answer, type=JwtAnswer)
         except msgspec.DecodeError as error:
             raise Unavailable(f"answer of Citadel: no JWT-SVID: {error}") from error
 
     async def close(self) -> None:
-        if self._channel is not None:
-            await self._channel.close()
+        if self._opened is not None:
+            await self._opened.close()
 
 
 class Identity:
@@ -114,7 +123,7 @@ class Identity:
         sign: Sign,
         *,
         namespace: str,
-        service_account: str,
+        service_account: str | None,
         lifetime: timedelta | None,
         log: Log,
         trust_domain: str = "",
@@ -122,9 +131,15 @@ class Identity:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        """`trust_domain` is the mesh's, where it is known: the CSR names the identity then."""
-        self._named = SpiffeId(trust_domain, namespace, service_account) if trust_domain else None
+        """`trust_domain` is the mesh's, where it is known: the CSR names the identity then.
+
+        `service_account` None: whichever Citadel gives. Who joins by a token may learn from it who it is.
+        """
+        self._named: SpiffeId | None = None
+        if trust_domain and service_account is not None:
+            self._named = SpiffeId(trust_domain, namespace, service_account)
         self.current: Svid | None = None
+        self.failure = ""  # why the last attempt failed; "" once one succeeds
         self.requests = 0
         self.failures = 0
         self._sign = sign
@@ -167,22 +182,30 @@ class Identity:
         return self.current
 
     async def run(self) -> None:
-        """Get the first SVID, then renew it, until cancelled.
+        """Get the first SVID unless there is one, then renew it, until cancelled.
 
         Raises `Refused` or `BadInput` when Citadel refuses the first one: asking again would not help. Later refusals
         are logged and asked again, since what runs should go on running.
         """
+        svid = await self.begin()
         while True:
-            svid = await self._obtain()
-            self.current = svid
-            self._log.info(
-                "certificate received", identity=str(svid.spiffe_id), serial=svid.serial, not_after=svid.not_after
-            )
-            for listener in self._listeners:
-                listener(svid)
-            self._first.set()
             self._due = self._renewal_of(svid)
             await self._until_due()
+            svid = self._accept(await self._obtain())
+
+    async def begin(self) -> Svid:
+        """Get the first SVID and return it. Raises as `run` does."""
+        return self.current if self.current is not None else self._accept(await self._obtain())
+
+    def _accept(self, svid: Svid) -> Svid:
+        self.current = svid
+        self._log.info(
+            "certificate received", identity=str(svid.spiffe_id), serial=svid.serial, not_after=svid.not_after
+        )
+        for listener in self._listeners:
+            listener(svid)
+        self._first.set()
+        return svid
 
     def _renewal_of(self, svid: Svid) -> datetime:
         now = self._now()
@@ -214,9 +237,10 @@ class Identity:
         backoff = Backoff(first=FIRST_WAIT_SECONDS, longest=LONGEST_WAIT_SECONDS, draw=self._rng.random)
         while True:
             try:
-                return await self._ask()
+                svid = await self._ask()
             except LateenError as error:
                 self.failures += 1
+                self.failure = str(error)
                 if self.current is None and isinstance(error, (Refused, BadInput)):
                     raise
                 wait = min(backoff.wait(), self._patience())
@@ -225,6 +249,9 @@ class Identity:
                     "certificate not received", reason=str(error), next_seconds=wait, valid_seconds=left or 0.0
                 )
                 await self._sleep(wait)
+            else:
+                self.failure = ""
+                return svid
 
     def _patience(self) -> float:
         """Return the longest wait: short-lived certificates leave less time than the usual one."""
@@ -252,8 +279,12 @@ class Identity:
         except BadInput as error:
             raise Unavailable(f"answer of Citadel: {error}") from error
         spiffe_id = facts.spiffe_id
-        if spiffe_id is None or (spiffe_id.namespace, spiffe_id.service_account) != self._wanted:
-            wanted = "/".join(self._wanted)
+        namespace, account = self._wanted
+        if spiffe_id is None or (spiffe_id.namespace, account or spiffe_id.service_account) != (
+            namespace,
+            spiffe_id.service_account,
+        ):
+            wanted = f"{namespace}/{account or '*'}"
             raise Unavailable(f"answer of Citadel: a certificate of {wanted} wanted, got {spiffe_id}")
         if x509.load_pem_x509_certificate(leaf).public_key() != key.public_key():
             raise Unavailable("answer of Citadel: a certificate of another key")

@@ -55,7 +55,7 @@ class MeshClient:
     def __init__(
         self,
         *,
-        socket: Path,
+        socket: Path | str,
         node: Node,
         identity: Identity,
         on_table: Callable[[dict[str, Entry]], None],

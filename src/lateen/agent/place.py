@@ -132,7 +132,7 @@ def _take_explicit(spec: WorkloadSpec) -> Grounds:
                 f"host address {listener.address!r}: a gateway in explicit mode listens on 127.0.0.1 only"
             )
         _listen(listener).close()  # taken by somebody else: told now, with its name, not later by Envoy
-    ip, health, metrics = _take_address(spec.name)
+    ip, health, metrics = _take_address(spec.name) if not spec.address else _take_own_address(spec.address)
     if spec.kind == "gateway":
         place = Place(mode="explicit", ip=ip)
     else:
@@ -166,6 +166,20 @@ def _take_address(name: str) -> tuple[str, socket.socket, socket.socket]:
             stack.pop_all()
             return ip, health, metrics
     raise Unsupported(f"no free address in {NETWORK}.0.0/16 for the ports {HEALTH_PORT} and {METRICS_PORT}: {failure}")
+
+
+def _take_own_address(ip: str) -> tuple[str, socket.socket, socket.socket]:
+    """Return the address that the workload was given, with the agent's ports there."""
+    with contextlib.ExitStack() as stack:
+        try:
+            health, metrics = (stack.enter_context(_bound(ip, port)) for port in (HEALTH_PORT, METRICS_PORT))
+        except OSError as error:
+            raise Refused(
+                f"address {ip}: cannot listen on its ports {HEALTH_PORT} and {METRICS_PORT}: {error.strerror}; "
+                "one workload an address, and the address must be this machine's"
+            ) from error
+        stack.pop_all()
+        return ip, health, metrics
 
 
 def _listen(listener: HostListener, *, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:

@@ -43,8 +43,11 @@ class Registrar:
         *,
         log: Log,
         draw: Callable[[], float],
+        heartbeat_seconds: float | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
+        """`heartbeat_seconds`: how often to tell it again where the control plane cannot see this process."""
+        self._heartbeat = heartbeat_seconds
         self._register = register
         self._deregister = deregister
         self._log = log
@@ -52,6 +55,7 @@ class Registrar:
         self._sleep = sleep
         self._wanted: Registration | None = None
         self._told: Registration | None = None
+        self._last: Registration | None = None  # what was told last, also when it has to be told again
         self._changed = asyncio.Event()
         self._calling = asyncio.Lock()  # a registration that overtakes the goodbye would undo it
         self._left = False
@@ -92,7 +96,11 @@ class Registrar:
     async def run(self) -> None:
         """Send what is wanted, until cancelled."""
         while True:
-            await self._changed.wait()
+            try:
+                async with asyncio.timeout(self._heartbeat):
+                    await self._changed.wait()
+            except TimeoutError:
+                self._told = None
             self._changed.clear()
             backoff = self._backoff()
             while (wanted := self._wanted) is not None and wanted != self._told and not self._left:
@@ -101,8 +109,9 @@ class Registrar:
                         if self._left:
                             return
                         await self._register(wanted)
-                    self._told = wanted
-                    self._log.info("registered", ready=wanted.ready, app=wanted.app_pid, envoy=wanted.envoy_pid)
+                    tell = self._log.info if wanted != self._last else self._log.debug
+                    self._told = self._last = wanted
+                    tell("registered", ready=wanted.ready, app=wanted.app_pid, envoy=wanted.envoy_pid)
                 except LateenError as error:
                     self._log.warning("not registered", reason=str(error))
                     await self._sleep(backoff.wait())

@@ -1,6 +1,7 @@
 """Run one workload from joining the mesh to leaving it.
 
-    reach the control plane -> take a place -> register (not ready) -> certificate, Envoy, names, at the same time
+    reach the control plane (from elsewhere: join it, for a certificate) -> take a place -> register (not ready)
+    -> certificate, Envoy, names, at the same time
     -> proxy ready: start the application -> it listens: register (ready)
     -> asked to leave, or the application ended: deregister -> drain -> application -> Envoy -> place
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import os
 import random
@@ -19,19 +21,18 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from lateen.agent.channel import open_local
 from lateen.agent.group import apply_group
+from lateen.agent.identity import Identity
+from lateen.agent.link import Link, LocalLink
 from lateen.agent.log import Log
 from lateen.agent.place import Grounds, take_place
 from lateen.agent.registration import Registrar, start_ticks
 from lateen.agent.spec import WorkloadSpec, check_spec, effective_labels
 from lateen.agent.stop import Stop
 from lateen.agent.workload import Events, Stdio, Workload
-from lateen.errors import LateenError, Unavailable
+from lateen.errors import LateenError, Unavailable, Unsupported
 from lateen.settings import Settings
-from lateen.wire.control import ControlClient
 from lateen.wire.local import GroupQuery, Registration
 
 __all__ = ["Stdio", "Stop", "run_workload"]
@@ -45,9 +46,11 @@ async def run_workload(
     log: Log | None = None,
     stdio: Stdio | None = None,
     stop: Stop | None = None,
+    link: Link | None = None,
 ) -> int:
     """Run one workload to its end and return its exit code: the application's, 128 + N when signal N ended it.
 
+    `link`: the way to the control plane, which is closed in the end; None: by the sockets of the state folder.
     `stop` None: SIGINT, SIGTERM and SIGHUP ask to leave, and leaving began by such a signal is no fault. Call it on the
     main thread: its end is the children's end. Raises `BadInput`, `Refused` (the name is taken, Citadel says no),
     `Unavailable` (no control plane), `Unsupported`. Cancelled: children are killed, the place is given back.
@@ -60,10 +63,10 @@ async def run_workload(
         if stop is None:
             stop = Stop()
             stack.enter_context(stop.on_signals())
-        channel = open_local(settings.ca_socket)
+        link = link or LocalLink(settings)
         try:
-            run = _Run(spec, settings, ControlClient(channel, where=str(settings.ca_socket)), on_event or _ignore, log)
-            joined = await stop.unless_asked(run.join(channel))
+            run = _Run(spec, settings, link, on_event or _ignore, log)
+            joined = await stop.unless_asked(run.join())
             if joined is None:
                 return 128 + stop.signal
             try:
@@ -74,28 +77,38 @@ async def run_workload(
             # The parts run side by side; what stopped the first of them is what its user has to hear of.
             raise next(_known(group), group) from None
         finally:
-            await channel.close()
+            await link.close()
 
 
 class _Run:
     """Joining, then serving; what both need."""
 
-    def __init__(
-        self, spec: WorkloadSpec, settings: Settings, control: ControlClient, on_event: Events, log: Log
-    ) -> None:
+    def __init__(self, spec: WorkloadSpec, settings: Settings, link: Link, on_event: Events, log: Log) -> None:
         self.spec = spec
         self.settings = settings
         self.on_event = on_event
         self.log = log
-        self._control = control
-        self.registrar = Registrar(control.register, control.deregister, log=log, draw=random.random)
+        self._link = link
+        self._identity: Identity | None = None
+        self.registrar = Registrar(
+            link.control.register,
+            link.control.deregister,
+            log=log,
+            draw=random.random,
+            heartbeat_seconds=link.heartbeat_seconds,
+        )
 
-    async def join(self, channel: Any) -> Grounds:
+    async def join(self) -> Grounds:
         """Reach the control plane and take a place; cancelled, the place is given back."""
-        await self._reach(channel)
+        await self._link.reach(self.spec.join_timeout.total_seconds())
+        if self._is_elsewhere:
+            if self.spec.mode == "capture":
+                raise Unsupported("a workload elsewhere has no place in the mesh's network: --mode explicit wanted")
+            self.spec = dataclasses.replace(self.spec, mode="explicit")
+            await self._first_certificate(None if self.spec.group else self.spec.service_account)
         if self.spec.group:
             query = GroupQuery(namespace=self.spec.namespace, name=self.spec.group)
-            self.spec = apply_group(self.spec, await self._control.group(query))
+            self.spec = apply_group(self.spec, await self._link.control.group(query))
             check_spec(self.spec)
         grounds = await take_place(self.spec, self.settings, self.log)
         self.log.info("place taken", mode=grounds.place.mode, ip=grounds.place.ip)
@@ -108,9 +121,12 @@ class _Run:
         folder = self.settings.workload_dir(self.spec.name)
         try:
             _make_folder(folder)  # after registration: a name that is taken has its folder in use
+            identity = self._identity or self._new_identity(grounds.spec.service_account, mesh.trust_domain)
             workload = Workload(
                 grounds,
                 self.settings,
+                link=self._link,
+                identity=identity,
                 registration=registration,
                 registrar=self.registrar,
                 mesh=mesh,
@@ -126,14 +142,31 @@ class _Run:
             await self.registrar.leave(name=self.spec.name, pid=os.getpid())
             shutil.rmtree(folder, ignore_errors=True)
 
-    async def _reach(self, channel: Any) -> None:
-        seconds = self.spec.join_timeout.total_seconds()
+    @property
+    def _is_elsewhere(self) -> bool:
+        return self._link.heartbeat_seconds is not None
+
+    def _new_identity(self, account: str | None, trust_domain: str) -> Identity:
+        return Identity(
+            self._link.citadel(self.spec.namespace, account).sign,
+            namespace=self.spec.namespace,
+            service_account=account,
+            lifetime=self.spec.certificate_lifetime,
+            log=self.log,
+            trust_domain=trust_domain,
+        )
+
+    async def _first_certificate(self, account: str | None) -> None:
+        """Join: from elsewhere, nothing can be asked without a certificate."""
+        known = await self._link.identity()
+        trust_domain = known.trust_domain if known is not None else ""
+        self._identity = identity = self._new_identity(account, trust_domain)
+        identity.listen(self._link.follow)
         try:
-            async with asyncio.timeout(seconds):
-                await channel.channel_ready()
+            async with asyncio.timeout(self.spec.join_timeout.total_seconds()):
+                await identity.begin()
         except TimeoutError as error:
-            where = str(self.settings.ca_socket)
-            raise Unavailable(f"no control plane answers at {where}: start one with 'lateen up DIR'") from error
+            raise Unavailable(f"{self._link.where} cannot be joined: {identity.failure or 'no answer'}") from error
 
 
 def _registration(grounds: Grounds) -> Registration:

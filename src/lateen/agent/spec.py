@@ -5,6 +5,7 @@ Rules: Istio's node identity and metadata, docs/design/0005-agent.md. Pure.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,8 +64,10 @@ class WorkloadSpec:
     argv: tuple[str, ...] = ()  # of the application; () for a gateway
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)  # whole; may hold secrets
     cwd: str | None = None
+    core_limit: int | None = None  # of the application's core dumps, in bytes, -1 for any; None: as the agent's
 
     mode: Literal["auto", "capture", "explicit"] = "auto"
+    address: str = ""  # explicit mode: its own IP address on this machine; "": one of the loopback's
     listeners: tuple[HostListener, ...] = ()  # gateways only
     resolvers: tuple[tuple[str, int], ...] = ()  # asked for names outside of the mesh; (): the host's
     certificate_lifetime: timedelta | None = None  # None: Citadel's default
@@ -109,12 +112,23 @@ def check_spec(spec: WorkloadSpec) -> None:
         raise BadInput("command: must not be empty for a sidecar")
     if spec.kind == "gateway" and spec.argv:
         raise BadInput(f"command: a gateway runs none, got {spec.argv[0]!r}")
+    if spec.address:
+        _check_address(spec.address)
     if spec.kind == "sidecar" and spec.listeners:
         raise BadInput("listeners: only a gateway is reached from the host")
     for name in ("drain", "app_grace", "join_timeout"):
         if (getattr(spec, name) or timedelta(0)) < timedelta(0):
             raise BadInput(f"{name}: must not be negative, got {getattr(spec, name)}")
     _check_ports(spec.ports)
+
+
+def _check_address(text: str) -> None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError as error:
+        raise BadInput(f"address: an IP address wanted, got {text!r}") from error
+    if address.is_unspecified or address.is_multicast:
+        raise BadInput(f"address: must be one at which others reach the workload, got {text!r}")
 
 
 def _check_ports(ports: tuple[WorkloadPort, ...]) -> None:

@@ -24,7 +24,8 @@ from lateen.agent.bootstrap_patches import patched_bootstrap
 from lateen.agent.dns import DnsServer, DnsStats, Resolve, resolv_conf_text
 from lateen.agent.drain import drain
 from lateen.agent.envoy import Child, EnvoySupervisor, envoy_arguments, find_envoy, validate_arguments
-from lateen.agent.identity import CitadelClient, Identity, Svid
+from lateen.agent.identity import Identity, Svid
+from lateen.agent.link import Link
 from lateen.agent.log import Log, last_line, shorten_log
 from lateen.agent.monitor import ProxyMonitor
 from lateen.agent.names import Entry, build_names
@@ -84,6 +85,8 @@ class Workload:
         grounds: Grounds,
         settings: Settings,
         *,
+        link: Link,
+        identity: Identity,
         registration: Registration,
         registrar: Registrar,
         mesh: Registered,
@@ -116,20 +119,11 @@ class Workload:
         self._node = node_with(build_node(spec, grounds.place, mesh), spec, mesh.proxy)
 
         self._admin = Admin(self._folder / "admin.sock")
-        self._citadel = CitadelClient(
-            settings.ca_socket, namespace=spec.namespace, service_account=spec.service_account
-        )
-        self._identity = Identity(
-            self._citadel.sign,
-            namespace=spec.namespace,
-            service_account=spec.service_account,
-            lifetime=spec.certificate_lifetime,
-            log=log,
-            trust_domain=mesh.trust_domain,
-        )
+        self._xds = str(link.xds)
+        self._identity = identity
+        self._citadel = link.citadel(spec.namespace, spec.service_account)
         self._secrets = SecretStore(log)
-        self._identity.listen(self._secrets.set_svid)
-        self._identity.listen(self._certificate_received)
+        link.trust(lambda svid: self._secrets.roots(svid, mesh.trust_domain))
         self._workload_api = WorkloadApi(
             self._on_demand,
             self._citadel.issue_jwt,
@@ -156,7 +150,7 @@ class Workload:
         self._proxy_dns = DnsServer(self._proxy_resolve) if self._captured else None
         self._new_svid = asyncio.Event()
         self._names = MeshClient(
-            socket=settings.xds_socket,
+            socket=link.xds,
             node=self._node,
             identity=self._identity,
             on_table=self._table_received,
@@ -169,7 +163,6 @@ class Workload:
         everything = StatusHandler(lambda: self._readiness, self._admin, self._facts)
         self._health = HttpServer(ready, log)
         self._metrics = HttpServer(everything, log)
-        self._xds_socket = settings.xds_socket
         self._app = Application(
             self._start_app,
             targets=frozenset(port.target for port in spec.ports),
@@ -179,6 +172,10 @@ class Workload:
             on_listening=self._app_listening,
             log=log,
         )
+
+        # Last, since whoever has joined from elsewhere has a certificate already.
+        identity.listen(self._secrets.set_svid)
+        identity.listen(self._certificate_received)
 
     async def run(self, stop: Stop) -> int:
         """Serve until the application ends or `stop` asks, then leave; return the exit code.
@@ -215,7 +212,7 @@ class Workload:
         spec, grounds = self._spec, self._grounds
         bootstrap = BootstrapInput(
             node=self._node,
-            xds_socket=str(self._xds_socket),
+            xds=self._xds,
             sds_socket=str(self._folder / "sds.sock"),
             admin_socket=str(self._admin.path),
             prometheus_address="0.0.0.0" if self._captured else grounds.place.ip,  # noqa: S104  # a network of its own
@@ -335,6 +332,7 @@ class Workload:
             env={WORKLOAD_API: self._app_door.address, **app_environment(self._spec, self._grounds.place)},
             cwd=self._spec.cwd,
             role="app",
+            core_limit=self._spec.core_limit,
             resolv_conf=self._folder / "resolv.conf",
             stdin=self._stdio.stdin,
             stdout=self._stdio.stdout,
@@ -473,6 +471,7 @@ class Workload:
                 env=app_environment(spec, place),
                 cwd=spec.cwd,
                 role="app",
+                core_limit=spec.core_limit,
                 resolv_conf=self._folder / "resolv.conf",
                 stdin=DEVNULL,
                 stdout=PIPE,
@@ -543,7 +542,6 @@ class Workload:
         for part in (self._dns, self._proxy_dns, self._health, self._metrics, self._sds):
             if part is not None:
                 await part.stop()
-        await self._citadel.close()
 
 
 def _with(registration: Registration, **fields: Any) -> Registration:

@@ -28,6 +28,8 @@ MISSPELT: Final = 0.8  # similarity from which on a foreign group or core kind i
 
 VALUE: Final = ", got "  # what follows it in a message is what was written (`suggest.seen`)
 
+_NO_FIELD: Final = "is not a field of "
+_NEAR: Final = ", did you mean "
 _TOP: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 _MESH_VERSION: Final = "mesh.istio.io/v1alpha1"
 
@@ -187,6 +189,16 @@ class _Teller:
         line = nearest_line(self.lines, path, self.line)
         self.problems.append(self.rename(Problem(self.file, line, path, message, "error", self.key)))
 
+    def secret_error(self, place: Place, message: str) -> None:
+        """Tell a fault of a Secret by no word that is only in it: no value, and no name of a field unheard of."""
+        path = path_text(place)
+        line = nearest_line(self.lines, path, self.line)
+        if place is not None and message.startswith(_NO_FIELD) and _NEAR not in message:
+            path, message = path_text(place[0]), f"has what {message}"
+        self.problems.append(
+            self.rename(Problem(self.file, line, path, message.partition(VALUE)[0], "error", self.key))
+        )
+
     def warning(self, place: Place, message: str) -> None:
         self.error(place, message)
         self.problems[-1] = replace(self.problems[-1], level="warning")
@@ -226,10 +238,13 @@ def _decode_resource(
         told.key = ResourceKey(kind, metadata.namespace, metadata.name)
     spec = _decode_spec(spec_value, info, kind, faults)
     for place, message in faults:
-        # What a Secret holds is in no message, not even where it is wrong.
-        told.error(place, message.partition(VALUE)[0] if kind == "Secret" else message)
+        (told.secret_error if kind == "Secret" else told.error)(place, message)
     for place, message in warnings:
-        told.warning(place, message)
+        if kind == "Secret":
+            told.secret_error(place, message)
+            told.problems[-1] = replace(told.problems[-1], level="warning")
+        else:
+            told.warning(place, message)
     if metadata is None or spec is None or told.key is None:
         return [], told.problems
     obj = Object(

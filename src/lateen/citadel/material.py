@@ -57,7 +57,7 @@ _KUBERNETES = (_TLS_CERTIFICATE, _TLS_KEY, _TLS_ROOTS)
 MAX_FILE_BYTES = 1 << 20  # a revocation list may be long
 MAX_CHAIN = 10  # certificates between a leaf and its root; BoringSSL takes no more than 100
 
-Stamps = tuple[tuple[str, int, int, int], ...]
+Stamps = tuple[tuple[str, int, int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,7 @@ def file_stamps(folder: Path) -> Stamps:
             status = path.stat()
         except OSError:
             continue
-        stamps.append((path.name, status.st_mtime_ns, status.st_size, status.st_ino))
+        stamps.append((path.name, status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode))
     return tuple(stamps)
 
 

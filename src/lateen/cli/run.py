@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import resource
 import secrets
 import sys
+from pathlib import Path
 
 from lateen.cli.units import parse_duration_argument, parse_port_argument, parse_resolver_argument
 from lateen.errors import BadInput
@@ -59,6 +61,16 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode", choices=("auto", "capture", "explicit"), default="auto", help="(default: %(default)s)"
     )
     parser.add_argument(
+        "--address",
+        metavar="IP",
+        default="",
+        help="its own address, one of this machine's, where others reach it; explicit mode (default: a loopback one)",
+    )
+    elsewhere = parser.add_argument_group("from elsewhere", "a workload on another machine than its control plane")
+    elsewhere.add_argument("--control-plane", metavar="HOST:PORT", help="where 'lateen up --listen' listens")
+    elsewhere.add_argument("--join-token-file", metavar="FILE", help="what 'lateen token create' has printed")
+    elsewhere.add_argument("--ca-root", metavar="FILE", help="the mesh's roots, if they are not in the token's file")
+    parser.add_argument(
         "--resolver",
         metavar="IP[:PORT]",
         action="append",
@@ -100,27 +112,49 @@ def run(options: argparse.Namespace) -> int:
 def run_spec(options: argparse.Namespace, **fields: object) -> int:
     """Run one workload until it ends and return its exit code; `fields` are `WorkloadSpec`'s."""
     # Imported here: an agent's imports cost memory and a tenth of a second, which no other command should pay.
+    from lateen.agent.link import Link, RemoteLink
     from lateen.agent.log import Log
     from lateen.agent.runner import run_workload
     from lateen.agent.spec import WorkloadSpec
 
+    if bool(options.control_plane) != bool(options.join_token_file):
+        raise BadInput("--control-plane and --join-token-file want each other")
+    if options.ca_root and not options.control_plane:
+        raise BadInput("--ca-root wants --control-plane")
     log = Log(sys.stderr, level="warning" if options.quiet else "info")
     if options.drain is not None:
         fields["drain"] = options.drain
+    core = resource.getrlimit(resource.RLIMIT_CORE)
     spec = WorkloadSpec(
         namespace=options.namespace,
         labels=parse_labels(options.label),
         locality=options.locality,
         network=options.network_name,
         env=dict(os.environ),
-        mode=options.mode,
+        mode="explicit" if options.address and options.mode == "auto" else options.mode,
+        address=options.address,
         resolvers=tuple(options.resolver),
         certificate_lifetime=options.cert_ttl,
+        core_limit=core[0],
         **fields,  # type: ignore[arg-type]  # the commands name them
     )
     settings = Settings.from_env(state=options.state)
-    code: int = asyncio.run(run_workload(spec, settings, log=log))
-    return code
+    # The workload's keys are in this memory; its application may leave dumps of its own as before.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, core[1]))
+
+    async def work() -> int:
+        link: Link | None = None
+        if options.control_plane:
+            link = RemoteLink(
+                options.control_plane,
+                token_file=Path(options.join_token_file),
+                roots_file=Path(options.ca_root) if options.ca_root else None,
+                log=log.bind(workload=spec.name),
+            )
+        code: int = await run_workload(spec, settings, log=log, link=link)
+        return code
+
+    return asyncio.run(work())
 
 
 def parse_labels(texts: list[str]) -> dict[str, str]:

@@ -55,7 +55,7 @@ def _create(options: argparse.Namespace, settings: Settings) -> int:
         )
     created = call_control(settings, "CreateJoinToken", request)
     info = created.info
-    text = f"{created.text}\n{created.roots}"
+    text = f"{created.text}\n{info.identity}\n{created.roots}"
     if options.file:
         _write(options.file, text)
     else:

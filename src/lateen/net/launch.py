@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # the C module below `signal`, which has no stub
 import os
+import resource
 import sys
 
 from lateen.net import kernel
 
-__all__ = ["ALONE", "Plan", "main"]
+__all__ = ["ALONE", "AS_IT_IS", "Plan", "main"]
 
 ALONE = -2
-NUMBERS = 9  # fields of a `Plan` beside the file
+AS_IT_IS = -2
+NUMBERS = 10  # fields of a `Plan` beside the file
 RESOLV_CONF = "/etc/resolv.conf"
 MASK = "/dev/null"
 ASK_THE_HOST = (
@@ -48,12 +50,13 @@ class Plan:
         uid: int,  # what an application is mapped back to
         gid: int,
         drop_lc_ctype: int,  # 1: Python's locale coercion may have set LC_CTYPE, which the child is not to see
+        core: int,  # bytes of an application's core dump, -1 for any, AS_IT_IS; a proxy, which holds keys, leaves none
     ) -> None:
         self.resolv_conf = resolv_conf
-        self.numbers = (parent, signal, report, netns, userns, app, uid, gid, drop_lc_ctype)
+        self.numbers = (parent, signal, report, netns, userns, app, uid, gid, drop_lc_ctype, core)
         self.parent, self.signal, self.report = parent, signal, report
         self.netns, self.userns, self.app = netns, userns, app
-        self.uid, self.gid, self.drop_lc_ctype = uid, gid, drop_lc_ctype
+        self.uid, self.gid, self.drop_lc_ctype, self.core = uid, gid, drop_lc_ctype, core
 
     def arguments(self) -> list[str]:
         """Return the fields for `main`."""
@@ -75,6 +78,7 @@ def main() -> None:
             _leave_every_network()
         if not kernel.die_with_parent(plan.signal, plan.parent):
             os._exit(0)  # nobody is left to report to
+        _limit_core(plan)
         # The interpreter ignores these two, and exec would hand that on.
         _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
         _signal.signal(_signal.SIGXFSZ, _signal.SIG_DFL)
@@ -85,6 +89,13 @@ def main() -> None:
     except OSError as error:
         os.write(plan.report, f"{error.errno}\n{step}: {os.strerror(error.errno or 0)}".encode())
     os._exit(127)
+
+
+def _limit_core(plan: Plan) -> None:
+    if not plan.app:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    elif plan.core != AS_IT_IS:
+        resource.setrlimit(resource.RLIMIT_CORE, (plan.core, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _leave_every_network() -> None:

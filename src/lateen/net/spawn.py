@@ -20,7 +20,7 @@ from typing import IO, Any, Literal
 import lateen
 from lateen.errors import BadInput, Unavailable
 from lateen.net.client import Attachment
-from lateen.net.launch import ALONE, Plan
+from lateen.net.launch import ALONE, AS_IT_IS, Plan
 
 __all__ = ["Role", "spawn"]
 
@@ -46,6 +46,7 @@ async def spawn(
     pdeathsig: int = signal.SIGKILL,
     own_session: bool = True,
     alone: bool = False,
+    core_limit: int | None = None,
 ) -> Process:
     """Start `argv` and return once it runs: its pid is that of the program itself, not of a wrapper.
 
@@ -55,6 +56,7 @@ async def spawn(
                  the user's own id, and cannot set marks or change the capture rules
     resolv_conf  file to show as /etc/resolv.conf; lookups by way of the host's resolver daemons are shut off as well
     alone        True, with no attachment: in an empty network of its own, where the machine allows that
+    core_limit   of an application's core dumps, in bytes, -1 for any size; None: as its parent's. A proxy leaves none
     own_session  True: setsid(2), so a terminal's Ctrl-C reaches the agent only, which then stops its children in order
 
     Raises `BadInput` when the program is not there or may not be run, `Unavailable` when the namespaces are gone.
@@ -64,7 +66,8 @@ async def spawn(
         raise BadInput("command: must not be empty")
     report, report_end = os.pipe()
     try:
-        plan = _plan(attachment, role, env, resolv_conf, pdeathsig, report_end, alone)
+        core = AS_IT_IS if core_limit is None else core_limit
+        plan = _plan(attachment, role, env, resolv_conf, pdeathsig, report_end, alone, core)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", "-c", _BOOT, _SOURCE, *plan.arguments(), *argv),
             stdin=stdin,
@@ -109,6 +112,7 @@ def _plan(
     pdeathsig: int,
     report: int,
     alone: bool,
+    core: int,
 ) -> Plan:
     userns = None if attachment is None else attachment.userns_fd
     return Plan(
@@ -121,6 +125,7 @@ def _plan(
         uid=os.geteuid(),
         gid=os.getegid(),
         drop_lc_ctype=int("LC_CTYPE" not in env),
+        core=core,
         resolv_conf="" if resolv_conf is None else os.path.abspath(resolv_conf),
     )
 

@@ -86,9 +86,10 @@ class HttpServer:
         self._servers.append(await asyncio.start_server(self._connected, sock=sock, limit=MAX_HEAD_BYTES))
 
     async def serve_path(self, path: Path) -> None:
-        """Accept on a Unix socket; one that was left over is replaced. Raises `OSError`."""
+        """Accept on a Unix socket, of its own user alone; one that was left over is replaced. Raises `OSError`."""
         path.unlink(missing_ok=True)  # noqa: ASYNC240  # one system call on a local folder
         server = await asyncio.start_unix_server(self._connected, path=str(path), limit=MAX_HEAD_BYTES)
+        path.chmod(0o600)  # noqa: ASYNC240  # as above
         self._servers.append(server)
 
     async def stop(self) -> None:

@@ -2,7 +2,8 @@
 
 The text is one line, `lateen1.<name>.<secret>.<pins>`. The name is no secret and stands in lists and the audit trail.
 The pins are SHA-256 digests of the roots that the control plane's certificate may go back to: the agent takes no other
-root, so it never trusts whatever answers first. A token's file holds that line and, below it, the roots in PEM.
+root, so it never trusts whatever answers first. A token's file holds that line and, below it, for whom it is and the
+roots in PEM.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ __all__ = [
     "JoinTokenList",
     "JoinTokenName",
     "JoinTokenRequest",
+    "is_join_token",
     "parse_bearer",
     "parse_join_token",
     "pins_of",
@@ -115,9 +117,14 @@ def parse_join_token(text: str) -> JoinToken:
     raise BadInput(f"no join token: {_PREFIX}.NAME.SECRET.PINS wanted, as 'lateen token create' prints it")
 
 
+def is_join_token(text: str) -> bool:
+    """Tell whether a bearer token is one of this kind, right or wrong."""
+    return text.startswith(f"{_PREFIX}.")
+
+
 def parse_bearer(text: str) -> JoinToken | None:
     """Return the token that a caller shows; None for another kind of token. Raises `BadInput` for a broken one."""
-    if not text.startswith(f"{_PREFIX}."):
+    if not is_join_token(text):
         return None
     match _parts(text):
         case [name, secret]:

@@ -7,19 +7,23 @@ import contextlib
 import os
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from grpc import StatusCode
 from tests.fakes.certs import StrangeAuthority, key_pem, p256_csr, pem_of, uri
 
+from lateen.agent.link import RemoteLink
+from lateen.agent.log import Log
 from lateen.citadel.audit import AuditEntry, read_audit
 from lateen.errors import BadInput, Refused, Unavailable, Unsupported
 from lateen.pilot.serving.certificates import CertificateOptions
@@ -28,7 +32,7 @@ from lateen.pilot.xds.server import DELTA_METHOD, SERVICE, SOTW_METHOD
 from lateen.settings import Settings
 from lateen.wire.ca import CREATE_CERTIFICATE, IDENTITY_METADATA, IstioCertificateRequest, IstioCertificateResponse
 from lateen.wire.control import ControlClient
-from lateen.wire.join import JOIN_NAME, JoinTokenName, JoinTokenRequest
+from lateen.wire.join import JOIN_NAME, JoinTokenName, JoinTokenRequest, parse_bearer, pins_of
 from lateen.wire.local import SERVICE as CONTROL
 from lateen.wire.local import Goodbye, GroupQuery, Query, Registration, WorkloadPort
 from lateen.wire.svid import read_certificate
@@ -202,6 +206,34 @@ async def test_a_token_is_given_back_when_nothing_was_issued(port: Port) -> None
             )
         assert code(caught) is StatusCode.INVALID_ARGUMENT
     assert str(read_certificate(await port.join(bearer)).spiffe_id) == ME
+
+
+async def test_a_token_is_shown_to_the_mesh_that_it_pins_and_to_no_other(port: Port, tmp_path: Path) -> None:
+    """Nothing is trusted because it answered first: not with another root pinned, nor with that root named by hand."""
+    bearer = await port.token()
+    parsed = parse_bearer(bearer)
+    assert parsed is not None
+    mine = x509.load_pem_x509_certificate(port.root)
+    strange = StrangeAuthority()
+    link = RemoteLink(port.target, token_file=tmp_path / "t", roots_file=tmp_path / "r", log=Log(sys.stderr))
+    sign = link.citadel("default", "reviews").sign
+    try:
+        for pinned, roots, failure, message in (
+            (strange.certificate, strange.root_pem, Unavailable, "certificate for default/reviews from"),
+            (mine, strange.root_pem, BadInput, "none of 1 roots is one that"),
+            (strange.certificate, port.root, BadInput, "none of 1 roots is one that"),
+        ):
+            (tmp_path / "t").write_text(replace(parsed, pins=pins_of([pinned])).text)
+            (tmp_path / "r").write_bytes(roots)
+            with pytest.raises(failure, match=message):
+                await sign(p256_csr(), 0)
+        assert port.plane.certificates.service.counters.csr_count == 0, "the secret was not sent"
+        (tmp_path / "t").write_text(replace(parsed, pins=pins_of([mine])).text)
+        (tmp_path / "r").write_bytes(strange.root_pem + port.root)
+        chain = await sign(p256_csr(), 0)
+        assert str(read_certificate(chain[0].encode()).spiffe_id) == ME
+    finally:
+        await link.close()
 
 
 CONTROL_METHODS = (

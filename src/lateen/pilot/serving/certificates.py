@@ -27,6 +27,7 @@ from lateen.citadel.authority import Authority, utc_now
 from lateen.citadel.join_tokens import JoinTokens
 from lateen.citadel.jwt_authority import JwtAuthority
 from lateen.citadel.jwt_service import JwtService
+from lateen.citadel.material import material_files
 from lateen.citadel.roots import Roots
 from lateen.citadel.server_identity import ServerIdentity
 from lateen.citadel.service import DEFAULT_LIFETIME, CertificateService, Lifetimes
@@ -110,7 +111,7 @@ class Certificates:
         stack.callback(self.audit.close)
         self.roots.on_step = self._root_step
         self.roots.issued_until = self._issued_until
-        self.root_service = RootService(self.roots)
+        self.root_service = RootService(self.roots, default=settings.plugged_dir)
         self.authenticators = (LocalTrust(options.trust_domain),)
         self.service = CertificateService(
             self.authority,
@@ -232,7 +233,7 @@ def _plugged_folder(settings: Settings, options: CertificateOptions) -> Path | N
                 f"{options.plugged} is not a folder; --ca-certs wants the folder of ca-cert.pem and the rest"
             )
         return options.plugged
-    return settings.plugged_dir if settings.plugged_dir.is_dir() else None
+    return settings.plugged_dir if material_files(settings.plugged_dir) else None
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -44,6 +44,14 @@ log = structlog.get_logger(__name__)
 CONNECTIONS: Final = 10_000
 WORKLOADS_OF_ONE: Final = 1_000  # registrations that one identity may have
 READ_BYTES: Final = 16 * 1024
+# CSRs and streams share a server, so its limits are those of the streams; a thousand calls a connection are few.
+# Clients may ping every 20 s: over a network that is how they notice that this end has vanished.
+MEMBER_OPTIONS: Final = (
+    *GRPC_OPTIONS,
+    ("grpc.server.max_pending_requests", 30_000),
+    ("grpc.server.max_pending_requests_hard_limit", 30_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+)
 # Of the server that asks for no certificate: whoever has nothing to say leaves soon.
 JOIN_OPTIONS: Final = (
     *SERVER_OPTIONS,
@@ -82,8 +90,7 @@ async def elsewhere_listener(plane: ControlPlane, address: tuple[str, int]) -> A
     """Serve agents elsewhere at `address` (IP, port; 0: any free one). Raises `Refused` when it cannot listen there."""
     certificates = plane.certificates
     trust_domain = certificates.options.trust_domain
-    # CSRs and streams share a port, so its limits are those of the streams; a thousand calls a connection are few.
-    mutual = grpc.aio.server(options=[*GRPC_OPTIONS, *(o for o in SERVER_OPTIONS if "pending" in o[0])])
+    mutual = grpc.aio.server(options=MEMBER_OPTIONS)
     by_certificate = [ClientCertificate(trust_domain)]
     mutual.add_generic_rpc_handlers(
         (

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, Protocol
 
 import grpc
@@ -81,8 +82,10 @@ class _Look:
 class RootService:
     """Drives one `Roots`; answers `lateen.local.v1.Authority`."""
 
-    def __init__(self, roots: Roots, *, clock: Clock = utc_now) -> None:
+    def __init__(self, roots: Roots, *, default: Path | None = None, clock: Clock = utc_now) -> None:
+        """`default` is a folder from which certificates are plugged in once it has some, where no other is named."""
         self.roots = roots
+        self._default = default
         self.census: Census = Nobody()
         self._clock = clock
         self._stamps = file_stamps(roots.plugged) if roots.plugged is not None else ()
@@ -108,6 +111,8 @@ class RootService:
 
     def _look_at_files(self) -> None:
         """Read plugged-in files once they have changed and then stayed the same for one look: a set is several."""
+        if self.roots.plugged is None and self._default is not None and file_stamps(self._default):
+            self.roots.plugged = self._default
         if self.roots.plugged is None:
             return
         stamps = file_stamps(self.roots.plugged)
