@@ -12,6 +12,7 @@ from tests.fakes.agent_mesh import MESH
 
 from lateen.agent.bootstrap import BootstrapInput, build_bootstrap, encode_bootstrap
 from lateen.agent.envoy import find_envoy
+from lateen.agent.readers import metrics_readers
 from lateen.agent.spec import Place, WorkloadSpec, build_node
 from lateen.wire.local import ProxySettings
 
@@ -25,6 +26,7 @@ def make_input(mark: int | None = 1337, address: str = "0.0.0.0", own_service: s
         sds_socket="/s/w/r/sds.sock",
         admin_socket="/s/w/r/admin.sock",
         prometheus_address=address,
+        metrics_readers=metrics_readers("10.77.0.2", ["10.1.0.0/16"]),
         mark=mark,
         own_service=own_service,
     )

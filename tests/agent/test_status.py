@@ -14,6 +14,7 @@ from lateen.agent.admin import Admin, parse_stats
 from lateen.agent.dns import DnsStats
 from lateen.agent.identity import Identity
 from lateen.agent.metrics import Metric, format_metrics, rename_istio
+from lateen.agent.readers import metrics_readers
 from lateen.agent.readiness import ProxyState, Readiness, proxy_state
 from lateen.agent.status import Facts, StatusHandler
 from lateen.errors import Unavailable
@@ -161,7 +162,8 @@ def handler(admin: Admin, state: Readiness, log: Any, *, metrics: bool = True) -
 
     identity = Identity(sign, namespace="a", service_account="b", lifetime=None, log=log)
     facts = Facts(identity=identity, dns=DnsStats(5, 2, 1), envoy_restarts=3, startup_seconds=0.25, now=0.0)
-    return StatusHandler(lambda: state, admin, (lambda: facts) if metrics else None)
+    readers = metrics_readers("10.77.0.9", ["10.1.0.0/16"])
+    return StatusHandler(lambda: state, admin, (lambda: facts) if metrics else None, readers=readers)
 
 
 async def test_health(tmp_path: Path, log: Any) -> None:
@@ -186,6 +188,27 @@ async def test_metrics_hold_both(tmp_path: Path, log: Any) -> None:
             assert 'istio_build{component="proxy",tag="' in text
             assert response.content_type.startswith("text/plain; version=0.0.4")
         assert requests[0].startswith(b"GET /stats/prometheus?usedonly HTTP/1.1")
+
+
+@pytest.mark.parametrize(
+    ("client", "status"),
+    [
+        ("", 200),  # the Unix socket
+        ("127.0.0.1", 200),
+        ("10.77.0.9", 200),  # the workload itself
+        ("10.1.2.3", 200),  # named
+        ("10.77.0.8", 403),
+        ("10.2.0.1", 403),
+        ("::1", 200),
+        ("::ffff:10.77.0.8", 403),
+        ("nonsense", 403),
+    ],
+)
+async def test_whose_business_metrics_are(tmp_path: Path, log: Any, client: str, status: int) -> None:
+    answer = handler(Admin(tmp_path / "none"), Readiness(), log)
+    for path in ("/metrics", "/stats/prometheus"):
+        assert (await answer(Request("GET", path, "", client))).status == status
+    assert (await answer(Request("GET", "/healthz/ready", "", client))).status == 503  # for everybody: it is not ready
 
 
 async def test_metrics_without_envoy_are_the_agents(tmp_path: Path, log: Any) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lateen.agent.readers import Networks
 from lateen.agent.spec import Node
 from lateen.wire.envoy import RUNTIME, SDS_CLUSTER, XDS_CLUSTER
 from lateen.wire.local import AGENTS_CHOICE, ProxySettings
@@ -92,6 +93,7 @@ class BootstrapInput:
     sds_socket: str
     admin_socket: str
     prometheus_address: str  # where 15090 is bound
+    metrics_readers: Networks  # who is answered there
     mark: int | None  # of sockets towards upstreams; None where nothing is captured
     own_service: str = ""  # hostname, for sharing between zones; "" for a proxy that does not
     server_name: str = PILOT_NAME
@@ -121,7 +123,7 @@ def build_bootstrap(inp: BootstrapInput) -> dict[str, Any]:
                 _admin(inp),
                 *([_own_service(inp.own_service)] if inp.own_service else []),
             ],
-            "listeners": [_prometheus_listener(inp.prometheus_address)],
+            "listeners": [_prometheus_listener(inp.prometheus_address, inp.metrics_readers)],
         },
         "cluster_manager": {
             **_cluster_manager(inp.mark),
@@ -326,7 +328,11 @@ def _cluster_manager(mark: int | None) -> dict[str, Any]:
     return {"upstream_bind_config": {"socket_options": [{"description": "not captured again", **option}]}}
 
 
-def _prometheus_listener(address: str) -> dict[str, Any]:
+def _prometheus_listener(address: str, readers: Networks) -> dict[str, Any]:
+    principals = [
+        {"direct_remote_ip": {"address_prefix": str(network.network_address), "prefix_len": network.prefixlen}}
+        for network in readers
+    ]
     return {
         "name": "prometheus",
         "address": {"socket_address": {"address": address, "port_value": PROMETHEUS_PORT}},
@@ -335,6 +341,17 @@ def _prometheus_listener(address: str) -> dict[str, Any]:
         "filter_chains": [
             {
                 "filters": [
+                    {
+                        "name": "envoy.filters.network.rbac",
+                        "typed_config": {
+                            "@type": _type("filters.network.rbac.v3.RBAC"),
+                            "stat_prefix": "prometheus",
+                            "rules": {
+                                "action": "ALLOW",
+                                "policies": {"readers": {"permissions": [{"any": True}], "principals": principals}},
+                            },
+                        },
+                    },
                     {
                         "name": "envoy.filters.network.http_connection_manager",
                         "typed_config": {
@@ -349,7 +366,7 @@ def _prometheus_listener(address: str) -> dict[str, Any]:
                                 }
                             ],
                         },
-                    }
+                    },
                 ]
             }
         ],

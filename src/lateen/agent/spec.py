@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from lateen import __version__
+from lateen.agent.readers import check_networks
 from lateen.errors import BadInput
 from lateen.wire.local import Probe, Registered, WorkloadPort
 from lateen.wire.local_cluster import SELF_DISCOVERY
@@ -69,6 +70,7 @@ class WorkloadSpec:
     mode: Literal["auto", "capture", "explicit"] = "auto"
     address: str = ""  # explicit mode: its own IP address on this machine; "": one of the loopback's
     listeners: tuple[HostListener, ...] = ()  # gateways only
+    metrics_from: tuple[str, ...] = ()  # address ranges that may read its metrics over the network, beside itself
     resolvers: tuple[tuple[str, int], ...] = ()  # asked for names outside of the mesh; (): the host's
     certificate_lifetime: timedelta | None = None  # None: Citadel's default
     concurrency: int | None = None  # worker threads of Envoy; None: what the mesh says, or one
@@ -119,6 +121,7 @@ def check_spec(spec: WorkloadSpec) -> None:
     for name in ("drain", "app_grace", "join_timeout"):
         if (getattr(spec, name) or timedelta(0)) < timedelta(0):
             raise BadInput(f"{name}: must not be negative, got {getattr(spec, name)}")
+    check_networks(spec.metrics_from)
     _check_ports(spec.ports)
 
 

@@ -1,7 +1,7 @@
 """What others may ask of an agent over HTTP: is the workload ready, and its metrics.
 
     15021           GET /healthz/ready
-    15020           GET /healthz/ready, /stats/prometheus, /metrics
+    15020           GET /healthz/ready; for `readers`: /stats/prometheus, /metrics
     w/NAME/agent.sock   the same as 15020, for the CLI on the host
 
 Ports and paths are Istio's.
@@ -19,6 +19,7 @@ from lateen.agent.admin import Admin
 from lateen.agent.dns import DnsStats
 from lateen.agent.identity import Identity
 from lateen.agent.metrics import CONTENT_TYPE, Metric, format_metrics, merge
+from lateen.agent.readers import Networks, may_read
 from lateen.agent.readiness import Readiness
 from lateen.errors import Unavailable
 from lateen.wire.http_server import Request, Response, text_response
@@ -43,17 +44,27 @@ class Facts:
 class StatusHandler:
     """Answers requests. `readiness` and `facts` give what holds now."""
 
-    def __init__(self, readiness: Callable[[], Readiness], admin: Admin, facts: Callable[[], Facts] | None) -> None:
-        """`facts` None serves readiness only."""
+    def __init__(
+        self,
+        readiness: Callable[[], Readiness],
+        admin: Admin,
+        facts: Callable[[], Facts] | None,
+        *,
+        readers: Networks = (),
+    ) -> None:
+        """`facts` None serves readiness only; metrics are for `readers`, and for the Unix socket."""
         self._readiness = readiness
         self._admin = admin
         self._facts = facts
+        self._readers = readers
 
     async def __call__(self, request: Request) -> Response:
         if request.path == "/healthz/ready":
             state = self._readiness()
             return text_response(200, "") if state.ready else text_response(503, f"waiting: {state.waits_for()}\n")
         if request.path in METRICS_PATHS and self._facts is not None:
+            if not may_read(self._readers, request.client):
+                return text_response(403, "metrics are for the workload itself, and whom --metrics-from names\n")
             return await self._metrics(request.query, self._facts())
         return text_response(404, "unknown path\n")
 

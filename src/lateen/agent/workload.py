@@ -34,6 +34,7 @@ from lateen.agent.on_demand import OnDemand
 from lateen.agent.place import Grounds
 from lateen.agent.probe import Health, at_the_workload, run_probe
 from lateen.agent.proxy_settings import CONCURRENCY, DRAIN, node_with, spec_with
+from lateen.agent.readers import metrics_readers
 from lateen.agent.readiness import ProxyState, Readiness
 from lateen.agent.registration import Registrar
 from lateen.agent.resolvers import HostResolvers
@@ -160,7 +161,8 @@ class Workload:
             log=log,
         )
         ready = StatusHandler(lambda: self._readiness, self._admin, None)
-        everything = StatusHandler(lambda: self._readiness, self._admin, self._facts)
+        self._readers = metrics_readers(grounds.place.ip, spec.metrics_from)
+        everything = StatusHandler(lambda: self._readiness, self._admin, self._facts, readers=self._readers)
         self._health = HttpServer(ready, log)
         self._metrics = HttpServer(everything, log)
         self._app = Application(
@@ -216,6 +218,7 @@ class Workload:
             sds_socket=str(self._folder / "sds.sock"),
             admin_socket=str(self._admin.path),
             prometheus_address="0.0.0.0" if self._captured else grounds.place.ip,  # noqa: S104  # a network of its own
+            metrics_readers=self._readers,
             mark=MARK if self._captured and spec.kind == "sidecar" else None,
             own_service=f"{spec.service}.{spec.namespace}.svc.{self._mesh.cluster_domain}"
             if spec.service and self._node.metadata.get("ENABLE_SELF_DISCOVERY") == "true"

@@ -78,6 +78,13 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
         type=parse_resolver_argument,
         help="DNS server that is asked for names outside of the mesh, instead of the host's; may be repeated",
     )
+    parser.add_argument(
+        "--metrics-from",
+        metavar="RANGE",
+        action="append",
+        default=[],
+        help="addresses, as 10.77.0.7 or 10.77.0.0/16, that may read its metrics on port 15020; may be repeated",
+    )
     parser.add_argument("--cert-ttl", metavar="DURATION", type=parse_duration_argument, help="life of its certificates")
     parser.add_argument(
         "--drain", metavar="DURATION", type=parse_duration_argument, help="longest wait for requests in flight (5s)"
@@ -134,6 +141,7 @@ def run_spec(options: argparse.Namespace, **fields: object) -> int:
         mode="explicit" if options.address and options.mode == "auto" else options.mode,
         address=options.address,
         resolvers=tuple(options.resolver),
+        metrics_from=tuple(options.metrics_from),
         certificate_lifetime=options.cert_ttl,
         core_limit=core[0],
         **fields,  # type: ignore[arg-type]  # the commands name them

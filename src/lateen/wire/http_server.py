@@ -31,6 +31,7 @@ class Request:
     method: str
     path: str  # without the query
     query: str
+    client: str = ""  # its IP address; "" over a Unix socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class HttpServer:
             self._waiting[task] = None
             try:
                 async with asyncio.timeout(seconds):
-                    request, keep = await _read_request(reader)
+                    request, keep = await _read_request(reader, _client(writer))
                 self._waiting.pop(task, None)
                 response = await self._answer(request)
             except _Malformed as error:
@@ -154,7 +155,12 @@ class HttpServer:
             return text_response(500, "internal error\n")
 
 
-async def _read_request(reader: asyncio.StreamReader) -> tuple[Request, bool]:
+def _client(writer: asyncio.StreamWriter) -> str:
+    peer = writer.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else ""
+
+
+async def _read_request(reader: asyncio.StreamReader, client: str) -> tuple[Request, bool]:
     """Return the next request, and whether the connection goes on after it."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -181,7 +187,7 @@ async def _read_request(reader: asyncio.StreamReader) -> tuple[Request, bool]:
     connection = headers.get("connection", "").lower()
     keep = "close" not in connection and (words[2] == "HTTP/1.1" or "keep-alive" in connection)
     path, _, query = words[1].partition("?")
-    return Request(words[0], path, query), keep
+    return Request(words[0], path, query, client), keep
 
 
 async def _write(writer: asyncio.StreamWriter, request: Request, response: Response, *, keep: bool) -> None:
