@@ -8,7 +8,7 @@ from typing import Any
 from tests.fakes.agent_mesh import MESH, FakeMesh, name_table
 from tests.fakes.certs import StrangeAuthority
 
-from lateen.agent.identity import CitadelClient, Identity
+from lateen.agent.identity import CitadelClient, Identity, Svid
 from lateen.agent.nds import MeshClient
 from lateen.agent.spec import Place, WorkloadSpec, build_node
 from lateen.pilot.xds.source import Resource
@@ -29,6 +29,8 @@ class Following:
         self.updates: list[TrustUpdate] = []
         self.envoy_uses_it = asyncio.Event()
         self.refusal = ""
+        self.outdated = False
+        self.stands: list[bool] = []
         self.citadel = CitadelClient(mesh.settings.ca_socket, namespace="default", service_account="default")
         self.identity = Identity(
             self.citadel.sign, namespace="default", service_account="default", lifetime=None, log=log
@@ -38,13 +40,21 @@ class Following:
             node=build_node(SPEC, Place(mode="capture", ip="10.77.0.2"), MESH),
             identity=self.identity,
             on_table=lambda table: self.tables.append({host: list(entry.ips) for host, entry in table.items()}),
-            on_trust=self._trust,
+            trust=self,
             on_connect=self._connected,
-            roots=lambda svid: svid.roots,
             log=log,
         )
 
-    async def _trust(self, update: TrustUpdate) -> str:
+    def roots(self, svid: Svid) -> bytes:
+        return svid.roots
+
+    def stood(self) -> None:
+        self.stands.append(True)
+
+    def lost(self) -> None:
+        self.stands.append(False)
+
+    async def take(self, update: TrustUpdate) -> str:
         self.updates.append(update)
         await self.envoy_uses_it.wait()
         return self.refusal

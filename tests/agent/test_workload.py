@@ -23,6 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.fakes.agent_mesh import FakeMesh, http_listener
 from tests.fakes.certs import StrangeAuthority, key_pem, pem_of, uri
+from tests.fakes.pki import make_link
 from tests.fakes.xds import FakeSlice, make_resource, scope_of
 
 from lateen.agent.admin import Admin
@@ -30,6 +31,7 @@ from lateen.agent.app import exit_code
 from lateen.agent.drain import ACTIVE_STATS, active_work
 from lateen.agent.runner import Stdio, Stop, run_workload
 from lateen.agent.spec import HostListener, WorkloadSpec
+from lateen.citadel.material import Material
 from lateen.errors import BadInput, Refused, Unavailable
 from lateen.pilot.serving.trust import trust_holders
 from lateen.pilot.xds.type_urls import LDS
@@ -502,6 +504,24 @@ async def test_citadel_away_for_a_whole_life_of_certificates(log: Any, until: An
         connection = await asyncio.open_connection(run.ip, 9080, ssl=tls, server_hostname="")
         assert (await exchange(*connection, "/new"))[0] == 200
         writer.close()
+
+
+async def test_a_workload_that_missed_a_rotation_comes_back(log: Any, until: Any, tmp_path: Path) -> None:
+    root = make_link("next root")
+    material = Material(certificate=root.certificate, key=root.key, root=root.certificate, roots=(root.certificate,))
+    async with FakeMesh(lifetime=timedelta(seconds=6)) as mesh:
+        mesh.tell_trust(TrustUpdate(TrustBundle.of({"cluster.local": mesh.authority.roots})))
+        async with running(mesh, log, until, mtls=True) as run:
+            await until(lambda: log.said("trust bundle in use"))
+            await mesh.stop()
+            mesh.authority.use(material)  # without the old root, and without a word to this workload
+            await mesh.start()
+            mesh.tell_trust(TrustUpdate(TrustBundle.of({"cluster.local": mesh.authority.roots})))
+            await until(lambda: log.said("roots taken from the authority"))
+            await until(lambda: len(log.said("trust bundle in use")) == 2)
+            async with client_tls(mesh, tmp_path) as tls:
+                connection = await asyncio.open_connection(run.ip, 9080, ssl=tls, server_hostname="")
+                assert (await exchange(*connection, "/x"))[0] == 200
 
 
 async def test_sigkill_of_the_agent_leaves_nothing(mesh: FakeMesh, log: Any, until: Any) -> None:

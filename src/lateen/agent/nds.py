@@ -3,8 +3,8 @@
 Rules: the xDS protocol, v3; the name table is one resource, the trust bundle another. While the control plane is away
 the last ones stay in force, and a stream that comes back says which versions it holds, so that nothing is sent twice.
 
-A bundle is acknowledged once it is in use, which is for the workload's own Envoy to say (`on_trust` returns then): the
-control plane signs by a new root only when every proxy trusts it.
+A bundle is acknowledged once it is in use, which is for the workload's own Envoy to say (`agent/trust.py`): the control
+plane signs by a new root only when every proxy trusts it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc.aio
 
@@ -37,7 +37,7 @@ from lateen.agent.spec import Node
 from lateen.errors import BadInput
 from lateen.wire.trust import TrustUpdate
 
-__all__ = ["METHOD", "MeshClient"]
+__all__ = ["METHOD", "MeshClient", "Trusting"]
 
 METHOD: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 FIRST_WAIT_SECONDS: Final = 0.1
@@ -45,11 +45,27 @@ LONGEST_WAIT_SECONDS: Final = 3.0
 CONNECT_SECONDS: Final = 5.0  # Istio's agent waits as long
 
 
+class Trusting(Protocol):
+    """What takes bundles into use."""
+
+    outdated: bool  # what is in use is not what the last stream has vouched for
+
+    async def take(self, update: TrustUpdate) -> str:
+        """Return "" once a bundle is in use, or why it cannot be. Raises `BadInput`."""
+
+    def roots(self, svid: Svid) -> bytes:
+        """Return what the control plane's certificate is checked by, in PEM."""
+
+    def stood(self) -> None: ...
+
+    def lost(self) -> None: ...
+
+
 class MeshClient:
     """Keeps name table and trust bundle.
 
-    `on_table` is told each new table, `on_connect` each time that a stream stands. `on_trust` takes a bundle into use
-    and returns "" once it is, or why it cannot be; `roots` gives what the control plane's certificate is checked by.
+    `on_table` is told each new table, `on_connect` each time that a stream stands. `trust` takes bundles into use, and
+    says what the control plane's certificate is checked by.
     """
 
     def __init__(
@@ -59,9 +75,8 @@ class MeshClient:
         node: Node,
         identity: Identity,
         on_table: Callable[[dict[str, Entry]], None],
-        on_trust: Callable[[TrustUpdate], Awaitable[str]],
+        trust: Trusting,
         on_connect: Callable[[], None],
-        roots: Callable[[Svid], bytes],
         log: Log,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         server_name: str = PILOT_NAME,
@@ -70,9 +85,8 @@ class MeshClient:
         self._node = node
         self._identity = identity
         self._on_table = on_table
-        self._on_trust = on_trust
+        self._trust = trust
         self._on_connect = on_connect
-        self._roots = roots
         self._log = log
         self._sleep = sleep
         self._server_name = server_name
@@ -86,6 +100,7 @@ class MeshClient:
         told = False
         while True:
             reason = await self._stream(await self._identity.wait())
+            self._trust.lost()
             if self._stood or not told:  # once an absence, not once an attempt
                 self._log.warning("control plane away", socket=str(self._socket), reason=reason)
                 told = True
@@ -97,7 +112,7 @@ class MeshClient:
         """Serve one stream to its end and return why it ended."""
         self._stood = False
         channel = open_secure(
-            self._socket, roots=self._roots(svid), key=svid.key, chain=svid.chain, server_name=self._server_name
+            self._socket, roots=self._trust.roots(svid), key=svid.key, chain=svid.chain, server_name=self._server_name
         )
         trusting: asyncio.Task[None] | None = None
         try:
@@ -105,9 +120,12 @@ class MeshClient:
                 await channel.channel_ready()
             call = channel.stream_stream(METHOD)()
             writing = asyncio.Lock()
+            if self._trust.outdated:
+                self._held[TRUST_TYPE_URL] = {}
             for type_url, held in self._held.items():
                 await call.write(encode_delta_request(type_url, node=self._node, versions=held))
             # Not the first response tells that it stands: what is held already is not sent again.
+            self._trust.stood()
             self._on_connect()
             while (data := await call.read()) is not grpc.aio.EOF:
                 self._stood = True
@@ -139,7 +157,7 @@ class MeshClient:
             updates = [(resource, decode_trust(resource.body)) for resource in response.resources]
             reason = ""
             for resource, update in updates:
-                reason = reason or await self._on_trust(update)
+                reason = reason or await self._trust.take(update)
                 if not reason:
                     self._held[TRUST_TYPE_URL] = {resource.name: resource.version}
         except BadInput as error:

@@ -39,10 +39,11 @@ from lateen.agent.readiness import ProxyState, Readiness
 from lateen.agent.registration import Registrar
 from lateen.agent.resolvers import HostResolvers
 from lateen.agent.sds import SdsServer
-from lateen.agent.secret_store import CONTROL_PLANE_ROOTS, PEER_ROOTS, SecretStore
+from lateen.agent.secret_store import SecretStore
 from lateen.agent.spec import build_node, effective_labels
 from lateen.agent.status import Facts, StatusHandler
 from lateen.agent.stop import Stop
+from lateen.agent.trust import TrustKeeper
 from lateen.agent.workload_api import WorkloadApi
 from lateen.errors import Unavailable
 from lateen.net.capture import MARK, PROXY_DNS_ADDRESS
@@ -53,7 +54,6 @@ from lateen.wire.http_server import HttpServer
 from lateen.wire.local import Registered, Registration
 from lateen.wire.peer_env import peer_environment
 from lateen.wire.svid import read_certificate
-from lateen.wire.trust import TrustUpdate
 
 __all__ = ["Events", "Stdio", "Workload"]
 
@@ -150,14 +150,20 @@ class Workload:
         self._dns = DnsServer(self._resolve) if self._captured else None
         self._proxy_dns = DnsServer(self._proxy_resolve) if self._captured else None
         self._new_svid = asyncio.Event()
+        self._trust = TrustKeeper(
+            self._secrets,
+            self._identity,
+            trust_domain=mesh.trust_domain,
+            on_taken=self._workload_api.set_trust,
+            log=log,
+        )
         self._names = MeshClient(
             socket=link.xds,
             node=self._node,
             identity=self._identity,
             on_table=self._table_received,
-            on_trust=self._trust_received,
+            trust=self._trust,
             on_connect=registrar.again,
-            roots=lambda svid: self._secrets.roots(svid, mesh.trust_domain),
             log=log,
         )
         ready = StatusHandler(lambda: self._readiness, self._admin, None)
@@ -177,6 +183,7 @@ class Workload:
 
         # Last, since whoever has joined from elsewhere has a certificate already.
         identity.listen(self._secrets.set_svid)
+        identity.listen(self._trust.certificate_received)
         identity.listen(self._certificate_received)
 
     async def run(self, stop: Stop) -> int:
@@ -359,23 +366,6 @@ class Workload:
             info = msgspec.structs.replace(read_certificate(svid.chain).info(), signing_path=svid.signing_path)
             self._registration = _with(self._registration, certificate=info)
             self._publish()
-
-    async def _trust_received(self, update: TrustUpdate) -> str:
-        """Have peers checked by a new bundle; return "" once Envoy does, or why it does not."""
-        domain = self._mesh.trust_domain
-        if not update.bundle.pem(domain):
-            return f"trust bundle without roots of the mesh's own trust domain {domain!r}"
-        before = self._secrets.bundle
-        self._secrets.set_bundle(update.bundle, domain)
-        refusal = await self._secrets.taken(PEER_ROOTS, CONTROL_PLANE_ROOTS)
-        if refusal:
-            if before is not None:
-                self._secrets.set_bundle(before, domain)  # for an Envoy that starts anew
-            return f"refused by Envoy: {refusal}"
-        self._log.info("trust bundle in use", version=update.bundle.version, trust_domains=len(update.bundle.roots))
-        self._identity.expect(update.signing_path)
-        self._workload_api.set_trust(update)
-        return ""
 
     def _table_received(self, entries: dict[str, Entry]) -> None:
         names = build_names(entries, namespace=self._spec.namespace, domain=self._mesh.cluster_domain)

@@ -40,6 +40,9 @@ class Town:
     def holders(self) -> dict[str, Holding]:
         return self.holding
 
+    def connected(self) -> set[str]:
+        return {*self.holding, "proxyless"}
+
     def version(self) -> str:
         return self.wanted
 
@@ -95,7 +98,7 @@ async def test_every_registered_workload_is_waited_for_and_named(tmp_path: Path)
         ("away", "its agent is not connected"),
     ]
     report = mesh.service.tell()
-    assert (report.trusting, report.workloads, report.unproven) == (1, 4, ("stranger",))
+    assert (report.trusting, report.workloads, report.unproven) == (1, 4, ("proxyless", "stranger"))
     town.people = [one for one in town.people if one.name != "away"]  # its agent has ended: no obstacle any more
     town.holding["slow"] = Holding(town.wanted)
     assert mesh.phase is Phase.DISTRIBUTING

@@ -52,6 +52,9 @@ class Census(Protocol):
     def holders(self) -> dict[str, Holding]:
         """By workload: which bundle its proxy has proven to use."""
 
+    def connected(self) -> set[str]:
+        """Names of all that hold a stream, also of clients that are their own proxies."""
+
     def version(self) -> str:
         """The version of the bundle that all are to use."""
 
@@ -64,6 +67,9 @@ class Nobody:
 
     def holders(self) -> dict[str, Holding]:
         return {}
+
+    def connected(self) -> set[str]:
+        return set()
 
     def version(self) -> str:
         return ""
@@ -134,7 +140,7 @@ class RootService:
             if reason := _unrenewed(registration, path):
                 unrenewed.append(Waiting(registration.name, reason))
         facts = Facts(untrusting=tuple(untrusting), unrenewed=tuple(unrenewed), roots_leave=self.roots.roots_leave())
-        return _Look(facts, len(names), len(names) - len(untrusting), tuple(sorted(set(holders) - names)))
+        return _Look(facts, len(names), len(names) - len(untrusting), tuple(sorted(self.census.connected() - names)))
 
     # ---- lateen.local.v1.Authority
 

@@ -79,6 +79,9 @@ class Proxies:
     def holders(self) -> dict[str, Holding]:
         return trust_holders(self._streams())
 
+    def connected(self) -> set[str]:
+        return {stream.proxy.name for stream in self._streams()}
+
     def version(self) -> str:
         return self.slice.version
 
