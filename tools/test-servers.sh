@@ -6,10 +6,10 @@
 set -uo pipefail
 venv=$1
 
-# Command -> Debian's package. The server of Redis is in redis-tools, under the name of its checker; the package
+# Command -> Debian's package. The installer of MariaDB asks a program of its client's package. The server of Redis is in redis-tools, under the name of its checker; the package
 # redis-server would also start one.
 packages=()
-for pair in mariadbd:mariadb-server-core redis-check-rdb:redis-tools curl:curl; do
+for pair in mariadbd:mariadb-server-core my_print_defaults:mariadb-client-core redis-check-rdb:redis-tools curl:curl; do
   PATH="$PATH:/usr/sbin" command -v "${pair%%:*}" >/dev/null || packages+=("${pair##*:}")
 done
 if [ ${#packages[@]} -gt 0 ]; then

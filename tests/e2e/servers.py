@@ -30,6 +30,7 @@ def mariadb(folder: Path) -> list[str]:
     """Return the command that serves MySQL's protocol on port 3306 with data below `folder`; `root` has no password."""
     install = command("mariadb-install-db", "mariadb-server-core")
     server = command("mariadbd", "mariadb-server-core")
+    command("my_print_defaults", "mariadb-client-core")  # the installer asks it
     data = folder / "mysql"
     as_root = ["--user=root"] if os.geteuid() == 0 else []
     small = ["--innodb-log-file-size=4M", "--innodb-buffer-pool-size=8M"]
