@@ -191,6 +191,34 @@ spec:
     eventually(lambda: ask(mesh, "mysql-hold", mysql, "1").get("alive") == 1, what="sidecars speak plain text as well")
 
 
+def test_who_may_ask_mysql_by_identity(mesh: MeshRun, mysql: str) -> None:
+    found = mesh.workload_status("mysql-v1")
+    assert found is not None
+
+    def allow(account: str) -> str:
+        return f"""
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: mysql}}
+spec:
+  selector: {{matchLabels: {{app: mysql}}}}
+  rules:
+  - from: [{{source: {{principals: [cluster.local/ns/default/sa/{account}]}}}}]
+    to: [{{operation: {{ports: ["3306"]}}}}]
+"""
+
+    mesh.write("test-authz.yaml", allow("reader"))
+    eventually(
+        lambda: ask(mesh, "mysql-hold", found["ip"], "1", "2", of="ingressgateway")["held"] == 0,
+        what="who has no identity is refused",
+    )
+    assert ask(mesh, "mysql-hold", mysql, "1")["alive"] == 1
+    mesh.write("test-authz.yaml", allow("writer"))
+    eventually(lambda: ask(mesh, "mysql-hold", mysql, "1", "2")["held"] == 0, what="another account is refused")
+    (mesh.config / "test-authz.yaml").unlink()
+    eventually(lambda: ask(mesh, "mysql-hold", mysql, "1").get("alive") == 1, what="nothing is refused any more")
+
+
 # ---------------------------------------------------------------- Redis
 
 
