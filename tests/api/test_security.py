@@ -286,6 +286,26 @@ portLevelMtls:
 """
 
 
+A_LOT = "a" * 1025
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        (f"from: [{{source: {{principals: ['*{A_LOT}']}}}}]", "from[0].source.principals[0]"),
+        (f"to: [{{operation: {{notPaths: ['/{'é' * 512}']}}}}]", "to[0].operation.notPaths[0]"),
+        (f"when: [{{key: 'request.auth.claims[a]', notValues: [b, {A_LOT}]}}]", "when[0].notValues[1]"),
+        ("when: [{key: 'request.headers[no name]', values: [a]}]", "when[0].key"),
+    ],
+    ids=["source", "bytes, not letters", "condition", "no header"],
+)
+def test_what_cannot_be_compared_is_warned_of(text: str, field: str) -> None:
+    ((place, message),) = faults("AuthorizationPolicy", rule(f"{{{text}}}"), "warning")
+    assert place == f"spec.rules[0].{field}"
+    assert "counts as a match where that keeps out" in message
+    assert len(message) < 300
+
+
 def test_a_peer_authentication_is_read_whole() -> None:
     assert judge("PeerAuthentication", PEER) == []
     policy = read_spec("PeerAuthentication", PEER)

@@ -31,6 +31,7 @@ from tests.fakes.proxies import (
     HttpApp,
     Identity,
     RealEnvoy,
+    ask,
     by_address,
     free_port,
     make_identity,
@@ -250,6 +251,18 @@ class Gate:
                     return Reply(response.status, response.read(), known)
         except (OSError, http.client.HTTPException):
             return Reply(0)
+
+    def ask_again(self, account: str) -> list[tuple[bool, int]]:
+        """Ask twice, the second time on the TLS session of the first; return (taken up again, status) of each."""
+        context, session, found = self._context(account, "istio-http/1.1"), None, []
+        for _ in range(2):
+            with socket.create_connection(("127.0.0.1", self.port), 5) as raw:
+                raw.sendall(f"PROXY TCP4 127.0.0.1 {ADDRESS} 40000 {self.http}\r\n".encode())
+                with context.wrap_socket(raw, session=session) as sock:
+                    status = ask(sock).status
+                    found.append((bool(sock.session_reused), status))
+                    session = sock.session
+        return found
 
     def says(self, *, account: str = "", port: int = 0, source: str = "127.0.0.1", sni: str = "") -> bytes:
         """Return what comes back of bytes, from the TCP application unless `port` says otherwise; b"" of a refusal."""

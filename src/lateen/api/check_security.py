@@ -13,6 +13,7 @@ from lateen.api.check_common import check_port, check_selector, check_subnet, ch
 from lateen.api.check_jwt import check_jwt_rule
 from lateen.api.field_names import yaml_name
 from lateen.api.places import join_path
+from lateen.api.policy_reading import POLICY_TEXT_BYTES, header_of, is_header_name
 from lateen.api.security import (
     AuthorizationPolicy,
     Condition,
@@ -79,6 +80,7 @@ _TCP_SOURCE = (
     "not_remote_ip_blocks",
     "not_service_accounts",
 )
+_UNSAID = "it counts as a match where that keeps out, as none where that lets in"
 _PATH_LITERAL = re.compile(r"[A-Za-z0-9\-._~%!$&'()+,;:@=]+")
 
 
@@ -161,6 +163,7 @@ def _check_source(obj: Object, source: Source, path: str, action: str) -> Iterat
             )
     for name, index, value in _values(source):
         place = f"{path}.{yaml_name(source, name)}[{index}]"
+        yield from _check_length(obj, value, place)
         if not value:
             yield obj.problem(place, "must not be empty")
         elif name.endswith("ip_blocks"):
@@ -183,6 +186,7 @@ def _check_operation(obj: Object, operation: Operation, path: str) -> Iterator[P
         yield obj.problem(path, "must have at least one field; leave out `to` to match every operation")
     for name, index, value in _values(operation):
         place = f"{path}.{yaml_name(operation, name)}[{index}]"
+        yield from _check_length(obj, value, place)
         if not value:
             yield obj.problem(place, "must not be empty")
         elif name.endswith("ports"):
@@ -220,8 +224,12 @@ def _check_condition(obj: Object, condition: Condition, path: str, action: str) 
     known = yield from _check_key(obj, key, f"{path}.key")
     if action == "CUSTOM" and (key in _KEYS_NOT_FOR_CUSTOM or key.startswith("request.auth.")):
         yield obj.problem(f"{path}.key", f"{seen(key)} cannot be used with action CUSTOM")
+    header = header_of(key)
+    if header is not None and not is_header_name(header):
+        yield obj.problem(f"{path}.key", f"no header can have the name {seen(header)}: {_UNSAID}", "warning")
     for name, index, value in _values(condition):
         place = f"{path}.{yaml_name(condition, name)}[{index}]"
+        yield from _check_length(obj, value, place)
         if not value:
             yield obj.problem(place, "must not be empty")
         elif known:
@@ -258,6 +266,12 @@ def _check_value(obj: Object, key: str, value: str, path: str) -> Iterator[Probl
         yield from _check_service_account(obj, value, path)
     elif key == "source.trustDomain":
         yield from _check_trust_domain(obj, value, path, slash=True)
+
+
+def _check_length(obj: Object, value: str, path: str) -> Iterator[Problem]:
+    size = len(value.encode())
+    if size > POLICY_TEXT_BYTES:
+        yield obj.problem(path, f"is longer than {POLICY_TEXT_BYTES} bytes, got {size}: {_UNSAID}", "warning")
 
 
 def _check_port_text(obj: Object, value: str, path: str) -> Iterator[Problem]:

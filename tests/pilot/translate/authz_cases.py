@@ -10,7 +10,7 @@ from lateen.api.security import AuthorizationPolicy
 from lateen.pilot.model.values import Cluster
 from lateen.pilot.model.values_authz import Authorization, Authorizer, PolicyInput
 
-__all__ = ["ASKING", "DECIDING", "TRIED"]
+__all__ = ["ASKING", "DECIDING", "TRIED", "in_force"]
 
 DOMAINS = ("cluster.local", "old.domain")
 

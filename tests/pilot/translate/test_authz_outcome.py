@@ -179,6 +179,12 @@ def test_a_principal_is_the_same_under_every_alias_of_the_trust_domain(gate: Gat
     assert answers(gate, {"account": "web"}, {"account": "web@old.domain"}, {}) == [OUT, OUT, IN]
 
 
+def test_an_identity_is_known_on_a_session_that_is_taken_up_again(gate: Gate) -> None:
+    gate.use(deny(WEB))
+    assert gate.ask_again("web") == [(False, OUT), (True, OUT)]
+    assert gate.ask_again("other") == [(False, IN), (True, IN)]
+
+
 @pytest.mark.parametrize("field", ["ipBlocks", "remoteIpBlocks"])
 def test_addresses_of_clients(gate: Gate, field: str) -> None:
     gate.use(allow(source(f'{field}: ["127.1.0.0/16", "127.2.3.4"]')))
@@ -452,6 +458,20 @@ def test_what_no_matcher_can_hold_keeps_requests_out_whichever_way(gate: Gate) -
     assert gate.ask().status == OUT
     gate.use(deny(when("request.headers[no name]", 'values: ["*"]')))
     assert gate.ask().status == OUT
+
+
+def test_the_longest_texts_are_no_burden(gate: Gate) -> None:
+    globs, segments = "*a" * 512, "/{*}" * 256
+    dots, star = "." * 1020, "." * 1023
+    text = (
+        f'{{from: [{{source: {{namespaces: ["{globs}", "{"*" * 1024}"], principals: ["*{star}"]}}}}],'
+        f' to: [{{operation: {{paths: ["{segments}"], hosts: ["{dots}", "*{star}"]}}}}],'
+        f' when: [{{key: "request.headers[x]", values: ["{dots}"]}}]}}'
+    )
+    gate.use(deny(text) + policy(f"{{rules: [{text}]}}", name="and"))
+    assert gate.ask(account="web").status == OUT
+    gate.use(deny(text))
+    assert gate.ask(account="web").status == IN
 
 
 def test_many_rules_and_values_are_one_listener(gate: Gate) -> None:

@@ -7,7 +7,7 @@ Rules: Istio `Gateway`, docs/api/translation.md "Gateways".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from envoy.config.core.v3.address_pb2 import Address, SocketAddress
@@ -20,6 +20,7 @@ from envoy.extensions.filters.listener.proxy_protocol.v3.proxy_protocol_pb2 impo
 
 from lateen.pilot.model.values import GatewayListenerInput, GatewayServer
 from lateen.pilot.translate.access_logs import listener_loggers
+from lateen.pilot.translate.authz import Vouching, asks_server_name, vouching_of
 from lateen.pilot.translate.chains import TLS_INSPECTOR, build_chain
 from lateen.pilot.translate.guards import Guards, build_guards
 from lateen.pilot.translate.http_manager import gateway_manager
@@ -41,12 +42,12 @@ def build_gateway_listener(inp: GatewayListenerInput) -> Listener:
     if inp.quic:
         return _quic_listener(inp)
     name = listener_name(inp.bind, inp.port)
-    guards = build_guards(inp.request_auth, inp.authorization)
+    guards = _guards(inp)
     chains = [chain for server in inp.servers for chain in _chains(server, inp, name, guards)]
-    # The hello is read where chains are told apart by what it says.
+    # The hello is read where chains are told apart by what it says, or a policy asks about it.
     inspected = any(
         chain.filter_chain_match.server_names or chain.filter_chain_match.application_protocols for chain in chains
-    )
+    ) or (asks_server_name(inp.authorization) and any(server.tls is not None for server in inp.servers))
     return Listener(
         name=name,
         address=address(inp.bind, inp.port),
@@ -63,7 +64,7 @@ def build_gateway_listener(inp: GatewayListenerInput) -> Listener:
 
 def _quic_listener(inp: GatewayListenerInput) -> Listener:
     name = f"udp_{listener_name(inp.bind, inp.port)}"
-    guards = build_guards(inp.request_auth, inp.authorization)
+    guards = _guards(inp)
     return Listener(
         name=name,
         address=_udp(inp.bind, inp.port),
@@ -79,7 +80,15 @@ def _udp(host: str, port: int) -> Address:
     return Address(socket_address=SocketAddress(protocol=SocketAddress.UDP, address=host, port_value=port))
 
 
-def _chains(server: GatewayServer, inp: GatewayListenerInput, name: str, guards: Guards) -> Iterator[FilterChain]:
+def _guards(inp: GatewayListenerInput) -> Mapping[Vouching, Guards]:
+    needed = {vouching_of(server.tls) for server in inp.servers}
+    return {vouching: build_guards(inp.request_auth, inp.authorization, vouching) for vouching in needed}
+
+
+def _chains(
+    server: GatewayServer, inp: GatewayListenerInput, name: str, by_vouching: Mapping[Vouching, Guards]
+) -> Iterator[FilterChain]:
+    guards = by_vouching[vouching_of(server.tls)]
     socket = None
     if server.tls is not None:
         socket = build_quic_socket(server.tls) if inp.quic else build_server_socket(server.tls)

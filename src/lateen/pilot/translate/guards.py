@@ -15,7 +15,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 
 from lateen.pilot.model.values_authz import Authorization
 from lateen.pilot.model.values_jwt import RequestAuth
-from lateen.pilot.translate.authz import Decisions, build_decisions
+from lateen.pilot.translate.authz import Decisions, Vouching, build_decisions
 from lateen.pilot.translate.jwt import build_jwt_filters, strip_outputs
 
 __all__ = ["Guards", "build_guards"]
@@ -33,12 +33,13 @@ class Guards:
     tcp: tuple[Filter, ...] = ()
 
 
-def build_guards(request_auth: RequestAuth, authorization: Authorization) -> Guards:
-    """Return the guards of one listener: external authorizers, then tokens, then AUDIT, DENY and ALLOW rules.
+def build_guards(request_auth: RequestAuth, authorization: Authorization, vouching: Vouching = Vouching.MESH) -> Guards:
+    """Return the guards of chains: external authorizers, then tokens, then AUDIT, DENY and ALLOW rules.
 
-    Authorizers go first, as in Istio, so what a token says is not known to them.
+    Authorizers go first, as in Istio, so what a token says is not known to them. `vouching` says whose identities are
+    believed there.
     """
-    decisions: Decisions = build_decisions(authorization)
+    decisions: Decisions = build_decisions(authorization, vouching)
     return Guards(
         early=strip_outputs(request_auth),
         http=(*decisions.http_asks, *build_jwt_filters(request_auth), *decisions.http_rules),

@@ -33,6 +33,7 @@ from lateen.pilot.model.values import (
 )
 from lateen.pilot.translate.access_logs import listener_loggers
 from lateen.pilot.translate.actions import NO_TIMEOUT
+from lateen.pilot.translate.authz import vouching_of
 from lateen.pilot.translate.chains import (
     HTTP_INSPECTOR,
     ORIGINAL_DST,
@@ -282,6 +283,9 @@ def _chains(target: _Target, inp: InboundListenerInput, common: _Common) -> Iter
     """Yield the filter chains of one target."""
     passthrough = target.cluster == INBOUND_PASSTHROUGH
     own = build_server_socket(target.tls) if target.tls is not None else None
+    guards = common.guards
+    if target.tls is not None:
+        guards = build_guards(inp.request_auth, inp.authorization, vouching_of(target.tls))
     for row in target.rows:
         http = row.handler is Handler.HTTP
         yield build_chain(
@@ -291,10 +295,10 @@ def _chains(target: _Target, inp: InboundListenerInput, common: _Common) -> Iter
                 transport_protocol=row.transport,
                 application_protocols=row.alpn,
             ),
-            filters=[_http(target, inp, row, common.guards)]
+            filters=[_http(target, inp, row, guards)]
             if http
             else [
-                *common.guards.tcp,
+                *guards.tcp,
                 inbound_tcp(target.cluster, inp.telemetry, mtls=row.mtls, limits=target.limits),
             ],
             transport_socket=common.socket if row.mtls else own,

@@ -17,6 +17,7 @@ from envoy.config.rbac.v3.rbac_pb2 import Permission, Principal
 from lateen.pilot.translate.authz import identities, requests, tokens
 from lateen.pilot.translate.authz.leaning import Leaning
 from lateen.pilot.translate.authz.texts import text_matcher
+from lateen.pilot.translate.authz.vouching import Vouching
 from lateen.pilot.translate.chains import cidr
 
 __all__ = ["OPERATIONS", "SOURCES", "Attribute", "Place", "permission_of", "principal_of"]
@@ -30,6 +31,7 @@ class Place:
 
     namespace: str  # the policy's
     trust_domains: tuple[str, ...]  # the mesh's own, then its aliases
+    vouching: Vouching  # of the connections that are decided on
     leaning: Leaning
 
 
@@ -41,10 +43,14 @@ class Attribute(Generic[M]):
     http_only: bool = False  # a TCP connection has no such thing
 
 
-_PRINCIPAL: Final[Attribute[Principal]] = Attribute(lambda text, place: identities.principal(text, place.trust_domains))
-_NAMESPACE: Final[Attribute[Principal]] = Attribute(lambda text, place: identities.namespace(text))
-_ACCOUNT: Final[Attribute[Principal]] = Attribute(lambda text, place: identities.service_account(text, place.namespace))
-_DOMAIN: Final[Attribute[Principal]] = Attribute(lambda text, place: identities.trust_domain(text, place.trust_domains))
+def _identity(build: Callable[[str, Place], Principal]) -> Attribute[Principal]:
+    return Attribute(lambda text, place: identities.believed(build(text, place), place.vouching, place.trust_domains))
+
+
+_PRINCIPAL: Final = _identity(lambda text, place: identities.principal(text, place.trust_domains))
+_NAMESPACE: Final = _identity(lambda text, place: identities.namespace(text))
+_ACCOUNT: Final = _identity(lambda text, place: identities.service_account(text, place.namespace))
+_DOMAIN: Final = _identity(lambda text, place: identities.trust_domain(text, place.trust_domains))
 _PEER_IP: Final[Attribute[Principal]] = Attribute(lambda text, place: Principal(direct_remote_ip=cidr(text)))
 _CLIENT_IP: Final[Attribute[Principal]] = Attribute(lambda text, place: Principal(remote_ip=cidr(text)))
 _REQUEST_PRINCIPAL: Final[Attribute[Principal]] = Attribute(

@@ -18,6 +18,7 @@ from lateen.pilot.model.values_authz import PolicyInput
 from lateen.pilot.translate.authz.attributes import Place
 from lateen.pilot.translate.authz.leaning import leaning_of
 from lateen.pilot.translate.authz.rules import NEVER, build_rule
+from lateen.pilot.translate.authz.vouching import Vouching
 from lateen.pilot.translate.pack import pack
 
 __all__ = ["HTTP_RBAC", "NETWORK_RBAC", "STAT_PREFIX", "build_rules", "http_rbac", "network_rbac"]
@@ -43,6 +44,7 @@ def build_rules(
     action: Any,
     *,
     tcp: bool,
+    vouching: Vouching = Vouching.MESH,
     prefix: str = "",
     suffix: str = "",
 ) -> RBAC:
@@ -52,7 +54,12 @@ def build_rules(
     """
     found = {}
     for policy in policies:
-        place = Place(namespace=policy.namespace, trust_domains=tuple(trust_domains), leaning=leaning_of(policy.action))
+        place = Place(
+            namespace=policy.namespace,
+            trust_domains=tuple(trust_domains),
+            vouching=vouching,
+            leaning=leaning_of(policy.action),
+        )
         if not policy.rules:
             found[f"{prefix}{_rule_name(policy, 0)}{suffix}"] = NEVER
         for index, rule in enumerate(policy.rules):

@@ -15,27 +15,35 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from lateen.pilot.translate.authz.logic import PRINCIPALS
 from lateen.pilot.translate.authz.texts import SOMETHING, expression, quoted
+from lateen.pilot.translate.authz.vouching import Vouching
 
-__all__ = ["namespace", "principal", "service_account", "trust_domain"]
+__all__ = ["believed", "namespace", "principal", "service_account", "trust_domain"]
 
 SCHEME: Final = "spiffe://"
 DEFAULT_DOMAIN: Final = "cluster.local"  # means the mesh's own trust domain, whatever that is called
 
 
-def principal(pattern: str, trust_domains: Sequence[str]) -> Principal | None:
+def believed(identity: Principal, vouching: Vouching, trust_domains: Sequence[str]) -> Principal:
+    """Return the matcher for an identity where it is vouched for so: never, where nobody vouches."""
+    if vouching is Vouching.MESH:
+        return identity
+    if vouching is Vouching.NOBODY:
+        return PRINCIPALS.never
+    claimed = PRINCIPALS.one_of([_named(StringMatcher(prefix=f"{SCHEME}{domain}/")) for domain in trust_domains])
+    return PRINCIPALS.all_of([identity, PRINCIPALS.negated(claimed)])
+
+
+def principal(pattern: str, trust_domains: Sequence[str]) -> Principal:
     """Return the matcher for `<trust domain>/ns/<namespace>/sa/<account>`, `*` allowed at an end, aliases included."""
     return _named(SOMETHING) if pattern == "*" else _one_of(map(_spiffe_id, _with_aliases(pattern, trust_domains)))
 
 
-def namespace(pattern: str) -> Principal | None:
+def namespace(pattern: str) -> Principal:
     """Return the matcher for a namespace, in which each `*` stands for any text without a slash."""
-    parts = [quoted(part) for part in pattern.split("*")]
-    if None in parts or len(pattern) > 255:
-        return None
-    return _named(expression(".*/ns/", "[^/]*".join(part for part in parts if part is not None), "/.*"))
+    return _named(expression(".*/ns/", "[^/]*".join(map(quoted, pattern.split("*"))), "/.*"))
 
 
-def service_account(name: str, policy_namespace: str) -> Principal | None:
+def service_account(name: str, policy_namespace: str) -> Principal:
     """Return the matcher for `<namespace>/<account>`, or `<account>` of the policy's own namespace."""
     owner, _, account = name.rpartition("/")
     return _named(
@@ -43,12 +51,12 @@ def service_account(name: str, policy_namespace: str) -> Principal | None:
     )
 
 
-def trust_domain(pattern: str, trust_domains: Sequence[str]) -> Principal | None:
+def trust_domain(pattern: str, trust_domains: Sequence[str]) -> Principal:
     """Return the matcher for a trust domain, `*` allowed at an end; one of the mesh's own stands for all of those."""
     return _one_of(map(_domain, trust_domains if pattern in trust_domains else (pattern,)))
 
 
-def _domain(pattern: str) -> StringMatcher | None:
+def _domain(pattern: str) -> StringMatcher:
     if pattern == "*":
         return StringMatcher(prefix=SCHEME)
     if pattern.startswith("*"):
@@ -58,7 +66,7 @@ def _domain(pattern: str) -> StringMatcher | None:
     return StringMatcher(prefix=f"{SCHEME}{pattern}/")
 
 
-def _spiffe_id(pattern: str) -> StringMatcher | None:
+def _spiffe_id(pattern: str) -> StringMatcher:
     if pattern.startswith("*"):
         return expression(SCHEME, ".*", quoted(pattern[1:]))
     if pattern.endswith("*"):
@@ -83,11 +91,9 @@ def _names(pattern: str, domain: str) -> bool:
     return domain.startswith(pattern[:-1]) if pattern.endswith("*") else domain == pattern
 
 
-def _one_of(names: Iterable[StringMatcher | None]) -> Principal | None:
-    found = [_named(name) for name in names]
-    known = [entry for entry in found if entry is not None]
-    return PRINCIPALS.one_of(known) if len(known) == len(found) else None
+def _one_of(names: Iterable[StringMatcher]) -> Principal:
+    return PRINCIPALS.one_of([_named(name) for name in names])
 
 
-def _named(name: StringMatcher | None) -> Principal | None:
-    return None if name is None else Principal(authenticated=Principal.Authenticated(principal_name=name))
+def _named(name: StringMatcher) -> Principal:
+    return Principal(authenticated=Principal.Authenticated(principal_name=name))

@@ -13,6 +13,7 @@ from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
 from envoy.type.matcher.v3.path_pb2 import PathMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
+from lateen.api.policy_reading import is_header_name
 from lateen.pilot.translate.authz.leaning import Leaning
 from lateen.pilot.translate.authz.texts import SOMETHING, expression, quoted, text_matcher
 
@@ -21,20 +22,18 @@ __all__ = ["header", "host", "method", "path"]
 AUTHORITY: Final = ":authority"
 _HOST_NAMES: Final = ("host", AUTHORITY)
 _PORT: Final = re.compile(r":[0-9]+\Z")
-_NAME: Final = re.compile(r":(authority|method|path|scheme)|[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.1
 _ONE_SEGMENT, _SEGMENTS = "{*}", "{**}"
 
 
-def host(pattern: str) -> Permission | None:
+def host(pattern: str) -> Permission:
     """Return the matcher for a host, in any case, with a dot at its end or not.
 
     A pattern without a port is the host at any port, as no server tells its hosts apart by port unless it is told to.
     """
-    found = _host_matcher(pattern)
-    return None if found is None else Permission(header=HeaderMatcher(name=AUTHORITY, string_match=found))
+    return Permission(header=HeaderMatcher(name=AUTHORITY, string_match=_host_matcher(pattern)))
 
 
-def _host_matcher(pattern: str) -> StringMatcher | None:
+def _host_matcher(pattern: str) -> StringMatcher:
     if pattern == "*":
         return SOMETHING
     suffix = pattern.startswith("*")
@@ -54,7 +53,7 @@ def method(pattern: str) -> Permission:
     return Permission(header=HeaderMatcher(name=":method", string_match=text_matcher(pattern)))
 
 
-def path(pattern: str) -> Permission | None:
+def path(pattern: str) -> Permission:
     """Return the matcher for a path or a template of one.
 
     Templates are not given to Envoy's own matcher of templates: that one knows few characters, and a DENY could be
@@ -68,10 +67,7 @@ def path(pattern: str) -> Permission | None:
         ".*" if segment == _SEGMENTS else "[^/]+" if segment == _ONE_SEGMENT else quoted(segment)
         for segment in pattern.split("/")
     ]
-    if None in segments:
-        return None
-    found = expression("/".join(segment for segment in segments if segment is not None))
-    return None if found is None else Permission(url_path=PathMatcher(path=found))
+    return Permission(url_path=PathMatcher(path=expression("/".join(segments))))
 
 
 def header(name: str, pattern: str, leaning: Leaning) -> Principal | None:
@@ -80,16 +76,14 @@ def header(name: str, pattern: str, leaning: Leaning) -> Principal | None:
     A header may come in several lines, and a line may be a list. Any line will do; what keeps a request out looks at
     every element of every line as well, so that nothing hides beside something else.
     """
-    if not _NAME.fullmatch(name):
+    if not is_header_name(name):
         return None
     if name.lower() in _HOST_NAMES:
-        found = _host_matcher(pattern)
-        return None if found is None else _line(AUTHORITY, found)
+        return _line(AUTHORITY, _host_matcher(pattern))
     if leaning is Leaning.REFUSES:
         if pattern == "*":
             return Principal(header=HeaderMatcher(name=name, present_match=True))
-        element = _element(pattern)
-        return None if element is None else _line(name, element)
+        return _line(name, _element(pattern))
     return _line(name, text_matcher(pattern))
 
 
@@ -97,7 +91,7 @@ def _line(name: str, value: StringMatcher) -> Principal:
     return Principal(header=HeaderMatcher(name=name, string_match=value))
 
 
-def _element(pattern: str) -> StringMatcher | None:
+def _element(pattern: str) -> StringMatcher:
     if pattern.startswith("*"):
         return expression(".*", quoted(pattern[1:]), r"[ \t]*(?:,.*)?")
     if pattern.endswith("*"):

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from envoy.config.rbac.v3.rbac_pb2 import Permission, Policy, Principal
 
+from lateen.api.policy_reading import POLICY_TEXT_BYTES
 from lateen.pilot.translate.authz.attributes import (
     OPERATIONS,
     SOURCES,
@@ -121,7 +122,8 @@ def _clause(logic: Logic[M], clause: _Clause[M], place: Place) -> M:
 
 
 def _value(logic: Logic[M], clause: _Clause[M], text: str, place: Place) -> M:
-    found = clause.attribute.build(text, place)
+    # A text that is too long is refused by nobody, so it is left to the leaning like what cannot be said.
+    found = clause.attribute.build(text, place) if len(text.encode()) <= POLICY_TEXT_BYTES else None
     if found is not None:
         return found
     return logic.always if place.leaning is Leaning.REFUSES else logic.never
