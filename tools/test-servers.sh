@@ -6,10 +6,12 @@
 set -uo pipefail
 venv=$1
 
-# Command -> Debian's package. The installer of MariaDB asks a program of its client's package. The server of Redis is in redis-tools, under the name of its checker; the package
-# redis-server would also start one.
+# Command -> Debian's package. The installer of MariaDB asks a program of its client's package. The server of Redis is in
+# redis-tools, under the name of its checker; the package redis-server would also start one, as apache2 does beside
+# apache2-bin.
 packages=()
-for pair in mariadbd:mariadb-server-core my_print_defaults:mariadb-client-core redis-check-rdb:redis-tools curl:curl; do
+for pair in mariadbd:mariadb-server-core my_print_defaults:mariadb-client-core redis-check-rdb:redis-tools curl:curl \
+  apache2:apache2-bin; do
   PATH="$PATH:/usr/sbin" command -v "${pair%%:*}" >/dev/null || packages+=("${pair##*:}")
 done
 if [ ${#packages[@]} -gt 0 ]; then
@@ -20,6 +22,18 @@ if [ ${#packages[@]} -gt 0 ]; then
   else
     echo "test servers: tests that need ${packages[*]} are skipped; as root: apt-get install ${packages[*]}"
   fi
+fi
+
+# nginx comes in the package that starts it, so only its program is taken out of that.
+if ! PATH="$PATH:/usr/sbin:$venv/bin" command -v nginx >/dev/null; then
+  unpacked=$(mktemp -d)
+  if command -v apt-get >/dev/null && (cd "$unpacked" && apt-get download -qq nginx && dpkg-deb -x nginx_*.deb .) >/dev/null 2>&1; then
+    echo "test servers: taking nginx out of its package"
+    install -m 755 "$unpacked/usr/sbin/nginx" "$venv/bin/nginx"
+  else
+    echo "test servers: nginx could not be had: tests that need it are skipped; as root: apt-get install nginx"
+  fi
+  rm -rf "$unpacked"
 fi
 
 if [ ! -x "$venv/bin/ferretdb" ]; then

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from tests.authz.bypass_corpus import H1, H2, Attack
+from tests.fakes.comparing import Guarded, in_force
 from tests.fakes.court import Case, Client, Court
 from tests.fakes.raw_http import RawH2, send_h1
-from tests.fakes.web_servers import BY_HOST, BY_PATH, WebServer, apache, nginx
+from tests.fakes.web_servers import BY_HOST, BY_PATH, PUBLIC, WebServer, apache, nginx
 
 pytestmark = pytest.mark.envoy
 
-WORKERS = 32  # most of them wait: a proxy that refuses an HTTP/2 connection closes it a second later
+WORKERS = 150  # most of them wait: a proxy that refuses an HTTP/2 connection closes it a second later
 NGINX, APACHE = 8101, 8102
 CORPUS = (*H1, *H2)
 
@@ -57,6 +59,65 @@ def leaks(answer: bytes) -> set[str]:
     }
 
 
-def run(place: Place, case: Case, port: int, attacks: Sequence[Attack]) -> list[tuple[Attack, bytes]]:
+def ask_all(place: Place, cases: Mapping[str, Case], attacks: Sequence[Attack]) -> list[tuple[str, int, Attack, bytes]]:
+    """Return what came back for each attack at each case and each server."""
+    jobs = [(name, port, attack) for name in cases for port in place.servers for attack in attacks]
     with ThreadPoolExecutor(WORKERS) as pool:
-        return list(zip(attacks, pool.map(lambda attack: got(place, case, port, attack), attacks), strict=True))
+        answers = pool.map(lambda job: got(place, cases[job[0]], job[1], job[2]), jobs)
+        return [(*job, answer) for job, answer in zip(jobs, answers, strict=True)]
+
+
+def guarded(spec: dict[str, Any]) -> Case:
+    """Return a workload with one policy."""
+    document = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy"}
+    return Case(in_force(Guarded([{**document, "metadata": {"name": "p"}, "spec": spec}], []).objects))
+
+
+def operations(*fields: dict[str, Any], action: str = "ALLOW") -> dict[str, Any]:
+    return {"action": action, "rules": [{"to": [{"operation": entry} for entry in fields]}]}
+
+
+# What is protected by each policy, and the policy: what a user would write, nothing clever.
+POLICIES: dict[str, tuple[set[str], dict[str, Any]]] = {
+    "deny": ({"path", "host"}, operations({"paths": ["/admin*"]}, {"hosts": ["admin.test"]}, action="DENY")),
+    "allow paths": ({"path", "host"}, operations({"paths": ["/public/*"]})),
+    "allow a host": ({"host"}, operations({"hosts": ["public.test"]})),
+    "allow all but": ({"path", "host"}, operations({"notPaths": ["/admin*"], "notHosts": ["admin.test"]})),
+}
+
+
+def test_nothing_protected_gets_out_by_another_spelling(place: Place) -> None:
+    cases = {name: guarded(spec) for name, (_, spec) in POLICIES.items()}
+    place.court.hold(cases.values())
+    answers = ask_all(place, cases, CORPUS)
+    out = [
+        f"{name}, {place.servers[port].name}: {sorted(found)} by {attack.shown}"
+        for name, port, attack, answer in answers
+        if (found := leaks(answer) & POLICIES[name][0])
+    ]
+    assert out == []
+    assert len(answers) > 4000
+
+
+def test_the_corpus_is_alive(place: Place) -> None:
+    """Without a policy much of it reaches what a policy would protect, or it would prove nothing."""
+    cases = {"none": Case({})}
+    place.court.hold(cases.values())
+    reached: Counter[tuple[str, str, str]] = Counter()
+    for _, port, attack, answer in ask_all(place, cases, CORPUS):
+        if attack.by in leaks(answer):
+            reached[place.servers[port].name, "HTTP/1" if attack.raw else "HTTP/2", attack.by] += 1
+    print(f"{len(CORPUS)} attacks; without a policy there is reached: {dict(reached)}")
+    least = {("HTTP/1", "path"): 60, ("HTTP/2", "path"): 50, ("HTTP/1", "host"): 20, ("HTTP/2", "host"): 8}
+    for server in place.servers.values():
+        for kind, count in least.items():
+            assert reached[(server.name, *kind)] >= count, reached
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_is_public_is_served_under_every_policy(place: Place, name: str) -> None:
+    case = guarded(POLICIES[name][1])
+    place.court.hold([case])
+    attacks = [Attack("", b"GET /public/page.txt HTTP/1.1\r\nhost: public.test\r\nconnection: close\r\n\r\n")]
+    for _, port, _, answer in ask_all(place, {name: case}, attacks):
+        assert PUBLIC in answer, (place.servers[port].name, answer)

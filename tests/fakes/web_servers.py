@@ -151,7 +151,7 @@ class WebServer:
 
 
 def nginx() -> WebServer:
-    return WebServer("nginx", "nginx", "nginx-light")
+    return WebServer("nginx", "nginx", "nginx")
 
 
 def apache() -> WebServer:
