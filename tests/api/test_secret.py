@@ -12,7 +12,7 @@ from tests.fakes.certs import StrangeAuthority, key_pem, pem_of
 from tests.fakes.tls_clients import Pair, make_pair, revoke
 
 from lateen.api.decode import Decoded, decode_documents
-from lateen.api.secret import credential_of
+from lateen.api.secret import GRANT, credential_of, granted_to
 
 AUTHORITY = StrangeAuthority()
 PAIR = make_pair(AUTHORITY, "shop.test")
@@ -181,3 +181,33 @@ stringData: {{tls.key: ["{SECRET_TEXT}"]}}
     assert "s.yaml:5: has what is not a field of Secret, which has data, immutable, stringData, type" in told
     assert "s.yaml:4: metadata: has what is not a field of metadata, it is passed over" in told
     assert "s.yaml:6: stringdata: is not a field of Secret, did you mean stringData?" in told
+
+
+@pytest.mark.parametrize(
+    ("written", "wrong"),
+    [
+        ("edge", []),
+        ("edge, other-edge", []),
+        ("*", ["*"]),
+        ("Edge,edge", ["Edge"]),
+        ("edge/gateway", ["edge/gateway"]),
+        ("", []),
+    ],
+)
+def test_whom_a_secret_is_granted_to(written: str, wrong: list[str]) -> None:
+    text = f"""
+apiVersion: v1
+kind: Secret
+metadata:
+  name: s
+  annotations:
+    {GRANT}: "{written}"
+    kubectl.kubernetes.io/last-applied-configuration: '{SECRET_TEXT}'
+stringData: {{ca.crt: "{AUTHORITY.root_pem.decode().encode("unicode_escape").decode()}"}}
+"""
+    decoded = decode_documents(text.encode(), "s.yaml")
+    told = [problem.message for problem in decoded.problems]
+    assert told == [f'must be namespaces, joined by commas, got "{one}"' for one in wrong]
+    for obj in decoded.objects:
+        assert granted_to(obj) == {word.strip() for word in written.split(",") if word}
+        assert SECRET_TEXT not in repr(obj)

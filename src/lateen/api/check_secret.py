@@ -11,7 +11,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from lateen.api.base import Object, Problem
-from lateen.api.secret import TLS_TYPE, Credential, SecretBody, credential_of
+from lateen.api.names import is_dns_label
+from lateen.api.secret import GRANT, TLS_TYPE, Credential, SecretBody, credential_of, granted_to
+from lateen.api.suggest import seen
 
 __all__ = ["check_secret"]
 
@@ -22,6 +24,10 @@ CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)  # those that Envoy t
 def check_secret(obj: Object) -> Iterator[Problem]:
     """Yield every fault of a Secret. A certificate that ran out is a warning: it may be renewed any moment."""
     body: SecretBody = obj.spec
+    for namespace in sorted(granted_to(obj)):
+        if not (is_dns_label(namespace) and namespace == namespace.lower()):
+            place = f"metadata.annotations[{GRANT}]"
+            yield obj.problem(place, f"must be namespaces, joined by commas, got {seen(namespace)}")
     found = credential_of(body)
     if body.type == TLS_TYPE:
         for key in ("tls.crt", "tls.key"):

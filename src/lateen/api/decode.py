@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
-from lateen.api.base import EMPTY, KindInfo, Object, Origin, Problem, ResourceKey, Spec
+from lateen.api.base import KindInfo, Object, Origin, Problem, ResourceKey, Spec
 from lateen.api.check import check_object
 from lateen.api.kinds import CORE_KINDS, GROUPS, KINDS, kind_info
 from lateen.api.metadata import decode_metadata
 from lateen.api.places import Lines, Place, Tree, moved_tree, nearest_line, path_text, subtree, tree_line
+from lateen.api.secret import GRANT
 from lateen.api.shape import Faults, decode_struct
 from lateen.api.suggest import listed, nearest, seen
 from lateen.api.yaml_source import MAX_DEPTH, MAX_FILE_BYTES, MAX_VALUES, parse_yaml
@@ -252,8 +253,8 @@ def _decode_resource(
         api_version=version,
         spec=spec,
         labels=metadata.labels,
-        # `kubectl apply` writes a whole Secret into one of its annotations.
-        annotations=EMPTY if kind == "Secret" else metadata.annotations,
+        # `kubectl apply` writes a whole Secret into one of its annotations: none is kept but the one that acts.
+        annotations={key: text for key, text in metadata.annotations.items() if kind != "Secret" or key == GRANT},
         created=metadata.created,
         origin=Origin(told.file, told.line),
         lines=told.lines,

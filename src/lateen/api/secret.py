@@ -10,12 +10,13 @@ from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from lateen.api.base import EMPTY, Spec
+from lateen.api.base import EMPTY, Object, Spec
 from lateen.api.scalars import Bytes, Mapping
 
-__all__ = ["CA_SUFFIX", "TLS_TYPE", "Credential", "SecretBody", "credential_of", "secret_values"]
+__all__ = ["CA_SUFFIX", "GRANT", "TLS_TYPE", "Credential", "SecretBody", "credential_of", "granted_to", "secret_values"]
 
 TLS_TYPE: Final = "kubernetes.io/tls"
+GRANT: Final = "gateway.lateen.dev/credential-for"  # annotation: other namespaces whose proxies may have it
 CA_SUFFIX: Final = "-cacert"  # of the Secret that holds the roots of one that has none
 
 # Where each part of a credential stands: the first key that is there counts.
@@ -50,6 +51,11 @@ class Credential:
     staple: bytes = field(default=b"", repr=False)
     roots: bytes = field(default=b"", repr=False)
     crl: bytes = field(default=b"", repr=False)
+
+
+def granted_to(obj: Object) -> frozenset[str]:
+    """Return the namespaces, beside its own, to whose proxies a Secret's owner has granted it."""
+    return frozenset(word for part in obj.annotations.get(GRANT, "").split(",") if (word := part.strip()))
 
 
 def secret_values(body: SecretBody) -> AnyMapping[str, bytes]:

@@ -427,6 +427,82 @@ def test_only_a_resource_of_the_namespace_may_name_its_secrets(served: Bench) ->
     assert secret(proxy, "kubernetes://unused") is not None
 
 
+# ---------------------------------------------------------------- granted to other namespaces
+
+VAULT = "kubernetes://vault/far"
+
+
+def far(pair: Pair, grant: str = "", name: str = "far", **fields: Any) -> str:
+    """Return a Secret of namespace `vault`, with its owner's word on who may have it."""
+    written = f', annotations: {{gateway.lateen.dev/credential-for: "{grant}"}}' if grant else ""
+    text = secret_yaml(name, pair, namespace="vault", **fields)
+    return text.replace("namespace: vault}", f"namespace: vault{written}}}")
+
+
+def far_gateway(namespace: str, mode: str = "SIMPLE") -> str:
+    tls = f'{{mode: {mode}, credentialName: "{VAULT}"}}'
+    return gateway("far", server(8443, "HTTPS", "far.test", tls=tls), namespace=namespace)
+
+
+@pytest.mark.parametrize(
+    ("grant", "writer", "given"),
+    [
+        pytest.param("", "default", False, id="nothing granted"),
+        pytest.param("default", "default", True, id="granted"),
+        pytest.param("other, default", "default", True, id="among others"),
+        pytest.param("other", "default", False, id="granted to another"),
+        pytest.param("defaul,efault,default2", "default", False, id="granted to the likes of it"),
+        pytest.param("default", "vault", True, id="named by its owner's Gateway"),
+        pytest.param("default", "istio-system", True, id="named by a Gateway of the root namespace"),
+        pytest.param("default", "other", False, id="named by a third party"),
+        pytest.param("", "vault", False, id="named by its owner's Gateway, and not granted"),
+    ],
+)
+def test_a_secret_leaves_its_namespace_where_its_owner_grants_it(
+    served: Bench, pair: Pair, grant: str, writer: str, given: bool
+) -> None:
+    apply(served, far_gateway(writer, "MUTUAL"), far(pair, grant, roots=pair.chain))
+    proxy, stranger = connect(served), connect(served, "gateway-of-other", "other")
+    assert (secret(proxy, VAULT) is not None) == given
+    assert (secret(proxy, f"{VAULT}-cacert") is not None) == given
+    assert secret(proxy, "kubernetes://far") is None  # it is not its own
+    assert secret(connect(served, "reviews-v1", account="bookinfo-reviews"), VAULT) is None  # nothing there names it
+    messages = [message for field, message in told(served) if field.endswith("credentialName")]
+    refused = [
+        one for one in messages if "kubernetes://vault/far is of namespace vault, and the proxy of default" in one
+    ]
+    may = "default" in grant.replace(" ", "").split(",")
+    assert bool(refused) == (not may and writer != "other")  # a third party is told first that it may name nothing
+    # The other gateway runs the same Gateway, by its labels: what was granted to `default` is not for it.
+    assert (secret(stranger, VAULT) is not None) == ("other" in grant and writer != "default" and given)
+
+
+def test_a_grant_comes_and_goes_while_a_gateway_runs(served: Bench, pair: Pair) -> None:
+    apply(served, far_gateway("default"), far(pair))
+    proxy = connect(served)
+    assert secret(proxy, VAULT) is None
+    apply(served, far(pair, "default"))
+    found = secret(proxy, VAULT)
+    assert found is not None
+    assert found.tls_certificate.private_key.inline_bytes == pair.private_key
+    assert secret(proxy, f"{VAULT}-cacert") is None  # a server that asks for no certificate needs no roots
+    apply(served, far(pair, "other"))
+    assert secret(proxy, VAULT) is None
+    served.delete("Secret", "far", "vault")
+    assert [message for _, message in told(served) if "its owner says so" in message]  # the same words as if it existed
+
+
+def test_a_grant_of_roots_is_none_of_keys(served: Bench, pair: Pair) -> None:
+    apply(
+        served, far_gateway("default", "MUTUAL"), far(pair), far(pair, "default", name="far-cacert", roots=pair.chain)
+    )
+    proxy = connect(served)
+    roots = secret(proxy, f"{VAULT}-cacert")
+    assert roots is not None
+    assert not roots.HasField("tls_certificate")
+    assert secret(proxy, VAULT) is None
+
+
 def test_a_rule_brings_a_gateway_and_chosen_sidecars_a_credential(served: Bench) -> None:
     def rule(mode: str, selector: str = "") -> str:
         return f"""

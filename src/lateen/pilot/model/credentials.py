@@ -4,11 +4,11 @@ A secret is served under `kubernetes://[<namespace>/]<name>`, its roots alone un
 proxy gets one when all of this holds, whatever it asks for and whoever asked before:
 
 - the secret is of the namespace that the proxy's certificate proves (`lateen.pilot.serving.source` gives the others no
-  secrets at all);
+  secrets at all), or its owner has granted it to that namespace, by an annotation on the Secret itself;
 - a resource that acts on this proxy names it: a server of a Gateway that the proxy runs, or a DestinationRule, which
   for a sidecar must pick it by workloadSelector (Istio's rule);
-- that resource is of the same namespace, or of the root namespace: nobody serves with another team's certificate. With
-  `hostOwnership: istio` in MeshConfig, Istio's rule holds, and it may be of any.
+- that resource is of the proxy's namespace, the secret's, or the root namespace: nobody serves with another team's
+  certificate. With `hostOwnership: istio` in MeshConfig, Istio's rule holds, and it may be of any.
 
 Reasons: docs/design/0006-gateways.md.
 """
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lateen.api.base import Object, ResourceKey
-from lateen.api.secret import CA_SUFFIX, Credential, credential_of
+from lateen.api.secret import CA_SUFFIX, GRANT, Credential, credential_of, granted_to
 from lateen.flow import Read
 from lateen.pilot.model.gateway_servers import Note, PortServers
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View
@@ -64,36 +64,47 @@ class Credentials:
     def _secret(self, read: Read, key: tuple[View, str]) -> SecretInput | None:
         view, name = key
         parsed = parse_secret_name(name)
-        if parsed is None or parsed.namespace not in ("", view.namespace) or not self._may_have(read, view, parsed):
+        if parsed is None or not self._may_have(read, view, parsed):
             return None
+        owner = parsed.namespace or view.namespace
         if not parsed.roots_only:
-            return _certificate(name, read.get(self.credential, (view.namespace, parsed.name)))
+            if not self._open_to(read, (owner, parsed.name), view.namespace):
+                return None
+            return _certificate(name, read.get(self.credential, (owner, parsed.name)))
         for candidate in (parsed.name + CA_SUFFIX, parsed.name):
-            found = _roots(name, read.get(self.credential, (view.namespace, candidate)))
-            if found is not None:
+            found = _roots(name, read.get(self.credential, (owner, candidate)))
+            if found is not None and self._open_to(read, (owner, candidate), view.namespace):
                 return found
         return None
 
+    def _open_to(self, read: Read, key: tuple[str, str], namespace: str) -> bool:
+        """Tell whether proxies of a namespace may have a Secret: their own, or one that is granted to them."""
+        if key[0] == namespace:
+            return True
+        obj = read.get(self.mesh.objects, ResourceKey("Secret", *key))
+        return obj is not None and namespace in granted_to(obj)
+
     def _may_have(self, read: Read, view: View, wanted: SecretName) -> bool:
         """Tell whether something that acts on the proxy names just this: who needs roots is not given a key."""
-        own = SecretName("", wanted.name, wanted.roots_only)
+        own = _seen_from(view.namespace, wanted)
         if own in read.get(self._named, view):
             return True
         for key in read.lookup(self.rules, wanted.name):
             rule = read.get(self.mesh.objects, key)
             if (
                 rule is not None
-                and self._may_name(read, key.namespace, view)
+                and self._may_name(read, key.namespace, view, own)
                 and self._acts(read, rule, view)
                 and own in _wanted(rule, view.namespace)
             ):
                 return True
         return False
 
-    def _may_name(self, read: Read, owner: str, view: View) -> bool:
-        """Tell whether a resource of namespace `owner` may name secrets of the proxy's namespace."""
+    def _may_name(self, read: Read, owner: str, view: View, secret: SecretName) -> bool:
+        """Tell whether a resource of namespace `owner` may name a secret to a proxy."""
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
-        return owner in (view.namespace, settings.root_namespace) or settings.host_ownership == ISTIO
+        allowed = (view.namespace, secret.namespace or view.namespace, settings.root_namespace)
+        return owner in allowed or settings.host_ownership == ISTIO
 
     def _acts(self, read: Read, rule: Object, view: View) -> bool:
         """Tell whether a DestinationRule may bring `view` a credential."""
@@ -112,12 +123,13 @@ class Credentials:
             return frozenset()
         ports: tuple[PortServers, ...] = read.get(self._servers, view)[0]
         return frozenset(
-            SecretName("", parsed.name, parsed.roots_only)
+            own
             for port in ports
             for server in port.servers
-            if server.terminates and self._may_name(read, server.namespace, view)
+            if server.terminates
             for _, name in server_credentials(server.tls)
-            if (parsed := parse_secret_name(name)) is not None and parsed.namespace in ("", view.namespace)
+            if (parsed := parse_secret_name(name)) is not None
+            and self._may_name(read, server.namespace, view, own := _seen_from(view.namespace, parsed))
         )
 
     # ---- what is missing
@@ -149,26 +161,31 @@ class Credentials:
         parsed = parse_secret_name(name)
         if parsed is None:
             return f"{name} cannot be fetched here: the name of a Secret wanted; connections that need it fail"
-        if parsed.namespace not in ("", view.namespace):
-            return (
-                f"{name} is of namespace {parsed.namespace}, and the proxy of {view.namespace}: a secret never leaves "
-                "its namespace; connections that need it fail"
-            )
-        if not self._may_name(read, owner, view):
+        secret = _seen_from(view.namespace, parsed)
+        home = secret.namespace or view.namespace
+        if not self._may_name(read, owner, view, secret):
             return (
                 f"the proxy is of namespace {view.namespace}: only a resource of that namespace, or of the root "
                 "namespace, may name its secrets (hostOwnership: istio in MeshConfig lets others); connections that "
                 "need it fail"
             )
-        place = f"{view.namespace}/{parsed.name}"
+        place = f"{home}/{parsed.name}"
+        names = (parsed.name + CA_SUFFIX, parsed.name) if parsed.roots_only else (parsed.name,)
+        # Not told whether it is there: who may not have it need not know.
+        if not any(self._open_to(read, (home, one), view.namespace) for one in names):
+            return (
+                f"{name} is of namespace {home}, and the proxy of {view.namespace}: a secret leaves its namespace only "
+                f"where its owner says so ({GRANT}: {view.namespace}, an annotation on it); connections that need it "
+                "fail"
+            )
         if parsed.roots_only:
-            both = [read.get(self.credential, (view.namespace, n)) for n in (parsed.name + CA_SUFFIX, parsed.name)]
-            if any(found is not None and found.roots for found in both):
+            mine = [one for one in names if self._open_to(read, (home, one), view.namespace)]
+            if any((got := read.get(self.credential, (home, one))) is not None and got.roots for one in mine):
                 return ""
             return (
                 f"no roots in Secret {place}{CA_SUFFIX} (ca.crt, cacert), nor in {place}; connections that need it fail"
             )
-        found = read.get(self.credential, (view.namespace, parsed.name))
+        found = read.get(self.credential, (home, parsed.name))
         if found is None:
             return f"no Secret {place}; connections that need it fail"
         return (
@@ -187,6 +204,11 @@ def server_credentials(tls: Any) -> Iterator[tuple[str, str]]:
             yield "caCertCredentialName", roots_name(tls.ca_cert_credential_name)
         elif named and named[0][1] != OWN_CERTIFICATE:
             yield named[0][0], roots_name(written[0][1])
+
+
+def _seen_from(namespace: str, secret: SecretName) -> SecretName:
+    """Return one spelling of a name for all that a proxy of a namespace has: its own without namespace."""
+    return SecretName("" if secret.namespace == namespace else secret.namespace, secret.name, secret.roots_only)
 
 
 def _certificate(name: str, found: Credential | None) -> SecretInput | None:
@@ -227,12 +249,12 @@ def _client_names(tls: Any) -> Iterable[str]:
 
 
 def _wanted(rule: Object, namespace: str) -> set[SecretName]:
-    """Return what a rule names of the secrets of `namespace`."""
+    """Return the secrets that a rule names, as a proxy of `namespace` sees them."""
     return {
-        SecretName("", parsed.name, parsed.roots_only)
+        _seen_from(namespace, parsed)
         for _, tls in _client_tls(rule)
         for name in _client_names(tls)
-        if (parsed := parse_secret_name(name)) is not None and parsed.namespace in ("", namespace)
+        if (parsed := parse_secret_name(name)) is not None
     }
 
 
