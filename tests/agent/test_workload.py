@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.fakes.agent_mesh import FakeMesh, http_listener
 from tests.fakes.certs import StrangeAuthority, key_pem, pem_of, uri
-from tests.fakes.pki import make_link
+from tests.fakes.pki import Link, crl_of, make_link
 from tests.fakes.xds import FakeSlice, make_resource, scope_of
 
 from lateen.agent.admin import Admin
@@ -395,7 +395,7 @@ async def client_tls(mesh: FakeMesh, folder: Path) -> AsyncIterator[ssl.SSLConte
     issued = mesh.authority.issue_for_key(
         key.public_key(), SpiffeId("cluster.local", "default", "client"), timedelta(hours=1)
     )
-    (folder / "chain.pem").write_bytes(issued.leaf)
+    (folder / "chain.pem").write_bytes(issued.leaf + b"".join(issued.chain))
     (folder / "key.pem").write_bytes(key_pem(key))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -522,6 +522,38 @@ async def test_a_workload_that_missed_a_rotation_comes_back(log: Any, until: Any
             async with client_tls(mesh, tmp_path) as tls:
                 connection = await asyncio.open_connection(run.ip, 9080, ssl=tls, server_hostname="")
                 assert (await exchange(*connection, "/x"))[0] == 200
+
+
+async def test_a_revoked_authority_is_believed_no_more(log: Any, until: Any, tmp_path: Path) -> None:
+    root = make_link("root")
+    good, bad = make_link("good", root), make_link("bad", root)
+
+    def material(signer: Link) -> Material:
+        own = (signer.certificate,)
+        return Material(
+            certificate=own[0], key=signer.key, intermediates=own, root=root.certificate, roots=(root.certificate,)
+        )
+
+    async with FakeMesh() as mesh:
+        mesh.authority.use(material(bad))
+        async with client_tls(mesh, tmp_path) as of_bad:
+            mesh.authority.use(material(good))
+        bundle = TrustBundle.of({"cluster.local": mesh.authority.roots})
+        mesh.tell_trust(TrustUpdate(bundle))
+        async with running(mesh, log, until, mtls=True) as run, client_tls(mesh, tmp_path) as of_good:
+
+            async def ask(tls: ssl.SSLContext) -> int:
+                connection = await asyncio.open_connection(run.ip, 9080, ssl=tls, server_hostname="")
+                return (await exchange(*connection, "/x"))[0]
+
+            await until(lambda: log.said("trust bundle in use"))
+            assert [await ask(of_good), await ask(of_bad)] == [200, 200]
+            lists = crl_of(root, revoked=[bad.certificate.serial_number]) + crl_of(good) + crl_of(bad)
+            mesh.tell_trust(TrustUpdate(bundle, revoked=lists.decode()))
+            await until(lambda: len(log.said("trust bundle in use")) == 2)
+            assert await ask(of_good) == 200
+            with pytest.raises((ssl.SSLError, OSError, asyncio.IncompleteReadError)):
+                await ask(of_bad)
 
 
 async def test_sigkill_of_the_agent_leaves_nothing(mesh: FakeMesh, log: Any, until: Any) -> None:

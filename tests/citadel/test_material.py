@@ -173,6 +173,16 @@ def test_revocation_lists_of_the_whole_chain_are_taken(tmp_path: Path) -> None:
         load_material(tmp_path / "ca", NOW, TD)
 
 
+def test_a_list_whose_time_is_over_is_refused(tmp_path: Path) -> None:
+    lists = crl_of(ROOT) + crl_of(BELOW_ROOT)
+    plug(tmp_path / "ca", [BELOW_ROOT], [ROOT], crl=b"words before\n" + lists)
+    material = load_material(tmp_path / "ca", NOW, TD)
+    assert material.crl == lists
+    assert material.lists_until is not None
+    with pytest.raises(BadInput, match="is out of date; put a newer one there"):
+        load_material(tmp_path / "ca", NOW + 31 * DAY, TD)
+
+
 def test_expired_is_told_apart(tmp_path: Path) -> None:
     plug(tmp_path / "ca", [SIGNER, MIDDLE], [ROOT])
     with pytest.raises(Expired, match=r"expired at .*, and it is"):

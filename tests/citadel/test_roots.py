@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tests.fakes.certs import START, ManualClock, p256_csr, pem_of
-from tests.fakes.pki import DAY, Link, make_link, plug, swap
+from tests.fakes.pki import DAY, Link, crl_of, make_link, plug, swap
 
 from lateen.citadel.roots import Roots
 from lateen.citadel.rotation import Facts, Phase, Waiting
@@ -256,6 +256,45 @@ def test_more_roots_are_believed_and_fewer_later(world: World) -> None:
     roots.advance(Facts(roots_leave=roots.roots_leave(), unrenewed=(Waiting("a", "slow"),)))
     assert roots.state.phase is Phase.REISSUING
     assert believed(roots) == {first.certificate, second.certificate}
+
+
+def test_revocation_lists_change_with_what_they_are_of(world: World) -> None:
+    root = world.link("root")
+    one, two = world.link("one", root), world.link("two", root)
+
+    def lists(*links: Link, revoked: tuple[int, ...] = ()) -> bytes:
+        return crl_of(root, revoked=revoked, now=world.clock.now) + b"".join(
+            crl_of(link, now=world.clock.now) for link in links
+        )
+
+    world.plugged = world.folder / "plugged"
+    plug(world.plugged, [one], [root], crl=lists(one))
+    roots = world.open()
+    assert roots.revoked.count(b"BEGIN X509 CRL") == 2
+    # Newer lists of the same authorities act at once.
+    plug(world.plugged, [one], [root], crl=lists(one, revoked=(77,)))
+    roots.look_at_plugged()
+    assert roots.state.phase is Phase.STEADY
+    assert roots.revoked.count(b"BEGIN X509 CRL") == 2
+    # Another authority signs once all proxies have its list; the one before keeps its own as long as it is met.
+    plug(world.plugged, [two], [root], crl=lists(two))
+    roots.look_at_plugged()
+    assert roots.state.phase is Phase.DISTRIBUTING
+    assert signer_of(roots) == one.certificate
+    assert roots.revoked.count(b"BEGIN X509 CRL") == 4
+    assert roots.roots_leave()
+    roots.advance(Facts())
+    assert signer_of(roots) == two.certificate
+    assert world.open().revoked == roots.revoked
+    world.clock.advance(timedelta(hours=1))
+    roots.advance(Facts())
+    assert roots.revoked.count(b"BEGIN X509 CRL") == 2
+    # To one that keeps none: no lists while both are met, since there would be none of the new one.
+    (world.plugged / "ca-crl.pem").unlink()
+    plug(world.plugged, [world.link("three", root)], [root])
+    roots.look_at_plugged()
+    assert roots.state.phase is Phase.DISTRIBUTING
+    assert roots.revoked == b""
 
 
 def test_a_faulty_set_changes_nothing_and_is_told(world: World) -> None:

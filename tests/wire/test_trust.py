@@ -34,7 +34,7 @@ def test_order_spelling_and_repetition_make_no_difference() -> None:
 
 
 def test_both_ends_read_the_same() -> None:
-    update = TrustUpdate(TrustBundle.of({"a.example": ROOTS, "b.example": ROOTS[1:]}), "path")
+    update = TrustUpdate(TrustBundle.of({"a.example": ROOTS, "b.example": ROOTS[1:]}), "path", revoked="lists")
     assert decode_trust(encode_trust(update)) == update
     assert messages.decode_trust(encode_trust(update)) == update
     assert messages.TRUST_TYPE_URL == TRUST_TYPE_URL

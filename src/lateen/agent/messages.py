@@ -187,7 +187,7 @@ def decode_trust(data: bytes) -> TrustUpdate:
     domains = [parse_fields(entry) for entry in messages(fields, 1)]
     bundle = TrustBundle.of({text(domain, 1): texts(domain, 2) for domain in domains})
     jwt_keys = tuple((text(domain, 1), text(domain, 3)) for domain in domains if text(domain, 3))
-    return TrustUpdate(bundle, text(fields, 2), jwt_keys)
+    return TrustUpdate(bundle, text(fields, 2), jwt_keys, text(fields, 3))
 
 
 # ---- certificates, as a client

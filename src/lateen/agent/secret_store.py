@@ -61,6 +61,7 @@ class SecretStore:
 
     def __init__(self, log: Log) -> None:
         self.bundle: TrustBundle | None = None  # what peers are checked by, once the control plane has told it
+        self.revoked = b""  # with it: revocation lists
         self._users: set[SecretUser] = set()
         self._answered = asyncio.Event()
         self._held: dict[str, Held] = {}
@@ -74,17 +75,21 @@ class SecretStore:
         if self.bundle is None:
             self._put_roots(svid.roots)
 
-    def set_bundle(self, bundle: TrustBundle, trust_domain: str) -> None:
-        """Check peers by `bundle` from now on; `trust_domain` is the mesh's own. Raises `BadInput`: nothing changes."""
+    def set_bundle(self, bundle: TrustBundle, trust_domain: str, revoked: bytes = b"") -> None:
+        """Check peers by `bundle` from now on; `trust_domain` is the mesh's own. Raises `BadInput`: nothing changes.
+
+        `revoked` are revocation lists; Envoy's check of several trust domains knows none, so that they act in a bundle
+        of one alone.
+        """
         own = bundle.pem(trust_domain)
         if set(bundle.roots) == {trust_domain}:
-            self.bundle = bundle
-            self._put_roots(own)
+            self.bundle, self.revoked = bundle, revoked
+            self._put_roots(own, revoked)
             return
         peers = encode_peers_secret(PEER_ROOTS, bundle, trust_domain)
-        self.bundle = bundle
+        self.bundle, self.revoked = bundle, revoked
         self._put(PEER_ROOTS, peers)
-        self._put(CONTROL_PLANE_ROOTS, encode_roots_secret(CONTROL_PLANE_ROOTS, own))
+        self._put(CONTROL_PLANE_ROOTS, encode_roots_secret(CONTROL_PLANE_ROOTS, own, revoked))
 
     def roots(self, svid: Svid, trust_domain: str) -> bytes:
         """Return the mesh's own roots as they are known now, in PEM."""
@@ -152,9 +157,9 @@ class SecretStore:
                 if _state(name) != state:
                     self._load(name)
 
-    def _put_roots(self, pem: bytes) -> None:
+    def _put_roots(self, pem: bytes, revoked: bytes = b"") -> None:
         for name in (PEER_ROOTS, CONTROL_PLANE_ROOTS):
-            self._put(name, encode_roots_secret(name, pem))
+            self._put(name, encode_roots_secret(name, pem, revoked))
 
     def _put(self, name: str, body: bytes) -> None:
         held = Held(blake2b(body, digest_size=10).hexdigest(), body)

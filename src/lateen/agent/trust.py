@@ -44,12 +44,12 @@ class TrustKeeper:
         domain = self._trust_domain
         if not update.bundle.pem(domain):
             return f"trust bundle without roots of the mesh's own trust domain {domain!r}"
-        before = self._secrets.bundle
-        self._secrets.set_bundle(update.bundle, domain)
+        before, revoked = self._secrets.bundle, self._secrets.revoked
+        self._secrets.set_bundle(update.bundle, domain, update.revoked.encode())
         refusal = await self._secrets.taken(PEER_ROOTS, CONTROL_PLANE_ROOTS)
         if refusal:
             if before is not None:
-                self._secrets.set_bundle(before, domain)  # for an Envoy that starts anew
+                self._secrets.set_bundle(before, domain, revoked)  # for an Envoy that starts anew
             return f"refused by Envoy: {refusal}"
         self.outdated = False
         self._log.info("trust bundle in use", version=update.bundle.version, trust_domains=len(update.bundle.roots))
@@ -78,6 +78,7 @@ class TrustKeeper:
         try:
             newer = bundle.with_domain(self._trust_domain, [svid.roots.decode("ascii", "replace")])
             if newer != bundle:
+                # Without revocation lists: those of before know nothing of the new authority. The bundle brings them.
                 self._secrets.set_bundle(newer, self._trust_domain)
                 self._log.warning("roots taken from the authority", version=newer.version)
                 self.outdated = True

@@ -100,6 +100,12 @@ class Material:
         return (self.certificate,) if self.self_signed else (*self.intermediates, self.root)
 
     @property
+    def lists_until(self) -> datetime | None:
+        """When the first revocation list is out of date; None when there are none, or they do not say."""
+        ends = [each.next_update_utc for each in _lists(self.crl) if each.next_update_utc is not None]
+        return min(ends, default=None)
+
+    @property
     def not_after(self) -> datetime:
         """When the first link of the chain expires."""
         return min(link.not_valid_after_utc for link in self.chain)
@@ -160,7 +166,7 @@ def load_material(folder: Path, now: datetime, trust_domain: str) -> Material:
         _check_authority(link, place, now, trust_domain, below=below)
     crl = _read(folder / CRL_FILE) if names is _ISTIO and (folder / CRL_FILE).exists() else b""
     if crl:
-        _check_crl(crl, way, folder / CRL_FILE)
+        crl = _check_crl(crl, way, folder / CRL_FILE, now)
     return Material(certificate=first, key=key, intermediates=tuple(way[:-1]), root=way[-1], roots=roots, crl=crl)
 
 
@@ -238,23 +244,32 @@ def _covers(constraint: str, host: str) -> bool:
     return host.endswith(constraint) if constraint.startswith(".") else host == constraint
 
 
-def _check_crl(data: bytes, way: Sequence[x509.Certificate], path: Path) -> None:
-    """Raise `BadInput` unless there is a list of every authority of the chain: Envoy would else refuse all peers."""
-    lists = []
-    for block in data.split(b"-----END X509 CRL-----")[:-1]:
-        try:
-            lists.append(x509.load_pem_x509_crl(block.lstrip() + b"-----END X509 CRL-----\n"))
-        except UNREADABLE as error:
-            raise BadInput(f"{path}: cannot be read as revocation lists in PEM: {error}") from error
+def _lists(data: bytes) -> list[x509.CertificateRevocationList]:
+    end = b"-----END X509 CRL-----"
+    return [x509.load_pem_x509_crl(block.lstrip() + end + b"\n") for block in data.split(end)[:-1]]
+
+
+def _check_crl(data: bytes, way: Sequence[x509.Certificate], path: Path, now: datetime) -> bytes:
+    """Return the lists and nothing else. Raises `BadInput` unless there is one of every authority of the chain.
+
+    Envoy refuses every peer of an authority that it has no list of, or one whose time is over.
+    """
+    try:
+        lists = _lists(data)
+    except UNREADABLE as error:
+        raise BadInput(f"{path}: cannot be read as revocation lists in PEM: {error}") from error
     for link in way:
         own = [each for each in lists if each.issuer == link.subject and each.is_signature_valid(_signing_key(link))]
         if not own:
             raise BadInput(
                 f"{path}: no revocation list of {_name(link)}; one of every authority of the chain is wanted"
             )
+        if any(each.next_update_utc is not None and each.next_update_utc <= now for each in own):
+            raise BadInput(f"{path}: the revocation list of {_name(link)} is out of date; put a newer one there")
         serials = {each.serial_number for each in way}
         if any(each.get_revoked_certificate_by_serial_number(serial) for each in own for serial in serials):
             raise BadInput(f"{path}: revokes a certificate of its own chain")
+    return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in lists)
 
 
 def _signing_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:

@@ -101,6 +101,15 @@ class Roots:
         """All roots that are believed for the trust domain now."""
         return sorted_roots((*self.signing.roots, *(self.other.roots if self.other is not None else ())))
 
+    @property
+    def revoked(self) -> bytes:
+        """Revocation lists of all that may have signed what is in use; none while some of them keep none.
+
+        A verifier that has lists wants one of every authority that it meets, and refuses what it has none of.
+        """
+        parts = [self.signing.crl, *([self.other.crl] if self.other is not None else [])]
+        return b"".join(dict.fromkeys(parts)) if all(parts) else b""
+
     def look_at_plugged(self) -> None:
         """Read the plugged-in folder and do what its content asks for. Does not raise: a fault is told."""
         if self.plugged is None:
@@ -119,14 +128,20 @@ class Roots:
             self._tell_problem(f"{self.plugged}: its rotation was aborted; what was in force before stays")
         elif state.phase is Phase.REISSUING:
             self._tell_problem(f"{self.plugged}: waits until the rotation that is on has ended")
-        elif material.root_set == self.signing.root_set:
+        elif material.root_set == self.signing.root_set and not self._needs_lists(material):
             self._step(RotationState(signing=self._store.put(material)), "intermediate replaced", signing=material)
             self._tell_problem("")
         else:
             name = self._store.put(material)
-            reason = f"{self.plugged} has other roots"
+            reason = (
+                f"{self.plugged} has other {'roots' if material.root_set != self.signing.root_set else 'authorities'}"
+            )
             self._step(begin(state, name, reason, self._clock()), "rotation begins", other=material)
             self._tell_problem("")
+
+    def _needs_lists(self, material: Material) -> bool:
+        """Whether proxies need revocation lists of another authority before it signs, or of one that has signed."""
+        return bool(material.crl or self.signing.crl) and material.certificate != self.signing.certificate
 
     def _other_is(self, digest: str) -> bool:
         return self.other is not None and self.other.digest == digest
@@ -172,8 +187,10 @@ class Roots:
         self._step(go_without(self.state, workloads), "workloads left behind", signing=self.signing, other=self.other)
 
     def roots_leave(self) -> bool:
-        """Whether the material that does not sign has roots that the other has not."""
-        return self.other is not None and not self.other.root_set <= self.signing.root_set
+        """Whether the material that does not sign has what the other has not: roots, or a list that is in use."""
+        if self.other is None:
+            return False
+        return not self.other.root_set <= self.signing.root_set or self._needs_lists(self.other)
 
     def advance(self, facts: Facts) -> None:
         """Do the next step, if all that it needs is there."""

@@ -71,6 +71,7 @@ class TrustUpdate:
     bundle: TrustBundle
     signing_path: str = ""  # "": not known; nobody renews because of it
     jwt_keys: tuple[tuple[str, str], ...] = ()  # (trust domain, what its JWT-SVIDs are verified by: a JWK set), sorted
+    revoked: str = ""  # revocation lists in PEM, of every authority of the mesh's own trust domain; "": none are kept
 
 
 def normal_roots(pems: Iterable[str], where: str) -> tuple[str, ...]:

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     class _Bundle(Message):
         domains: MutableSequence[_Domain]
         signing_path: str
+        revoked: str
 
-        def __init__(self, *, domains: Iterable[_Domain] = (), signing_path: str = "") -> None: ...
+        def __init__(self, *, domains: Iterable[_Domain] = (), signing_path: str = "", revoked: str = "") -> None: ...
 
 
 _STRING, _ONE, _MANY = FieldProto.TYPE_STRING, FieldProto.LABEL_OPTIONAL, FieldProto.LABEL_REPEATED
@@ -60,6 +61,7 @@ _classes = make_messages(
                         type_name=f".{_PACKAGE}.TrustDomain",
                     ),
                     FieldProto(name="signing_path", number=2, type=_STRING, label=_ONE),
+                    FieldProto(name="revoked", number=3, type=_STRING, label=_ONE),
                 ],
             ),
             MessageProto(
@@ -84,7 +86,7 @@ def encode_trust(update: TrustUpdate) -> bytes:
     domains = [
         _Domain(name=name, roots=update.bundle.roots.get(name, ()), jwt_keys=keys.get(name, "")) for name in names
     ]
-    message = _Bundle(domains=domains, signing_path=update.signing_path)
+    message = _Bundle(domains=domains, signing_path=update.signing_path, revoked=update.revoked)
     return message.SerializeToString(deterministic=True)
 
 
@@ -98,4 +100,5 @@ def decode_trust(data: bytes) -> TrustUpdate:
         TrustBundle.of({domain.name: domain.roots for domain in message.domains}),
         message.signing_path,
         tuple((domain.name, domain.jwt_keys) for domain in message.domains if domain.jwt_keys),
+        message.revoked,
     )

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.fakes.certs import START, ManualClock
-from tests.fakes.pki import DAY, make_link, plug, swap
+from tests.fakes.pki import DAY, crl_of, make_link, plug, swap
 
 from lateen.citadel.roots import Roots
 from lateen.citadel.rotation import Phase
@@ -185,6 +185,18 @@ def test_what_ends_is_told_long_before(tmp_path: Path) -> None:
     swap(tmp_path / "plugged", [make_link("fresh", root, now=mesh.clock.now)], [root])
     mesh.roots.look_at_plugged()
     assert told(mesh) == []
+
+
+def test_lists_that_go_out_of_date_are_told(tmp_path: Path) -> None:
+    root = make_link("root", now=START)
+    plug(tmp_path / "plugged", [root], [root], crl=crl_of(root, now=START))
+    mesh = Mesh(tmp_path, tmp_path / "plugged")
+    mesh.clock.advance(27 * DAY)
+    assert told(mesh) == []
+    mesh.clock.advance(1.5 * DAY)
+    ((level, text),) = told(mesh)
+    assert level == "error"
+    assert text.startswith("revocation lists will be out of date at 2026-07-01 12:00:00 UTC")
 
 
 def test_an_intermediate_of_five_minutes_is_told_at_once(tmp_path: Path) -> None:

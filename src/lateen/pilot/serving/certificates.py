@@ -147,7 +147,8 @@ class Certificates:
         """What every proxy is to be told of trust, as of now."""
         bundle = TrustBundle.of({self.options.trust_domain: self.authority.roots})
         own_keys = format_jwt_bundle(self.jwts.public_keys).decode()
-        return TrustUpdate(bundle, self.authority.signing_path, ((self.options.trust_domain, own_keys),))
+        keys = ((self.options.trust_domain, own_keys),)
+        return TrustUpdate(bundle, self.authority.signing_path, keys, self.roots.revoked.decode("ascii"))
 
     def follow(self, proxies: Proxies) -> None:
         """Have proxies told what is believed, from now on, and rotations wait for them."""
@@ -204,7 +205,14 @@ class Certificates:
     def problems(self) -> list[Problem]:
         """Return what is wrong with certificates now, for `lateen status`."""
         longest = self.options.lifetime or DEFAULT_LIFETIME
-        return [*self._audit_problems(), *root_problems(self.roots, longest_leaf=longest)]
+        found = [*self._audit_problems(), *root_problems(self.roots, longest_leaf=longest)]
+        trust = self.trust
+        if trust.revoked and len(trust.bundle.roots) > 1:
+            text = (
+                "revocation lists do not act while other trust domains are believed: Envoy's check of several has none"
+            )
+            found.append(Problem(str(self.roots.plugged), 0, "", text, "warning"))
+        return found
 
     def _audit_problems(self) -> list[Problem]:
         audit = self.audit

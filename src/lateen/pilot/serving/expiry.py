@@ -19,6 +19,7 @@ from lateen.citadel.rotation import Phase
 __all__ = ["expiry_metrics", "root_problems"]
 
 SHORT: Final = timedelta(hours=24)  # the default life of a workload's certificate: below, it is clamped
+LISTS: Final = timedelta(days=2)  # revocation lists are made anew every few days or weeks
 OVERDUE: Final = timedelta(hours=1)  # that a rotation waits for workloads before it is told as a problem
 
 
@@ -48,6 +49,11 @@ def _problems(roots: Roots, now: datetime, longest_leaf: timedelta) -> Iterator[
             yield Problem("", 0, "", text, "error" if old else "warning")
         else:
             yield Problem("", 0, "", f"{what} expires at {until}; {way}", "warning")
+    ends = roots.signing.lists_until
+    if ends is not None and ends - now < LISTS:
+        over = "are" if ends <= now else "will be"
+        text = f"revocation lists {over} out of date at {ends:%Y-%m-%d %H:%M:%S} UTC: proxies then refuse each other"
+        yield Problem(str(roots.plugged), 0, "", f"{text}; put newer ones into ca-crl.pem")
     state = roots.state
     if state.phase is not Phase.STEADY and state.since is not None and now - state.since > OVERDUE:
         waits = state.leaves_until is None or now > state.leaves_until
