@@ -11,9 +11,10 @@ from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.source import MeshProxy
 from lateen.pilot.sources.folder import Change
+from lateen.pilot.translate.matches import JWT_FILTER
 from lateen.pilot.xds.references import references
 from lateen.pilot.xds.source import Identity, NodeInfo, Resource
-from lateen.pilot.xds.type_urls import CDS, EDS, LDS, NDS, RDS
+from lateen.pilot.xds.type_urls import CDS, ECDS, EDS, LDS, NDS, RDS
 
 BASE = """
 apiVersion: v1
@@ -125,6 +126,11 @@ class SmallMesh:
                     children.release(name)
                     if found is not None:
                         yield proxy.name, child, found
+            for part in proxy.slices[ECDS]:
+                found = part.get(JWT_FILTER)
+                part.release(JWT_FILTER)
+                if found is not None:
+                    yield proxy.name, ECDS, found
             for part in proxy.slices[NDS]:
                 for resource in part.all().values():
                     yield proxy.name, NDS, resource

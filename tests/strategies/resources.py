@@ -294,6 +294,27 @@ FIELDS: Mapping[str | tuple[str, str], st.SearchStrategy[Any]] = {
     "verify_certificate_hash": few(one_of("x", "a" * 64), 1),
     "outlier_detection_http_error_codes": few(one_of(500, 503, 404), 2),
     "consecutive_errors": one_of(0, 0, 5),
+    "issuer": mostly(one_of("https://a.example.com", "https://b.example.com/x", "a")),
+    "jwks": mostly(
+        one_of(
+            '{"keys": [{"kty": "EC", "crv": "P-256", "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", '
+            '"y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}',
+            '{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}',
+            '{"keys": []}',
+            '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}, {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}]}',
+            '{"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB", "alg": "RS256", "kid": "x"}]}',
+        )
+    ),
+    "jwks_uri": mostly(one_of("https://a.example.com/jwks", "http://127.0.0.1/", "https://a.example.com:8443/j?k=v")),
+    ("JWTHeader", "name"): mostly(st.sampled_from(HEADERS)),
+    ("JWTHeader", "prefix"): mostly(one_of("", "Bearer ", "x")),
+    ("ClaimToHeader", "header"): mostly(st.sampled_from(HEADERS)),
+    "claim": mostly(one_of("sub", "a.b", "groups")),
+    "output_payload_to_header": mostly(one_of("", "x-payload", "a.b")),
+    "audiences": few(mostly(one_of("a", "b.c")), 2),
+    "from_params": few(mostly(one_of("token", "t")), 2),
+    "from_cookies": few(mostly(one_of("session", "t")), 2),
+    "space_delimited_claims": few(mostly(one_of("roles", "scope")), 2),
     "query_params": st.none(),
 }
 del FIELDS["query_params"], FIELDS["HTTPMatchRequest", "uri"]  # type: ignore[attr-defined]  # maps and structs of matches
@@ -363,6 +384,11 @@ OFTEN |= {
     "mirror_percent": 1,
     "endpoints": 6,
     "exact": 10,
+    "jwt_rules": 10,
+    "issuer": 9,
+    "jwks": 7,
+    "target_refs": 1,
+    "target_ref": 1,
 }
 LEAST = {"http": 1, "route": 1, "servers": 1, "allow_origins": 1}
 ABSENT = object()
@@ -467,6 +493,7 @@ KINDS = (
     "Sidecar",
     "WorkloadEntry",
     "PeerAuthentication",
+    "RequestAuthentication",
 )
 
 

@@ -21,6 +21,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 
 from lateen.api.envoy_filter import FilterChainMatch
 from lateen.pilot.model.envoy_filters import Patch
+from lateen.pilot.translate.matches import JWT_FILTER
 from lateen.pilot.translate.names import VIRTUAL_INBOUND, VIRTUAL_OUTBOUND
 from lateen.pilot.translate.pack import TYPE_PREFIX, pack
 from lateen.pilot.translate.patches.lists import changed_list
@@ -48,7 +49,7 @@ _LAST_OF_NETWORK: Final = frozenset(
     )
 )
 _LAST_OF_HTTP: Final = frozenset({f"{_EXTENSION}http.router.v3.Router"})
-_AUTHENTICATION: Final = ("envoy.filters.http.jwt_authn", "istio_authn", "envoy.filters.http.set_filter_state")
+_AUTHENTICATION: Final = (JWT_FILTER, "istio_authn", "envoy.filters.http.set_filter_state")
 _AUTHORIZATION: Final = ("envoy.filters.http.rbac", "envoy.filters.http.ext_authz")
 _STATS: Final = ("istio.stats", "envoy.filters.http.fault")
 
@@ -238,10 +239,25 @@ def _filters(
         if not merges(patch):
             continue
         name = name_of(patch)
-        after = [try_merge(one, patch, trace, sure=bool(name)) if name in ("", one.name) else one for one in result]
+        after = []
+        for one in result:
+            if name not in ("", one.name):
+                after.append(one)
+            elif _is_apart(one):
+                # Merged, it would have this piece alone for its configuration, and check nothing.
+                if name:
+                    trace.failed(patch, f"nothing is merged into {name}: its configuration comes apart (ECDS)")
+                after.append(one)
+            else:
+                after.append(try_merge(one, patch, trace, sure=bool(name)))
         if any(new is not old for new, old in zip(after, result, strict=True)):
             result = after
     return result
+
+
+def _is_apart(one: Any) -> bool:
+    """Tell whether a filter of Lateen's own is discovered: what is in the listener is only its name."""
+    return isinstance(one, HttpFilter) and one.name == JWT_FILTER and one.HasField("config_discovery")
 
 
 def _is_named(one: Any, name: str) -> bool:
