@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import yaml
+from tests.e2e.case_tokens import Token
 
 __all__ = ["Case", "Request", "faults_of", "files", "load", "question"]
 
@@ -50,6 +51,7 @@ class Request(_Strict, frozen=True, kw_only=True):
     origin: str = msgspec.field(name="from", default="client")
     connect: str = ""
     headers: dict[str, str] = {}
+    token: Token | None = None
     body: str = ""
     times: int = 1
     expect: Expect
@@ -101,7 +103,11 @@ def question(request: Request, case_id: str) -> dict[str, Any]:
         "kind": "http",
         "method": kind,
         "url": rest,
-        "headers": {"x-case-id": case_id, **request.headers},
+        "headers": {
+            "x-case-id": case_id,
+            **(request.token.headers() if request.token is not None else {}),
+            **request.headers,
+        },
         "body": request.body,
         "times": request.times,
         "connect": connect,

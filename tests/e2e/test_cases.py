@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.case_files import FOLDER, Case, Request, faults_of, files, load, question, seen_faults
+from tests.e2e.case_tokens import IssuerOfCases
 from tests.e2e.harness import MeshRun, eventually
 from tests.e2e.outside_dns import OutsideDns
 
@@ -81,7 +82,7 @@ class Asker:
 class CaseMesh:
     """The mesh that all cases share."""
 
-    def __init__(self, mesh: MeshRun, dns: OutsideDns, stack: ExitStack) -> None:
+    def __init__(self, mesh: MeshRun, dns: OutsideDns, issuer: IssuerOfCases, stack: ExitStack) -> None:
         self.mesh = mesh
         self._stack = stack
         self._numbers = itertools.count(1)
@@ -92,6 +93,7 @@ class CaseMesh:
         self.addresses = {info["name"]: info["ip"] for info in mesh.status()["workloads"]}
         self.variables = {name.upper().replace("-", "_"): address for name, address in self.addresses.items()}
         self.variables["OUTSIDE"] = dns.address = self.addresses["ingressgateway"]
+        self.variables.update(issuer.variables)
         outsider = mesh.start_inside("ingressgateway", [sys.executable, APP, "outside", "v0"])
         stack.callback(outsider.communicate, timeout=10)
         stack.callback(outsider.terminate)
@@ -194,9 +196,10 @@ class CaseMesh:
 
 
 @pytest.fixture(scope="module")
-def case_mesh() -> Iterator[CaseMesh]:
-    mesh = MeshRun()
+def case_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaseMesh]:
     with ExitStack() as stack:
+        issuer = stack.enter_context(IssuerOfCases(tmp_path_factory.mktemp("issuer")))
+        mesh = MeshRun(extra=issuer.words)
         stack.callback(mesh.close)
         dns = stack.enter_context(OutsideDns())
         services = dict.fromkeys((name, namespace) for name, _, namespace in (*SERVERS, *OTHERS))
@@ -220,7 +223,7 @@ def case_mesh() -> Iterator[CaseMesh]:
         mesh.gateway(["--resolver", f"127.0.0.1:{dns.port}"])
         names = [f"{name}-{version}" for name, version, _ in (*SERVERS, *OTHERS)]
         mesh.wait_ready(*names, *(workload for workload, _ in CLIENTS.values()), "ingressgateway")
-        yield CaseMesh(mesh, dns, stack)
+        yield CaseMesh(mesh, dns, issuer, stack)
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(FOLDER).with_suffix("")))

@@ -136,6 +136,26 @@ def test_rules_are_sorted_by_issuer_whatever_wrote_them(bench: Bench) -> None:
     assert [tokens_of(reviews).providers[f"origins-{i}"].issuer for i in range(3)] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (jwks("ec"), []),
+        ('{"keys": []}', ["error: holds no usable key, so every token is refused"]),
+        (
+            '{"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB"}]}',
+            [
+                "error: holds no usable key, so every token is refused",
+                "warning: key 0 is not used: n: 2048 to 8192 bits wanted, got 17",
+            ],
+        ),
+    ],
+)
+def test_keys_in_a_rule_that_are_no_use_are_told(bench: Bench, keys: str, told: list[str]) -> None:
+    bench.apply(policy({"issuer": "a", "jwks": keys}))
+    problems = [problem for problem in bench.pilot.problems() if problem.field == "spec.jwtRules[0].jwks"]
+    assert [f"{problem.level}: {problem.message}" for problem in problems] == told
+
+
 # ---------------------------------------------------------------- EnvoyFilters
 
 

@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from lateen.errors import BadInput
 from lateen.wire.jwk import MAX_KEY_ID, decode64, parse_jwk
 
-__all__ = ["MAX_KEYS", "JwksSource", "KeySet", "discovered_uri", "parse_key_set", "source_of"]
+__all__ = ["MAX_KEYS", "PRIVATE_KEY", "JwksSource", "KeySet", "discovered_uri", "parse_key_set", "source_of"]
 
 MAX_KEYS: Final = 100  # of one set: each is in the configuration of every proxy that it is for
+PRIVATE_KEY: Final = "holds private or symmetric material"
 DISCOVERY: Final = "/.well-known/openid-configuration"  # OpenID Connect Discovery 1.0, section 4
 _PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})  # RFC 7518, 6.2.2, 6.3.2, 6.4.1; RFC 8037, 2
 _PUBLIC: Final[Mapping[str, tuple[str, ...]]] = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
@@ -125,7 +126,7 @@ def _public_half(key: Any) -> dict[str, str] | None:
     if not isinstance(key, dict):
         raise BadInput("is no JSON object")
     if key.keys() & _PRIVATE or key.get("kty") == "oct":
-        raise BadInput("holds private or symmetric material and is not used: whoever reads it can sign")
+        raise BadInput(f"{PRIVATE_KEY} and is not used: whoever reads it can sign")
     if key.get("use", "sig") != "sig" or "verify" not in _operations(key):
         return None
     kind = key.get("kty")

@@ -6,21 +6,21 @@ that are fetched are an input of their own (`keys`): nothing here waits for them
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from lateen.api.base import Object, ResourceKey
+from lateen.api.base import Object, Problem, ResourceKey
 from lateen.errors import BadInput
 from lateen.flow import Read
 from lateen.pilot.model.attachment import Attachment
-from lateen.pilot.model.jwks import JwksSource, parse_key_set, source_of
+from lateen.pilot.model.jwks import PRIVATE_KEY, JwksSource, parse_key_set, source_of
 from lateen.pilot.model.mesh import Mesh, View
 from lateen.pilot.model.values_jwt import NO_REQUEST_AUTH, RequestAuth, TokenFilterInput, TokenIssuer
 from lateen.pilot.registry.values import Workload
 
-__all__ = ["JwksWant", "JwksWants", "RequestAuths"]
+__all__ = ["JwksWant", "JwksWants", "RequestAuths", "inline_key_problems"]
 
 KIND: Final = "RequestAuthentication"
 DEFAULT_TIMEOUT: Final = timedelta(seconds=5)
@@ -112,6 +112,26 @@ def _outputs(rule: Any) -> Iterable[str]:
         yield rule.output_payload_to_header.lower()
     for output in rule.output_claim_to_headers:
         yield output.header.lower()
+
+
+def inline_key_problems(obj: Object) -> Iterator[Problem]:
+    """Yield what is wrong with keys that stand in a RequestAuthentication, but for what the checks tell of them."""
+    if obj.key.kind != KIND:
+        return
+    for i, rule in enumerate(obj.spec.jwt_rules):
+        if not rule.jwks:
+            continue
+        path = f"spec.jwtRules[{i}].jwks"
+        try:
+            found = parse_key_set(rule.jwks.encode())
+        except BadInput as error:
+            yield obj.problem(path, f"{error}; so every token is refused")
+            continue
+        if not found.text:
+            yield obj.problem(path, "holds no usable key, so every token is refused")
+        for fault in found.faults:
+            if PRIVATE_KEY not in fault:  # told by the checks
+                yield obj.problem(path, fault, "warning")
 
 
 # ---------------------------------------------------------------- what is to be fetched

@@ -27,7 +27,7 @@ from lateen.pilot.model.mesh import Mesh
 from lateen.pilot.model.names import Names
 from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.overlaps import Overlaps
-from lateen.pilot.model.request_auth import JwksWants, RequestAuths
+from lateen.pilot.model.request_auth import JwksWants, RequestAuths, inline_key_problems
 from lateen.pilot.model.rivals import Rivals
 from lateen.pilot.model.rule_findings import RuleFindings
 from lateen.pilot.model.support import unsupported
@@ -142,6 +142,7 @@ class Pilot:
         found: list[Problem] = []
         if change.obj is not None:
             found.extend(unsupported(change.obj))
+            found.extend(inline_key_problems(change.obj))
             found.extend(patch_problems(change.obj))
         if found:
             self._notes[change.key] = tuple(found)
