@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.control import Size, measure
+from bench.issuance import issuance_rows
 from bench.micro import micro_rows
 from bench.routing import routing_rows
 from bench.rows import show, write
@@ -27,7 +28,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, no mutual TLS, no bare gRPC")
     parser.add_argument("--services", type=int, default=200, help="default: %(default)s, two workloads each")
     parser.add_argument("--clients", type=int, default=400, help="default: %(default)s")
-    parser.add_argument("--only", choices=("control", "micro", "routing"), help="one part of it")
+    parser.add_argument("--only", choices=("control", "issuance", "micro", "routing"), help="one part of it")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
     options = parser.parse_args()
     if not 1 <= options.clients <= options.services * 2:
@@ -43,6 +44,12 @@ def main() -> int:
     if options.only in (None, "micro"):
         progress.print("[dim]micro[/]")
         rows += micro_rows(quick=options.quick)
+        gc.collect()
+    if options.only in (None, "issuance"):
+        progress.print("[dim]issuance[/]")
+        folder = Path(tempfile.mkdtemp(prefix="lateen-bench-"))
+        rows += asyncio.run(issuance_rows(folder, quick=options.quick))
+        shutil.rmtree(folder)
         gc.collect()
     if options.only in (None, "control"):
         size = Size(

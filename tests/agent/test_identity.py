@@ -346,3 +346,44 @@ async def test_an_answer_that_was_on_its_way_when_the_way_changed_is_replaced(tm
     await live(identity)
     assert world.asked[1] - world.asked[0] < timedelta(minutes=2)
     assert world.asked[2] - world.asked[1] > timedelta(hours=9)
+
+
+async def test_assurance_18_an_authority_that_fails_is_let_be(tmp_path: Path, log: Any) -> None:
+    """Attempts of one agent while the authority is away from the first renewal on, by how long: a count, not a time."""
+    world = World(tmp_path, stop_after=10_000)
+    world.answers = [lambda pems: pems, *[Unavailable("away")] * 9_000]
+    identity = world.identity_of(log)
+    original = world.sleep
+
+    async def until_day_two(seconds: float) -> None:
+        if world.now > START + timedelta(hours=48):
+            raise asyncio.CancelledError
+        await original(seconds)
+
+    identity._sleep = until_day_two
+    await live(identity)
+    expiry = START + timedelta(hours=24)
+    began = world.asked[1]
+
+    def attempts(first: datetime, last: datetime) -> int:
+        return sum(first <= moment < last for moment in world.asked)
+
+    minute, hour = timedelta(minutes=1), timedelta(hours=1)
+    assert 8 <= attempts(began, began + minute) <= 14, "at once, a few times"
+    assert 12 <= attempts(began + 2 * minute, began + 2 * minute + hour) <= 28, "then every few minutes"
+    assert attempts(began, expiry - hour) <= 14 + 28 * 13
+    near = attempts(expiry - 10 * minute, expiry)
+    assert 20 <= near <= 60, "more often as its end comes near, never more than a new agent does"
+    assert 230 <= attempts(expiry + hour, expiry + 2 * hour) <= 500, "expired: as a new agent"
+    assert log.said("certificate not received")[-1].count("rarely=True")
+
+
+async def test_assurance_18_recovery_closes_the_breaker(tmp_path: Path, log: Any) -> None:
+    world = World(tmp_path, stop_after=45)
+    world.answers = [lambda pems: pems, *[Unavailable("away")] * 20, lambda pems: pems, *[Unavailable("away")] * 20]
+    identity = world.identity_of(log)
+    await live(identity)
+    second = world.asked[22]  # the first attempt of the renewal after that
+    waits = [(b - a).total_seconds() for a, b in zip(world.asked[22:], world.asked[23:], strict=False)]
+    assert waits[0] < 0.06, "it begins anew"
+    assert second - world.asked[21] > timedelta(hours=9)

@@ -168,6 +168,33 @@ async def test_more_than_it_holds_are_closed_and_come_in_later(echo: Echo, folde
         port.close()
 
 
+async def test_one_process_does_not_take_up_the_door(echo: Echo, folder: Path) -> None:
+    path = folder / "x.sock"
+    port = HiddenPort(echo.server, folder)
+    sources = iter(["greedy"] * 5 + ["other", "greedy"])
+
+    async def admit(_: socket.socket) -> Admitted:
+        return Admitted(port, "x", source=next(sources))
+
+    door = Door(listen_local(path), admit, on_refused=lambda _: None, connections_of_one=3)
+    await echo.server.start()
+    running = asyncio.create_task(door.run())
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(5):
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+                sock.connect(str(path))
+                await _until(lambda number=number: door.admitted + door.refused == number + 1)
+            assert (door.admitted, door.refused) == (3, 2)
+            assert await ask(path) == b"x", "another is let in"
+        await _until(lambda: door.open == 0)
+        assert await ask(path) == b"x", "and the first, once it has gone"
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        port.close()
+
+
 async def test_who_says_nothing_in_time_is_closed(echo: Echo, folder: Path) -> None:
     path = folder / "x.sock"
 

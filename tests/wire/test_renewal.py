@@ -1,5 +1,7 @@
 """The moment to renew."""
 
+import random
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -31,3 +33,17 @@ def test_renewal_time(lifetime: timedelta, jitter: float, after: timedelta) -> N
 def test_always_well_inside_of_the_lifetime(lifetime: timedelta, jitter: float) -> None:
     moment = renewal_time(START, START + lifetime, jitter)
     assert START + lifetime * 0.39 <= moment <= START + lifetime * 0.61
+
+
+def test_assurance_18_a_mesh_that_began_together_renews_over_hours() -> None:
+    """20,000 certificates of 24 h that were issued in one minute: how many renewals fall into any half hour."""
+    rng = random.Random(18)
+    issued = [START + timedelta(seconds=rng.uniform(0, 60)) for _ in range(20_000)]
+    for generation in range(3):
+        due = [renewal_time(at, at + DAY, rng.uniform(-MAX_JITTER, MAX_JITTER)) for at in issued]
+        windows = Counter(int((moment - START) / timedelta(minutes=30)) for moment in due)
+        assert sum(windows.values()) == 20_000
+        assert max(windows.values()) < 20_000 / 8, f"generation {generation}: no half hour has an eighth of them"
+        assert all(at + DAY * 0.39 <= moment <= at + DAY * 0.61 for at, moment in zip(issued, due, strict=True))
+        issued = due
+    assert len(windows) > 20, "and each generation is spread further"

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from lateen.agent.backoff import Backoff
+from lateen.agent.backoff import Breaker
 from lateen.agent.channel import CALL_SECONDS, open_local, to_error
 from lateen.agent.log import Log
 from lateen.agent.messages import (
@@ -40,6 +40,8 @@ __all__ = ["CitadelClient", "Identity", "Sign", "Svid"]
 
 FIRST_WAIT_SECONDS: Final = 0.05  # Istio's first backoff of a CSR
 LONGEST_WAIT_SECONDS: Final = 15.0
+BREAKER_FAILURES: Final = 12  # in a row, over about a minute; then an authority that fails is asked rarely
+BREAKER_SECONDS: Final = 300.0  # between those attempts, while the certificate leaves so much time
 LOOK_SECONDS: Final = 30.0  # the wall clock is looked at this often: a machine that slept does not miss its renewal
 REISSUE_SPREAD_SECONDS: Final = 30.0  # over which a mesh whose authority signs by another way asks for new certificates
 REISSUE_SHARE: Final = 0.05  # of a lifetime, where that is shorter
@@ -234,7 +236,13 @@ class Identity:
             await asyncio.gather(sleep, hurry, return_exceptions=True)
 
     async def _obtain(self) -> Svid:
-        backoff = Backoff(first=FIRST_WAIT_SECONDS, longest=LONGEST_WAIT_SECONDS, draw=self._rng.random)
+        backoff = Breaker(
+            first=FIRST_WAIT_SECONDS,
+            longest=LONGEST_WAIT_SECONDS,
+            failures=BREAKER_FAILURES,
+            pause=BREAKER_SECONDS,
+            draw=self._rng.random,
+        )
         while True:
             try:
                 svid = await self._ask()
@@ -243,22 +251,32 @@ class Identity:
                 self.failure = str(error)
                 if self.current is None and isinstance(error, (Refused, BadInput)):
                     raise
-                wait = min(backoff.wait(), self._patience())
+                wait = min(backoff.wait(), self._patience(spread=self._rng.random()))
                 left = None if self.current is None else (self.current.not_after - self._now()).total_seconds()
                 self._log.warning(
-                    "certificate not received", reason=str(error), next_seconds=wait, valid_seconds=left or 0.0
+                    "certificate not received",
+                    reason=str(error),
+                    next_seconds=wait,
+                    valid_seconds=left or 0.0,
+                    rarely=backoff.open,
                 )
                 await self._sleep(wait)
             else:
                 self.failure = ""
                 return svid
 
-    def _patience(self) -> float:
-        """Return the longest wait: short-lived certificates leave less time than the usual one."""
+    def _patience(self, *, spread: float) -> float:
+        """Return the longest wait: a tenth of the time that is left, but never so short that a mesh becomes a storm.
+
+        Whoever has no certificate, or no valid one, does not carry traffic: it asks as often as a new agent does, since
+        an authority that comes back should find it soon. 20,000 of them are some 2,000 attempts a second.
+        """
         if self.current is None:
             return LONGEST_WAIT_SECONDS
         left = (self.current.not_after - self._now()).total_seconds()
-        return min(LONGEST_WAIT_SECONDS, max(left / 10, 0.2))
+        life = (self.current.not_after - self.current.not_before).total_seconds()
+        least = min(LONGEST_WAIT_SECONDS, max(life / 50, 0.2)) * (1 - 0.5 * spread)
+        return max(left / 10, least)
 
     async def _ask(self) -> Svid:
         key = ec.generate_private_key(ec.SECP256R1())

@@ -16,6 +16,7 @@ import secrets
 import socket
 import struct
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ __all__ = [
 
 BACKLOG: Final = 4096
 CONNECTIONS: Final = 20_000  # of one door; each takes three descriptors
+CONNECTIONS_OF_ONE: Final = 64  # of one process, at a local door; an agent has three
 ADMISSION_SECONDS: Final = 10.0  # for a connection to say what admission waits for
 FULL_SECONDS: Final = 0.1  # pause when this process has no descriptor left
 BUSY_SECONDS: Final = 0.01  # pause when the server has not accepted what waits
@@ -52,6 +54,7 @@ class Admitted:
     port: HiddenPort
     peer: str  # ASCII, at most 60 characters
     first: bytes = b""
+    source: str = ""  # who is not to take up the door alone: a process, an address; "": nobody is counted
 
 
 class Log(Protocol):
@@ -122,10 +125,14 @@ class Door:
         *,
         on_refused: Callable[[str], None],
         connections: int = CONNECTIONS,
+        connections_of_one: int = CONNECTIONS_OF_ONE,
         admission_seconds: float = ADMISSION_SECONDS,
         log: Log | None = None,
     ) -> None:
-        """`log` is structlog's unless given: agents do without that library, which costs 6 MB."""
+        """`connections_of_one`: of what `Admitted.source` names, out of all `connections`.
+
+        `log` is structlog's unless given: agents do without that library, which costs 6 MB.
+        """
         if log is None:
             import structlog
 
@@ -137,6 +144,8 @@ class Door:
         self._admit = admit
         self._on_refused = on_refused
         self._connections = connections
+        self._connections_of_one = connections_of_one
+        self._sources: Counter[str] = Counter()
         self._admission_seconds = admission_seconds
         self._log: Log = log
         self._entering: set[asyncio.Task[None]] = set()
@@ -189,8 +198,13 @@ class Door:
             sock.setblocking(False)
             async with asyncio.timeout(self._admission_seconds):
                 admitted = await self._admit(sock)
-                up = await admitted.port.connect(admitted.peer)
-            await self._relay(sock, up, admitted.first)
+                self._count(admitted.source)
+                try:
+                    up = await admitted.port.connect(admitted.peer)
+                    await self._relay(sock, up, admitted)
+                except BaseException:
+                    self._uncount(admitted.source)
+                    raise
         except Refused as error:
             _close(sock, up)
             self.refused += 1
@@ -202,23 +216,41 @@ class Door:
             _close(sock, up)
             raise
 
-    async def _relay(self, sock: socket.socket, up: socket.socket, first: bytes) -> None:
+    def _count(self, source: str) -> None:
+        if source and self._sources[source] >= self._connections_of_one:
+            self.refused += 1
+            raise Unavailable(f"{self._sources[source]} connections of {source} are open already")
+        self._sources[source] += 1
+
+    async def _relay(self, sock: socket.socket, up: socket.socket, admitted: Admitted) -> None:
+        """Begin to relay. What has begun is counted out when it ends; what raises is the caller's to count out."""
         loop = asyncio.get_running_loop()
         outer, inner = _Pipe(), _Pipe()
         outer.other, inner.other = inner, outer
-        inner.on_lost = self._inside.discard
         await loop.connect_accepted_socket(lambda: inner, up)
-        self._inside.add(inner)
         assert inner.transport is not None
         inner.transport.pause_reading()  # until there is somebody to write to
-        inner.transport.write(first)
+        inner.transport.write(admitted.first)
         try:
             await loop.connect_accepted_socket(lambda: outer, sock)
+            if inner.lost:
+                raise OSError("the server closed the connection")
         except BaseException:
             inner.abort()
             raise
+        inner.on_lost = lambda: self._leave(inner, admitted.source)
+        self._inside.add(inner)
         self.admitted += 1
         inner.transport.resume_reading()
+
+    def _leave(self, pipe: _Pipe, source: str) -> None:
+        self._inside.discard(pipe)
+        self._uncount(source)
+
+    def _uncount(self, source: str) -> None:
+        self._sources[source] -= 1
+        if not self._sources[source]:
+            del self._sources[source]
 
 
 class _Pipe(asyncio.Protocol):
@@ -227,7 +259,8 @@ class _Pipe(asyncio.Protocol):
     def __init__(self) -> None:
         self.other: _Pipe | None = None
         self.transport: asyncio.Transport | None = None
-        self.on_lost: Callable[[_Pipe], None] | None = None
+        self.lost = False
+        self.on_lost: Callable[[], None] | None = None
 
     def abort(self) -> None:
         for pipe in (self, self.other):
@@ -253,8 +286,9 @@ class _Pipe(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         if self.other is not None and self.other.transport is not None:
             self.other.transport.close()  # once all is sent
+        self.lost = True
         if self.on_lost is not None:
-            self.on_lost(self)
+            self.on_lost()
 
 
 class LocalUsers:
@@ -271,7 +305,7 @@ class LocalUsers:
             raise Refused(
                 f"{self._where}: connection of user {uid}, process {pid}; only user {os.geteuid()} and root may connect"
             )
-        return Admitted(self._port, f"uid={uid},pid={pid}")
+        return Admitted(self._port, f"uid={uid},pid={pid}", source=str(pid))
 
 
 def peer_process(sock: socket.socket) -> tuple[int, int]:

@@ -42,6 +42,7 @@ __all__ = ["Greeting", "elsewhere_listener"]
 log = structlog.get_logger(__name__)
 
 CONNECTIONS: Final = 10_000
+CONNECTIONS_OF_ONE: Final = 2_000  # of one address, behind which a whole site may be
 WORKLOADS_OF_ONE: Final = 1_000  # registrations that one identity may have
 READ_BYTES: Final = 16 * 1024
 # CSRs and streams share a server, so its limits are those of the streams; a thousand calls a connection are few.
@@ -71,18 +72,19 @@ class Greeting:
         self._other = other
 
     async def __call__(self, sock: socket.socket) -> Admitted:
-        peer = address_text(sock.getpeername())
+        name = sock.getpeername()
+        peer = address_text(name)
         loop = asyncio.get_running_loop()
         data = b""
         try:
-            while (name := greeted_name(data)) is None:
+            while (greeted := greeted_name(data)) is None:
                 more = await loop.sock_recv(sock, READ_BYTES)
                 if not more:
                     raise Unavailable("connection closed before its TLS greeting")
                 data += more
         except BadInput as error:
             raise Refused(f"connection from {peer}: {error}") from error
-        return Admitted(self._ports.get(name, self._other), peer, data)
+        return Admitted(self._ports.get(greeted, self._other), peer, data, source=str(name[0]))
 
 
 @contextlib.asynccontextmanager
@@ -116,6 +118,7 @@ async def elsewhere_listener(plane: ControlPlane, address: tuple[str, int]) -> A
             Greeting({JOIN_NAME: ports[1]}, ports[0]),
             on_refused=certificates.turned_away,
             connections=CONNECTIONS,
+            connections_of_one=CONNECTIONS_OF_ONE,
         )
         await mutual.start()
         await joining.start()
