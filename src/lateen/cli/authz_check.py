@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     settings = Settings.from_env(state=options.state)
     dump = read_dump(ask_json(settings, options.workload, "/config_dump"))
     gateway = str(dump.bootstrap.get("node", {}).get("id", "")).startswith("router~")
-    ports, policies, issuers = held_guards(dump.listeners, gateway=gateway)
+    ports, policies, issuers = held_guards(dump.listeners, gateway=gateway, extensions=dump.extensions)
     report, away = _ask(settings, options.workload)
     missing = _missing(report, policies)
     if options.output != "table":

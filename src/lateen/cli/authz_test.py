@@ -29,6 +29,7 @@ from lateen.wire.spiffe import parse_workload_identity, split_spiffe_id
 __all__ = ["add_arguments", "run"]
 
 DENIED = 2  # exit code
+UNAUTHENTICATED = 401
 PLAIN = "none"
 NO_ADDRESS = "0.0.0.0"  # noqa: S104 - an address that nobody has, for callers whose own is not known
 
@@ -77,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
             trust_domains=report.trust_domains,
             providers=report.providers,  # type: ignore[arg-type]  # the report's words are the same
         )
+        if decision.status == UNAUTHENTICATED and _wrong_audience(request, _claims(options.claims), report):
+            decision = replace(decision, status=403, why="the token is for other audiences")
     allowed = decision is not None and decision.allowed
     if options.output != "table":
         print_data(_data(report, port, request, decision, refusal), options.output)
@@ -179,7 +182,10 @@ def _claims(text: str) -> Mapping[str, Any] | None:
 
 
 def _token(claims: Mapping[str, Any] | None, report: AccessReport) -> tuple[str, Mapping[str, Any] | None]:
-    """Return what becomes of a token with these claims: (absent | valid | invalid, what is known of it)."""
+    """Return what becomes of a token with these claims: (absent | valid | invalid, what is known of it).
+
+    Whose issuer is known but not its audience is invalid, too: `_wrong_audience` tells the two apart.
+    """
     rules = list(_jwt_rules(report))
     if claims is None or not rules:
         return "absent", None  # nobody looks at it
@@ -189,6 +195,13 @@ def _token(claims: Mapping[str, Any] | None, report: AccessReport) -> tuple[str,
         if rule.get("issuer", issuer) == issuer and (not wanted or set(wanted) & set(audiences)):
             return "valid", claims
     return "invalid", None
+
+
+def _wrong_audience(request: Request, claims: Mapping[str, Any] | None, report: AccessReport) -> bool:
+    """Return whether a token is refused for its audience alone, which Envoy answers with 403 in place of 401."""
+    if request.http is None or request.http.token != "invalid":  # noqa: S105 - a state, no secret
+        return False
+    return any(rule.get("issuer") == (claims or {}).get("iss") for rule in _jwt_rules(report))
 
 
 def _jwt_rules(report: AccessReport) -> Iterable[Mapping[str, Any]]:

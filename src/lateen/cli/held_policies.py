@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 __all__ = ["Guarded", "HeldIssuer", "HeldPolicy", "held_guards"]
 
 Message = Mapping[str, Any]
 
+EMPTY: Final[Mapping[str, Message]] = MappingProxyType({})
 ANY_PORT: Final = 0
 CAPTURE_PORT: Final = 15006  # of the listener whose chains name the ports; see ARCHITECTURE.md
 _RULE: Final = re.compile(
@@ -62,12 +64,13 @@ class _Chain:
 
 
 def held_guards(
-    listeners: Iterable[Message], *, gateway: bool
+    listeners: Iterable[Message], *, gateway: bool, extensions: Mapping[str, Message] = EMPTY
 ) -> tuple[tuple[Guarded, ...], tuple[HeldPolicy, ...], tuple[HeldIssuer, ...]]:
     """Return the ports, the policies and the issuers of what lets clients in, each sorted; what is for all other
     ports comes last.
 
     Of a sidecar these are the inbound listeners; of a gateway, where nothing arrives from its own application, all.
+    `extensions` is the configuration of filters that come apart from their listener, by name.
     """
     chains = [
         chain
@@ -78,7 +81,7 @@ def held_guards(
     policies: dict[tuple[str, str, str, bool, str], tuple[set[str], set[int]]] = {}
     issuers: dict[str, set[int]] = {}
     for chain in chains:
-        for kind, config in _filters(chain.message):
+        for kind, config in _filters(chain.message, extensions):
             if kind == "RBAC":
                 for key, rule in _rules(config):
                     names, ports = policies.setdefault(key, (set(), set()))
@@ -114,13 +117,15 @@ def _chains(listener: Message) -> Iterator[_Chain]:
         yield _Chain(named, chain)
 
 
-def _filters(chain: Message) -> Iterator[tuple[str, Message]]:
+def _filters(chain: Message, extensions: Mapping[str, Message]) -> Iterator[tuple[str, Message]]:
     for entry in chain.get("filters", ()):
         config = entry.get("typed_config", {})
         kind = _kind(config)
         if kind == "HttpConnectionManager":
             for inner in config.get("http_filters", ()):
-                yield _kind(inner.get("typed_config", {})), inner.get("typed_config", {})
+                found = extensions.get(inner.get("name", ""), {}) if "config_discovery" in inner else None
+                part = inner.get("typed_config", {}) if found is None else found
+                yield _kind(part), part
         else:
             yield kind, config
 

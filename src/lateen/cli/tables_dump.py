@@ -7,7 +7,7 @@ Out: the messages in it, by kind and sorted by name, as plain mappings. Whatever
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 __all__ = ["REDACTED", "Dump", "Note", "SecretEntry", "read_dump", "redact"]
@@ -46,6 +46,7 @@ class Dump:
     listeners: tuple[Message, ...] = ()
     routes: tuple[Message, ...] = ()
     secrets: tuple[SecretEntry, ...] = ()
+    extensions: Mapping[str, Message] = field(default_factory=dict)  # configuration of filters that come apart, by name
     notes: tuple[Note, ...] = ()
 
 
@@ -62,6 +63,7 @@ def read_dump(data: Message) -> Dump:
         secrets=tuple(
             sorted(_secrets(parts.get("SecretsConfigDump", {})), key=lambda entry: (entry.name, entry.status))
         ),
+        extensions=dict(_extensions(parts.get("EcdsConfigDump", {}))),
         notes=(*cluster_notes, *listener_notes),
     )
 
@@ -119,6 +121,12 @@ def _secrets(part: Message) -> Iterator[SecretEntry]:
     ):
         for entry in part.get(key, ()):
             yield SecretEntry(entry.get("name", ""), status, entry.get("secret", {}))
+
+
+def _extensions(part: Message) -> Iterator[tuple[str, Message]]:
+    for entry in part.get("ecds_filters", ()):
+        config = entry.get("ecds_filter", {})
+        yield config.get("name", ""), config.get("typed_config", {})
 
 
 def _name(message: Message) -> str:

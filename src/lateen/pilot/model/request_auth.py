@@ -32,7 +32,7 @@ class RequestAuths:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._attachment = Attachment(mesh, KIND)
+        self.attachment = Attachment(mesh, KIND)
         # JwksSource -> the set's usable keys as JSON; nothing while there are none
         self.keys = mesh.graph.input("keys of issuers")
         # (kind of the proxy, namespace, labels) -> RequestAuth
@@ -64,7 +64,7 @@ class RequestAuths:
 
     def _rules(self, read: Read, key: tuple[str, str, Labels]) -> list[Any]:
         kind, namespace, labels = key
-        policies = self._attachment.policies(read, kind=kind, namespace=namespace, labels=labels)
+        policies = self.attachment.policies(read, kind=kind, namespace=namespace, labels=labels)
         rules = [rule for policy in policies for rule in policy.spec.jwt_rules]
         return sorted(rules, key=lambda rule: rule.issuer or "")
 

@@ -36,7 +36,8 @@ def access_report(pilot: Pilot, name: str) -> AccessReport:
         ports=tuple(port for listener in listeners for port in _ports(listener)),
         policies=tuple(
             _policy(obj)
-            for key in _attached(pilot.authorizations.attachment, workload)
+            for attachment in (pilot.authorizations.attachment, pilot.request_auths.attachment)
+            for key in _attached(attachment, workload)
             if (obj := pilot.mesh.objects.get(key)) is not None
         ),
         providers={
