@@ -7,6 +7,7 @@ of who uses them.
 from __future__ import annotations
 
 import base64
+import json
 import os
 import resource
 import secrets
@@ -24,6 +25,7 @@ from tests.e2e.harness import MeshRun, eventually, free_port
 from tests.fakes.certs import StrangeAuthority, p256_csr
 from tests.fakes.proxies import ask
 from tests.fakes.tls_clients import TlsClient, make_pair, secret_yaml
+from tests.fakes.tokens import jwk, private_jwk, sign
 
 from lateen.wire.ca import CREATE_CERTIFICATE, IDENTITY_METADATA, IstioCertificateRequest
 
@@ -92,6 +94,27 @@ PAGES = (
     "/init_dump",
     "/runtime",
 )
+TOKENS = """
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens}
+spec:
+  selector: {matchLabels: {istio: ingressgateway}}
+  jwtRules:
+  - issuer: issuer.test
+    jwks: 'KEYS'
+    outputPayloadToHeader: x-payload
+    forwardOriginalToken: true
+  - {issuer: elsewhere.test, jwksUri: "https://user:PASSWORD@127.0.0.1:1/keys"}
+"""
+BAD_TOKENS = """
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: broken}
+spec:
+  selector: {matchLabels: {app: web}}
+  jwtRules: [{issuer: issuer.test, jwks: '{"keys": [{"kty": "oct", "k": "BROKEN"'}]
+"""
 SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {{name: %s}}\n%s"
 BAD = {  # in the folder of Secrets; `{token}` is planted
     "not-yaml": SECRET % ("bad-1", "stringData:\n  tls.key: '{token}\n  x: ["),
@@ -191,6 +214,13 @@ def scene() -> Iterator[Scene]:
         run.write("loose.yaml", f"kind: Secret\napiVersion: v1\nmetadata: {{name: l}}\nstringData: {{a: '{loose}'\n")
         client.write(run.root, "client")
         run.write("config.yaml", CONFIG.replace("FOLDER", str(run.root)))
+        whole = private_jwk("ec-2")
+        planted.add("private key among an issuer's", whole["d"].encode())
+        keys = json.dumps({"keys": [jwk("ec"), whole]})
+        password = planted.add("password in a URL", fresh()).decode()
+        cut_short = planted.add("key of an issuer, cut short", fresh()).decode()
+        run.write("tokens.yaml", TOKENS.replace("KEYS", keys).replace("PASSWORD", password))
+        run.write("bad-tokens.yaml", BAD_TOKENS.replace("BROKEN", cut_short))
         environment = planted.add("password in an environment", fresh())
         run.up()
         many = [sys.executable, str(APPS / "many.py"), "http:9080", "tcp:9092"]
@@ -214,7 +244,7 @@ def use(scene: Scene) -> None:
     """Send secrets along every way that a client has."""
     bearer = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in (b'{"alg":"RS256"}', fresh(), fresh()))
     headers = {
-        "authorization": b"Bearer " + scene.planted.add("token of a user", bearer),
+        "x-token": b"Bearer " + scene.planted.add("token of a user", bearer),
         "cookie": b"session=" + scene.planted.add("cookie", fresh()),
         "x-api-key": scene.planted.add("key of an API", fresh()),
         "proxy-authorization": b"Basic " + base64.b64encode(b"me:" + scene.planted.add("password", fresh())),
@@ -230,6 +260,22 @@ def use(scene: Scene) -> None:
     for path in ("/nowhere", "/?sleep=0", "/%zz", "/a/../b"):
         with TlsClient(scene.roots).connect(scene.port, "shop.test") as sock:
             ask(sock, path, host="shop.test", headers=sent)
+    # Tokens that are checked: one that holds, and every way in which one does not.
+    claims = {"iss": "issuer.test", "sub": scene.planted.add("claim in a token", fresh()).decode()}
+    given = {
+        "good": sign(claims),
+        "expired": sign(claims, lasts=-3600),
+        "wrongly signed": sign(claims, "ec-3", kid="ec"),
+        "by nobody": sign({**claims, "iss": "nobody.test"}),
+        "garbage": fresh().decode(),
+    }
+    found = {}
+    for what, token in given.items():
+        scene.planted.add(f"{what} token", token.encode())
+        scene.planted.add(f"last part of the {what} token", token.rpartition(".")[2].encode())
+        with TlsClient(scene.roots).connect(scene.port, "shop.test") as sock:
+            found[what] = ask(sock, host="shop.test", headers={"authorization": f"Bearer {token}"}).status
+    assert found == {"good": 200, "expired": 401, "wrongly signed": 401, "by nobody": 401, "garbage": 401}
     password = scene.planted.add("password over TCP", fresh())
     script = (
         "import socket,sys\n"

@@ -334,6 +334,40 @@ spec: {host: reviews, subsets: [{name: v2, labels: {version: v2}}]}
     assert addresses == ["10.77.0.13"]
 
 
+@pytest.mark.parametrize(
+    ("export", "hosts", "opened"),
+    [
+        pytest.param("", "*.local", True, id="exported to all"),
+        pytest.param("default", "*.local", True, id="exported to the gateway's namespace"),
+        pytest.param(".", "*.local", False, id="kept in its own"),
+        pytest.param("third", "*.local", False, id="exported to another"),
+        pytest.param("~", "*.local", False, id="exported to nobody"),
+        pytest.param("", "other/*.local", True, id="of the namespace that the server names"),
+        pytest.param("", "default/*.local", False, id="of another than the server names"),
+        pytest.param("", "*.other.svc.cluster.local", True, id="covered by its namespace"),
+        pytest.param("", "*.default.svc.cluster.local", False, id="not covered"),
+    ],
+)
+def test_auto_passthrough_opens_no_service_that_its_namespace_keeps(
+    shop: Bench, export: str, hosts: str, opened: bool
+) -> None:
+    annotations = f', annotations: {{networking.istio.io/exportTo: "{export}"}}' if export else ""
+    service = f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: vault, namespace: other{annotations}}}
+spec: {{selector: {{app: vault}}, ports: [{{name: tcp, port: 9000}}]}}
+"""
+    apply(shop, gateway("edge", server(15443, "TLS", hosts, tls="{mode: AUTO_PASSTHROUGH}")), service)
+    proxy = connect(shop)
+    name = "outbound_.9000_._.vault.other.svc.cluster.local"
+    found = listeners(proxy).get("0.0.0.0_15443")
+    chains = [list(chain.filter_chain_match.server_names) for chain in (found.filter_chains if found else ())]
+    assert ([name] in chains) == opened
+    assert any(one.get(name) is not None for one in proxy.slices[CDS]) == opened
+    assert all(len(names) == 1 and "*" not in names[0] for names in chains)  # a name each, and none for any
+
+
 # ---------------------------------------------------------------- secrets
 
 NAMES = [
