@@ -92,6 +92,21 @@ async def test_a_certificate_for_an_identity_with_a_key_made_here(ca: Ca, tmp_pa
     assert "jobs/sa/nightly" in await ca("audit", "--since", "1h", "--event", "issued", "-n", "5")
 
 
+async def test_it_is_counted(ca: Ca, state: Path, tmp_path: Path, capsys: Any) -> None:
+    await ca("issue", "jobs/nightly", "--out", str(tmp_path / "x"))
+    await ca.fails("issue", "ab", "--out", str(tmp_path / "x"))
+    assert await asyncio.to_thread(main, ["metrics", "--state", str(state)]) == 0
+    samples = dict(line.rsplit(" ", 1) for line in capsys.readouterr().out.splitlines() if line[:1].islower())
+    assert samples["citadel_server_csr_count"] == "2"
+    assert samples["citadel_server_success_cert_issuance_count"] == "1"
+    assert samples["citadel_server_authentication_failure_count"] == "1"
+    assert samples["lateen_audit_lines_lost_total"] == "0"
+    assert int(samples["citadel_server_root_cert_expiry_seconds"]) > 364 * 86400
+    assert {f'lateen_ca_expiry_timestamp{{link="{link}"}}' for link in ("signer", "root", "believed")} <= samples.keys()
+    assert samples['lateen_ca_rotation{phase="steady"}'] == "1"
+    assert samples['lateen_trust_bundle_workloads{proven="true"}'] == "0"
+
+
 async def test_what_is_not_issued(ca: Ca, tmp_path: Path) -> None:
     assert "not spiffe://other/ns/a/sa/b; nothing was written" in await ca.fails(
         "issue", "spiffe://other/ns/a/sa/b", "--out", str(tmp_path / "x")

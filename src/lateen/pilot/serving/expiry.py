@@ -16,7 +16,7 @@ from lateen.citadel.authority import utc_now
 from lateen.citadel.roots import RENEW_SHARE, Roots
 from lateen.citadel.rotation import Phase
 
-__all__ = ["expiry_metrics", "root_problems"]
+__all__ = ["expiry_metrics", "link_expiries", "root_problems"]
 
 SHORT: Final = timedelta(hours=24)  # the default life of a workload's certificate: below, it is clamped
 LISTS: Final = timedelta(days=2)  # revocation lists are made anew every few days or weeks
@@ -77,3 +77,17 @@ def expiry_metrics(roots: Roots, now: datetime | None = None) -> Iterator[tuple[
         )
         left = int((moment - now).total_seconds())
         yield f"citadel_server_{name}_expiry_seconds", f"until {what} expires", left
+
+
+def link_expiries(roots: Roots) -> dict[str, int]:
+    """Return when each link of what signs expires, in seconds since 1970, by its place: signer, above-1, ..., root.
+
+    `believed` is the first to expire of all roots that are believed.
+    """
+    chain = roots.signing.chain
+    named = {
+        "root" if link == chain[-1] else f"above-{place}" if place else "signer": link
+        for place, link in enumerate(chain)
+    }
+    ends = {place: int(link.not_valid_after_utc.timestamp()) for place, link in named.items()}
+    return {**ends, "believed": min(int(root.not_valid_after_utc.timestamp()) for root in roots.trusted)}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lateen import __version__
 from lateen.citadel.rotation import Phase
-from lateen.pilot.serving.expiry import expiry_metrics
+from lateen.pilot.serving.expiry import expiry_metrics, link_expiries
 from lateen.pilot.taste.taster import TasteStats
 from lateen.pilot.xds.type_urls import CDS, ECDS, EDS, LDS, NDS, RDS, SDS, short_name
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["metrics_text"]
 
+# Counters of the certificate service, by what they are called there.
+COUNTERS = {
+    "csr_count": "requests for certificates",
+    "authentication_failure_count": "of them, from callers who did not prove who they are",
+    "csr_parsing_err_count": "of them, with a CSR that is refused",
+    "csr_sign_err_count": "of them, that could not be signed",
+    "success_cert_issuance_count": "certificates issued",
+}
 _TYPES = (CDS, EDS, LDS, RDS, SDS, ECDS, NDS)
 Samples = Mapping[str, float]  # labels as they are written -> value
 
@@ -84,8 +92,17 @@ def _lines(plane: ControlPlane) -> Iterator[str]:
         ("lateen_tasting_envoy_starts_total", "counter", "starts of the tasting Envoy", taste.starts),
     ):
         yield from _metric(name, kind, text, {"": value})
+    for name, value in plane.certificates.service.counters.as_dict().items():
+        yield from _metric(f"citadel_server_{name}", "counter", COUNTERS[name], {"": value})
+    lost = {"": plane.certificates.audit.lost}
+    yield from _metric(
+        "lateen_audit_lines_lost_total", "counter", "lines of the audit trail that were not written", lost
+    )
     for name, text, value in expiry_metrics(plane.certificates.roots):
         yield from _metric(name, "gauge", text, {"": value})
+    ends = link_expiries(plane.certificates.roots)
+    text = "when each link of what signs expires, in seconds since 1970"
+    yield from _metric("lateen_ca_expiry_timestamp", "gauge", text, _by("link", ends))
     yield from _metric(
         "lateen_ca_rotation",
         "gauge",
