@@ -469,3 +469,27 @@ def test_a_glob_of_namespaces_ends_at_the_slash() -> None:
     assert namespace_matches("a*", "spiffe://d/ns/abc/sa/x")
     assert not namespace_matches("a*sa", "spiffe://d/ns/abc/sa/x")
     assert not namespace_matches("*c", "spiffe://d/ns/ab/sa/c")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "lets_in", "keeps_out"),
+    [
+        ("/admin", "/admin;x=1", False, True),
+        ("/admin", "/adminx;", False, False),
+        ("/a/b", "/a;x/b;y;z", False, True),
+        ("/a/b*", "/a;x/bc/d", False, True),
+        ("/a/b*", "/a;x/c", False, False),
+        ("*/b", "/x;y/b;z", False, True),
+        ("*.js", "/a.js;v=1", False, True),
+        ("*.js", "/a.js;v/b", False, False),
+        ("/{*}/b", "/x;y/b;z", False, True),
+        ("/a/{**}", "/a;x/y", False, True),
+        ("/", "/;x", False, True),
+        ("/a/", "/a/;x", False, True),
+    ],
+)
+def test_what_keeps_out_looks_past_parameters_of_paths(pattern: str, path: str, lets_in: bool, keeps_out: bool) -> None:
+    rule = f"{{to: [{{operation: {{paths: ['{pattern}']}}}}]}}"
+    assert (one(rule, http(path), action="ALLOW"), one(rule, http(path))) == (lets_in, keeps_out)
+    negated = f"{{to: [{{operation: {{notPaths: ['{pattern}']}}}}]}}"
+    assert (one(negated, http(path), action="ALLOW"), one(negated, http(path))) == (not keeps_out, not lets_in)

@@ -11,7 +11,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -272,6 +272,13 @@ class Gate:
                 return sock.recv(65536).rstrip()
         except OSError:
             return b""
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Return as soon as `holds` is true."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while not holds():
+            assert time.monotonic() < deadline, self.envoy.log()
+            Event().wait(0.02)
 
     def _context(self, account: str, *alpn: str) -> ssl.SSLContext:
         name, _, domain = account.partition("@")

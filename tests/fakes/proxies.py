@@ -340,7 +340,10 @@ class RealEnvoy:
         arguments = [envoy_binary(), "-c", str(self._bootstrap), "--disable-hot-restart", "--concurrency", "1"]
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [*arguments, "--drain-time-s", "1", "-l", "warning"], env=self._env, stderr=log, stdout=log
+                [*arguments, "--drain-time-s", "1", "--file-flush-interval-msec", "50", "-l", "warning"],
+                env=self._env,
+                stderr=log,
+                stdout=log,
             )
         deadline = time.monotonic() + START_SECONDS
         while not self._is_ready():

@@ -19,7 +19,14 @@ from lateen.authz.identity import (
     service_account_matches,
     trust_domain_matches,
 )
-from lateen.authz.texts import as_bytes, element_matches, host_matches, template_matches, text_matches
+from lateen.authz.texts import (
+    as_bytes,
+    element_matches,
+    host_matches,
+    path_may_match,
+    template_matches,
+    text_matches,
+)
 from lateen.authz.tokens import claim_matches, claim_texts, request_principal_matches
 from lateen.authz.values import HttpRequest, Request
 
@@ -147,7 +154,13 @@ _METHOD: Final = Attribute(
     shown=lambda seen: seen.http.method,
     http_only=True,
 )
-_PATH: Final = Attribute(name="path", holds=_path_holds, shown=lambda seen: seen.path, http_only=True)
+_PATH: Final = Attribute(
+    name="path",
+    holds=_path_holds,
+    shown=lambda seen: seen.path,
+    http_only=True,
+    may_hold=lambda pattern, seen, _: path_may_match(pattern, seen.path),
+)
 
 SOURCES: Final[Mapping[str, Attribute]] = {
     "principals": _PRINCIPAL,

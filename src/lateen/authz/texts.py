@@ -6,7 +6,17 @@ anywhere else stands for itself. Of `*v*` only the first `*` has a meaning.
 
 from __future__ import annotations
 
-__all__ = ["as_bytes", "element_matches", "glob_matches", "host_matches", "template_matches", "text_matches"]
+from collections.abc import Callable
+
+__all__ = [
+    "as_bytes",
+    "element_matches",
+    "glob_matches",
+    "host_matches",
+    "path_may_match",
+    "template_matches",
+    "text_matches",
+]
 
 
 def as_bytes(pattern: str) -> str:
@@ -80,21 +90,50 @@ def template_matches(template: str, path: str) -> bool:
 
     A slash at the end counts: `/foo/{**}/` is `/foo/a/` and `/foo//`, not `/foo/a`.
     """
-    return _segments_match(template.split("/"), path.split("/"))
+    return _segments_match(template.split("/"), path.split("/"), _segment_matches)
 
 
-def _segments_match(wanted: list[str], segments: list[str]) -> bool:
+def path_may_match(pattern: str, path: str) -> bool:
+    """Return whether a server that looks past parameters of segments (`/a;b/c`) may take `path` for what is wanted."""
+    if pattern in ("*", "/"):
+        return path != "" if pattern == "*" else path in ("/", "//") or _segment_may_match("", path.lstrip("/"))
+    templated = "{*}" in pattern or "{**}" in pattern
+    segments = path.split("/")
+    if pattern.startswith("*") and not templated:
+        first, *others = pattern[1:].split("/")
+        at = len(segments) - len(others)
+        head = "/".join(segments[:at])
+        return at > 0 and _ends(first, head) and all(map(_segment_may_match, others, segments[at:]))
+    if pattern.endswith("*") and not templated:
+        *others, last = pattern[:-1].split("/")
+        rest = "/".join(segments[len(others) :])
+        whole = len(segments) > len(others)
+        return whole and rest.startswith(last) and all(map(_segment_may_match, others, segments))
+    return _segments_match(pattern.split("/"), segments, _segment_may_match)
+
+
+def _ends(wanted: str, text: str) -> bool:
+    """Return whether `text`, or what is before some parameter of its last segment, ends so."""
+    cuts = [at for at, char in enumerate(text) if char == ";" and "/" not in text[at:]] if wanted else []
+    return any(text[:at].endswith(wanted) for at in (*cuts, len(text)))
+
+
+def _segments_match(wanted: list[str], segments: list[str], fits: Callable[[str, str], bool]) -> bool:
     if "{**}" not in wanted:
-        return len(wanted) == len(segments) and all(map(_segment_matches, wanted, segments))
+        return len(wanted) == len(segments) and all(map(fits, wanted, segments))
     at = wanted.index("{**}")
     head, tail = wanted[:at], wanted[at + 1 :]
     # `{**}` stands where one segment would, so there is at least one, which may be empty.
     if len(segments) < len(head) + 1 + len(tail):
         return False
-    return all(map(_segment_matches, head, segments)) and all(
-        map(_segment_matches, tail, segments[len(segments) - len(tail) :] if tail else ())
+    return all(map(fits, head, segments)) and all(
+        map(fits, tail, segments[len(segments) - len(tail) :] if tail else ())
     )
 
 
 def _segment_matches(wanted: str, segment: str) -> bool:
     return segment != "" if wanted == "{*}" else segment == wanted
+
+
+def _segment_may_match(wanted: str, segment: str) -> bool:
+    return _segment_matches(wanted, segment) or (wanted != "{*}" and segment.startswith(f"{wanted};"))

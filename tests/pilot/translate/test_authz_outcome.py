@@ -481,6 +481,36 @@ def test_many_rules_and_values_are_one_listener(gate: Gate) -> None:
     assert answers(gate, {"account": "account-499"}, {"account": "account-500"}) == [IN, OUT]
 
 
+# ---------------------------------------------------------------- what is told
+
+
+def test_the_access_log_names_the_rule_that_refused(gate: Gate, folder: Path) -> None:
+    log = folder / "access.log"
+    logged = mesh_config(f"accessLogFile: {log}")
+    web = policy(f"{{action: DENY, rules: [{{from: [{{source: {{namespaces: [x]}}}}]}}, {WEB}]}}", name="not-web")
+    gate.use(logged + web + policy(f"{{rules: [{GET}]}}", name="reading", namespace="istio-system"))
+    gate.ask("/first", account="web")
+    gate.ask("/second", method="POST")
+    gate.ask("/third")
+    gate.says(account="web")
+    gate.use(logged + web)
+    gate.says(account="web", port=gate.loose)
+    wanted = {
+        "GET /first": "rbac_access_denied_matched_policy[ns[default]-policy[not-web]-rule[1]]",
+        "POST /second": "rbac_access_denied_matched_policy[none]",
+        "GET /third": "via_upstream",
+    }
+    refused = " - rbac_access_denied_matched_policy[ns[default]-policy[not-web]-rule[1]] "
+
+    def lines() -> list[str]:
+        return log.read_text().splitlines() if log.exists() else []
+
+    # A connection of bytes has no request line: why it ended stands in its place.
+    gate.until(lambda: len(lines()) >= 5 and any(refused in line for line in lines()))
+    found = {start: next(line for line in lines() if start in line) for start in wanted}
+    assert {start: text in found[start] for start, text in wanted.items()} == dict.fromkeys(wanted, True), found
+
+
 # ---------------------------------------------------------------- dry run
 
 
@@ -542,6 +572,18 @@ def test_a_policy_means_every_spelling_of_a_path(gate: Gate, level: str, kept_ou
     expected = {path: OUT if path in kept_out else IN for path in spelt}
     assert {path: gate.ask(path).status for path in spelt} == expected
     assert gate.ask("\\admin").status == 400
+
+
+PARAMETERS = ["/admin;x", "/a;b/c;d", "/a;b/pre/x", "/x;y/suf;z", "/t;u/v;w/x"]
+
+
+def test_what_keeps_out_looks_past_parameters_of_paths(gate: Gate) -> None:
+    fields = 'paths: ["/admin", "/a/c", "/a/pre*", "*/suf", "/t/{*}/x"]'
+    gate.use(deny(operation(fields)))
+    assert {path: gate.ask(path).status for path in PARAMETERS} == dict.fromkeys(PARAMETERS, OUT)
+    assert answers(gate, {"path": "/adminx;"}, {"path": "/a/b;c"}, {"path": "/t/x"}) == [IN, IN, IN]
+    gate.use(allow(operation(fields)))
+    assert {path: gate.ask(path).status for path in PARAMETERS} == dict.fromkeys(PARAMETERS, OUT)
 
 
 def test_where_no_policy_looks_at_paths_they_reach_the_application_as_in_istio(gate: Gate) -> None:

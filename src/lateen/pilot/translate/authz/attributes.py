@@ -70,7 +70,7 @@ SOURCES: Final[Mapping[str, Attribute[Principal]]] = {
 OPERATIONS: Final[Mapping[str, Attribute[Permission]]] = {
     "hosts": Attribute(lambda text, place: requests.host(text), http_only=True),
     "methods": Attribute(lambda text, place: requests.method(text), http_only=True),
-    "paths": Attribute(lambda text, place: requests.path(text), http_only=True),
+    "paths": Attribute(lambda text, place: requests.path(text, place.leaning), http_only=True),
     "ports": _PORT,
 }
 _OF_SOURCE: Final[Mapping[str, Attribute[Principal]]] = {

@@ -23,6 +23,7 @@ AUTHORITY: Final = ":authority"
 _HOST_NAMES: Final = ("host", AUTHORITY)
 _PORT: Final = re.compile(r":[0-9]+\Z")
 _ONE_SEGMENT, _SEGMENTS = "{*}", "{**}"
+_PARAMETERS: Final = "(?:;[^/]*)?"
 
 
 def host(pattern: str) -> Permission:
@@ -53,21 +54,39 @@ def method(pattern: str) -> Permission:
     return Permission(header=HeaderMatcher(name=":method", string_match=text_matcher(pattern)))
 
 
-def path(pattern: str) -> Permission:
+def path(pattern: str, leaning: Leaning) -> Permission:
     """Return the matcher for a path or a template of one.
 
-    Templates are not given to Envoy's own matcher of templates: that one knows few characters, and a DENY could be
-    passed with any other (`/admin/a*b`).
+    Some servers read `/a;b/c` as `/a/c`: what keeps a request out looks past such parameters of segments. Templates are
+    not given to Envoy's own matcher of templates: that one knows few characters, and a DENY could be passed with any
+    other (`/admin/a*b`).
     """
+    return Permission(url_path=PathMatcher(path=_path_matcher(pattern, leaning)))
+
+
+def _path_matcher(pattern: str, leaning: Leaning) -> StringMatcher:
+    templated = _ONE_SEGMENT in pattern or _SEGMENTS in pattern
+    past = _PARAMETERS if leaning is Leaning.REFUSES else ""
     if pattern == "/":  # Envoy, which merges slashes, leaves two where there is nothing else
-        return Permission(url_path=PathMatcher(path=expression("//?")))
-    if _ONE_SEGMENT not in pattern and _SEGMENTS not in pattern:
-        return Permission(url_path=PathMatcher(path=text_matcher(pattern)))
-    segments = [
-        ".*" if segment == _SEGMENTS else "[^/]+" if segment == _ONE_SEGMENT else quoted(segment)
-        for segment in pattern.split("/")
-    ]
-    return Permission(url_path=PathMatcher(path=expression("/".join(segments))))
+        return expression("//?", past)
+    if pattern == "*" or not (templated or past):
+        return text_matcher(pattern)
+    front = back = ""
+    if not templated and pattern.startswith("*"):
+        front, pattern = ".*", pattern[1:]
+    elif not templated and pattern.endswith("*"):
+        back, pattern = ".*", pattern[:-1]
+    first, *others = pattern.split("/")
+    segments = [quoted(first) + (past if first else ""), *(_segment(segment, past) for segment in others)]
+    if back:
+        segments[-1] = quoted(pattern.rpartition("/")[2])
+    return expression(front, "/".join(segments), back)
+
+
+def _segment(segment: str, past: str) -> str:
+    if segment == _SEGMENTS:
+        return ".*"
+    return "[^/]+" if segment == _ONE_SEGMENT else quoted(segment) + past
 
 
 def header(name: str, pattern: str, leaning: Leaning) -> Principal | None:
