@@ -137,10 +137,11 @@ class Court:
             captured.name = f"case-{self._held}"
             captured.address.socket_address.address = case.host
             listeners.append(captured)
-        self._server.serve(NODE, [*self._always(), *listeners, *extra])
+        more = list(extra)
+        self._server.serve(NODE, [*self._always(), *listeners, *more])
         self._server.wait_until_taken(NODE, 60.0)
         assert not self._server.rejections, self._server.rejections
-        wanted = len(held) + 2
+        wanted = len(held) + 2 + sum(isinstance(message, Listener) for message in more)
         self.envoy.wait_until(
             "/stats?filter=listener_manager.total_listeners",
             lambda text: f"total_listeners_active: {wanted}\n" in text and "total_listeners_warming: 0\n" in text,

@@ -36,12 +36,12 @@ http {{
   keepalive_requests 100000;
   server {{
     listen 127.0.0.1:{port} default_server; server_name public.test; root {folder}/files;
-    add_header x-asked $request_uri always;
+    add_header x-asked $request always;
     location /admin {{ add_header x-secret path always; }}
   }}
   server {{
     listen 127.0.0.1:{port}; server_name admin.test; root {folder}/admin-files;
-    add_header x-secret host always; add_header x-asked $request_uri always;
+    add_header x-secret host always; add_header x-asked $request always;
   }}
 }}
 """
@@ -63,7 +63,7 @@ AllowEncodedSlashes On
 <Directory />
   Require all granted
 </Directory>
-Header always set x-asked expr=%{{REQUEST_URI}}
+Header always set x-asked expr=%{{THE_REQUEST}}
 <VirtualHost 127.0.0.1:{port}>
   ServerName public.test
   DocumentRoot {folder}/files
