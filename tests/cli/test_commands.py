@@ -48,6 +48,22 @@ def test_bad_usage_ends_with_64(words: list[str], capsys: pytest.CaptureFixture[
     assert "usage: lateen" in shown.err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--allow-fetch", "10.0.0.1/8"], "--allow-fetch wants a CIDR such as 10.1.0.0/16, got '10.0.0.1/8'"),
+        (["--refuse-fetch", "example.com"], "--refuse-fetch wants a CIDR such as 10.1.0.0/16, got 'example.com'"),
+        (["--jwks-refresh", "10m", "--jwks-keep", "10m"], "keys would be dropped before they are renewed"),
+        (["--jwks-refresh", "100ms"], "--jwks-refresh is 0.1 s, at least 1 s wanted"),
+    ],
+)
+def test_fetching_that_cannot_be_is_told(
+    words: list[str], told: str, no_mesh: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["up", "--state", no_mesh, *words, no_mesh]) == 1
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["status", "proxy-status"])
 def test_no_control_plane_says_how_to_start_one(command: str, no_mesh: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--state", no_mesh]) == 1

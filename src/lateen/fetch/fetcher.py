@@ -23,7 +23,9 @@ from lateen.fetch.urls import Target, follow, parse_url
 
 __all__ = ["Fetched", "Fetcher", "Limits"]
 
-THREADS: Final = 8  # names that are asked for, and roots that are read, at once
+# Names that are asked for, and roots that are read, at once. Many: a name whose servers are silent holds one for half a
+# minute, and whoever writes URLs may know such names.
+THREADS: Final = 64
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 

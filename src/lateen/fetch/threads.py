@@ -47,5 +47,9 @@ class Threads:
             except RuntimeError:  # the loop has ended: nobody asks any more
                 return
 
-        threading.Thread(target=work, name=f"fetch {call.__name__}", daemon=True).start()
+        try:
+            threading.Thread(target=work, name=f"fetch {call.__name__}", daemon=True).start()
+        except RuntimeError:  # the system gives no more threads
+            self._free.release()
+            raise
         return await result

@@ -21,7 +21,7 @@ from lateen.fetch import Fetcher, Guard
 from lateen.fetch.guard import parse_networks
 from lateen.pilot.model.jwks import JwksSource, parse_key_set
 from lateen.pilot.model.request_auth import JwksWants
-from lateen.pilot.sources.jwks import KeyKeeper
+from lateen.pilot.sources.jwks import OF_ONE_NAMESPACE, KeyKeeper
 from lateen.pilot.sources.jwks_book import Book, Times
 
 HERE = Guard(allowed=parse_networks(["127.0.0.1"], "--allow-fetch"))
@@ -57,12 +57,12 @@ class Bench:
         self.told += 1
         self.keys.update(keys)
 
-    def use(self, *rules: Mapping[str, Any], name: str = "tokens") -> None:
+    def use(self, *rules: Mapping[str, Any], name: str = "tokens", namespace: str = "default") -> None:
         """Have one RequestAuthentication with these rules."""
         document = {
             "apiVersion": "security.istio.io/v1",
             "kind": "RequestAuthentication",
-            "metadata": {"name": name, "namespace": "default"},
+            "metadata": {"name": name, "namespace": namespace},
             "spec": {"jwtRules": list(rules)},
         }
         decoded = decode_documents(json.dumps(document, indent=1).encode(), f"{name}.yaml")
@@ -272,6 +272,18 @@ async def test_a_slow_issuer_holds_up_no_other() -> None:
             bench.use({"issuer": "a", "jwksUri": web.url("/slow")}, {"issuer": "b", "jwksUri": web.url("/jwks")})
             await bench.until(lambda: uri(web) in bench.keys)
             assert bench.keeper.outcomes == {"ok": 1}
+
+
+async def test_a_namespace_with_many_slow_issuers_holds_up_no_other() -> None:
+    drip = Drip(b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n", 0.02)
+    with Web({"/slow": drip, "/jwks": json_answer(jwks("ec"))}) as web:
+        async with running() as bench:
+            slow = [{"issuer": f"i{n}", "jwksUri": web.url(f"/slow?{n}"), "timeout": "60s"} for n in range(100)]
+            bench.use(*slow, name="slow", namespace="crowd")
+            await bench.until(lambda: len(web.paths) == OF_ONE_NAMESPACE)
+            bench.use({"issuer": "b", "jwksUri": web.url("/jwks")})
+            await bench.until(lambda: uri(web) in bench.keys)
+            assert sum(path.startswith("/slow") for path in web.paths) == OF_ONE_NAMESPACE
 
 
 async def test_a_restart_knows_what_was_known_before_anything_is_fetched(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ __all__ = ["MAX_FILE_BYTES", "KeyKeeper"]
 
 log = structlog.get_logger(__name__)
 
-AT_ONCE: Final = 8  # fetches
+AT_ONCE: Final = 64  # fetches
+OF_ONE_NAMESPACE: Final = 4  # of them: who names many slow places waits for himself
 BODY_BYTES: Final = 1024 * 1024
 MAX_TIMEOUT: Final = timedelta(seconds=60)
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
@@ -64,6 +65,7 @@ class KeyKeeper:
         self._wants: Mapping[JwksSource, JwksWant] = {}
         self._woken = asyncio.Event()
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._turns: dict[str, asyncio.Semaphore] = {}  # by namespace of the first rule that names a place
         self._loaded = False
         self._dirty = False  # the file does not hold what the book does
 
@@ -115,7 +117,10 @@ class KeyKeeper:
 
     async def _fetch(self, source: JwksSource) -> None:
         told = self._book.notes_of(source)
-        async with self._slots:
+        want = self._wants.get(source)
+        namespace = want.places[0][0].namespace if want is not None else ""
+        turn = self._turns.setdefault(namespace, asyncio.Semaphore(OF_ONE_NAMESPACE))
+        async with turn, self._slots:
             want = self._wants.get(source)
             seconds = min(want.timeout, MAX_TIMEOUT).total_seconds() if want is not None else 1.0
             try:
