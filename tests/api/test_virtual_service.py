@@ -72,6 +72,15 @@ H = "spec.http[0]"
             "beside mirror",
             id="VS-19",
         ),
+        *(
+            pytest.param(
+                http(f"{ROUTE}, match: [{{headers: {{'@request.auth.claims{half}': {{}}}}}}]", gateways="[g]"),
+                f"{H}.match[0].headers[@request.auth.claims{half}]",
+                "must be @request.auth.claims.a.b or",
+                id=f"VS-20 {half}",
+            )
+            for half in (".", "[]", "..a", ".a[b]", "[a]b", ".a.")
+        ),
         pytest.param(
             routed("match: [{headers: {'a b': {}}}]"), f"{H}.match[0].headers[a b]", "name of a header", id="VS-20"
         ),

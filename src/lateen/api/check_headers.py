@@ -15,11 +15,12 @@ from lateen.api.format_syntax import operator_fault
 from lateen.api.places import join_path
 from lateen.api.virtual_service import HeaderOperations, Headers, HTTPRoute
 
-__all__ = ["check_headers", "format_fault", "host_writes", "is_claim_key", "operators_fault"]
+__all__ = ["check_headers", "format_fault", "host_writes", "is_claim_key", "is_whole_claim_key", "operators_fault"]
 
 AUTHORITY: Final = ":authority"
 _HOST_KEYS: Final = frozenset({"host", AUTHORITY})
 _CLAIMS: Final = "@request.auth.claims"
+_CLAIM_PATH: Final = re.compile(r"(\.[^.\[\]]+)+|(\[[^\[\]]+\])+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _OPERATOR: Final = re.compile(r"[A-Z][A-Z0-9_]*")
 _LENGTH: Final = re.compile(r":[0-9]{1,9}")
@@ -29,6 +30,11 @@ _CLOSE: Final = re.compile(r"\)(?=%|:[0-9]+%)")
 def is_claim_key(name: str) -> bool:
     """True for a key that means a claim of a JWT, not a header."""
     return name.lower().startswith((f"{_CLAIMS}.", f"{_CLAIMS}["))
+
+
+def is_whole_claim_key(name: str) -> bool:
+    """True for a claim's key that names a claim in one of the two ways, dots or brackets."""
+    return _CLAIM_PATH.fullmatch(name[len(_CLAIMS) :]) is not None
 
 
 def check_headers(obj: Object, headers: Headers | None, path: str) -> Iterator[Problem]:

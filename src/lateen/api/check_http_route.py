@@ -12,7 +12,7 @@ from typing import Final
 
 from lateen.api.base import Object, Problem
 from lateen.api.check_common import check_label_map, check_port, check_regex
-from lateen.api.check_headers import check_headers, host_writes, is_claim_key
+from lateen.api.check_headers import check_headers, host_writes, is_claim_key, is_whole_claim_key
 from lateen.api.names import is_dns_label, is_header_name
 from lateen.api.places import join_path
 from lateen.api.scalars import format_duration
@@ -166,6 +166,9 @@ def _check_header_matches(
         place = join_path(path, name)
         if not (name in PSEUDO_HEADERS or is_claim_key(name) or is_header_name(name)):  # VS-20
             yield obj.problem(place, f'must be the name of a header, got "{name}"')
+        if is_claim_key(name) and not is_whole_claim_key(name):
+            # Half of one would ask for another claim, or for any token at all.
+            yield obj.problem(place, f'must be @request.auth.claims.a.b or @request.auth.claims[a][b], got "{name}"')
         yield from _check_string_match(obj, text, place, any_regex=any_regex)
 
 

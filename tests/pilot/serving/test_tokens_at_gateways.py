@@ -210,7 +210,11 @@ def test_claims_that_nobody_vouches_for_lead_nowhere(edge: Edge) -> None:
     match = claim(".group", {"exact": "beta"})
     edge.use(routes(match))
     assert edge.leads_to(bearer(group="beta")) == "plain"  # nobody looked at the token
+    (told,) = [problem for problem in edge.bench.pilot.problems() if problem.level == "warning"]
+    assert told.field == "spec.http[0].match[0].headers[@request.auth.claims.group]"
+    assert "no RequestAuthentication is for gateways" in told.message
     edge.use(routes(match), tokens())
+    assert edge.bench.pilot.problems() == []
     assert edge.leads_to() == "plain"
     assert edge.leads_to({"@request.auth.claims.group": "beta"}) in ("plain", "400")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from lateen.api.hosts import resolve_short_name
 from lateen.flow import Graph, Read
+from lateen.pilot.model.claim_routes import ClaimRoutes
 from lateen.pilot.model.cluster_names import parse_cluster_name
 from lateen.pilot.model.credentials import Credentials
 from lateen.pilot.model.egress import EgressListeners
@@ -93,6 +94,7 @@ class Render:
         self._credentials = credentials
         self._names = names
         self._egress = EgressListeners(outbound)
+        self._claims = ClaimRoutes(mesh, gateways)
         self.filters = filters
         self.interned = Interned()
         graph: Graph = mesh.graph
@@ -265,7 +267,11 @@ class Render:
         return self._resource(build_secret, found) if found is not None else None
 
     def _notes(self, read: Read, view: View) -> tuple[Note, ...]:
-        return (*read.get(self._gateways.servers, view)[1], *read.get(self._credentials.notes, view))
+        return (
+            *read.get(self._gateways.servers, view)[1],
+            *read.get(self._credentials.notes, view),
+            *read.get(self._claims.notes, view),
+        )
 
     def _virtual_host(self, read: Read, key: Any) -> HostBytes | None:
         view = key[0]
