@@ -218,6 +218,7 @@ class Gate:
         address, one of the loopback network's.
         """
         with socket.create_connection(("127.0.0.1", self.port), 5, source_address=(source, 0)) as raw:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the request waits for an ACK
             raw.sendall(f"PROXY TCP4 {source} {ADDRESS} 40000 {port or self.http}\r\n".encode())
             if not account:
                 yield raw
