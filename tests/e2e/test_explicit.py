@@ -87,6 +87,29 @@ spec:
     eventually(lambda: shop.reviewers(9) == {"v1", "v2", "v3"}, what="all versions again")
 
 
+def test_policies_decide_by_identity_and_port(shop: MeshRun) -> None:
+    def allow(account: str) -> str:
+        return f"""
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: ratings}}
+spec:
+  selector: {{matchLabels: {{app: ratings}}}}
+  rules:
+  - from: [{{source: {{principals: [cluster.local/ns/default/sa/{account}]}}}}]
+    to: [{{operation: {{ports: ["9080"]}}}}]
+"""
+
+    def rated() -> bool:
+        return shop.get("/api/v1/products/0/ratings").status == 200
+
+    shop.write("test-authz.yaml", allow("bookinfo-reviews"))
+    eventually(lambda: not rated(), what="productpage may not ask for ratings")
+    shop.write("test-authz.yaml", allow("bookinfo-productpage"))
+    eventually(rated, what="productpage may ask for ratings")
+    (shop.config / "test-authz.yaml").unlink()
+
+
 def test_nothing_listens_beyond_loopback(shop: MeshRun) -> None:
     heard = listening(mesh_processes(shop))
     assert len(heard) > 10, "each workload has its proxy, health and metrics ports"
