@@ -155,6 +155,28 @@ def test_the_root_is_replaced_under_load_over_restarts_and_with_a_proxy_away(mes
     assert connections(mesh, "front-v1", "outbound|9080||back.default.svc.cluster.local") > 200
 
 
+def test_a_rotation_is_aborted_after_the_new_root_has_signed(mesh: MeshRun) -> None:
+    (before,) = issuer_serials(mesh)
+    load = mesh.start_inside("front-v1", [sys.executable, str(CALLER), "http://back:9080/", "90", "0.02"])
+    ca(mesh, "rotate", "root")
+    eventually(
+        lambda: phase(mesh) == "reissuing" and waits_for(mesh) == [], what="both use certificates of the new root"
+    )
+    new_way = signed_by(mesh)
+    assert ca(mesh, "rotate", "abort")["phase"] == "reissuing"
+    assert report(mesh).chain[0].serial == before
+    eventually(lambda: waits_for(mesh) == [] and not signed_by(mesh) & new_way, what="both are back")
+    assert ca(mesh, "rotate", "finish")["phase"] == "steady"
+    assert issuer_serials(mesh) == {before}
+    for name in ("front-v1", "back-v1"):
+        eventually(lambda name=name: served_roots(mesh, name) == {before}, what=f"{name} forgets the new root")  # type: ignore[misc]
+    load.send_signal(signal.SIGINT)
+    out, err = load.communicate(timeout=10)
+    result = json.loads(out or b"{}")
+    assert result, err
+    assert result["bad"] == []
+
+
 def test_a_set_is_plugged_in_and_its_intermediate_replaced_under_load(mesh: MeshRun) -> None:
     root = make_link("offline root")
     (before,) = issuer_serials(mesh)
