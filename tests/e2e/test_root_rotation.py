@@ -45,7 +45,7 @@ spec:
 
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[MeshRun]:
-    run = MeshRun(extra=["--cert-ttl", "20s"])
+    run = MeshRun(extra=["--cert-ttl", "20s", "--root-settle", "100ms"])
     try:
         run.write("tls.yaml", NEW_CONNECTIONS)
         run.up()

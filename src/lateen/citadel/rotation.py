@@ -6,6 +6,7 @@
 
     STEADY -> begin -> DISTRIBUTING -> every proxy has proven that it trusts both -> REISSUING
            -> every workload uses a new certificate, and the old ones have expired -> STEADY
+    DISTRIBUTING lasts a while in any case, for those who can prove nothing
     abort: from DISTRIBUTING back to STEADY; from REISSUING on with the two exchanged: the old one signs again, at once
 
 Who must have proven: every workload that is registered. One whose agent has ended is registered no more, and is no
@@ -71,6 +72,7 @@ class Facts:
     untrusting: tuple[Waiting, ...] = ()  # have not proven that they trust all that is believed now
     unrenewed: tuple[Waiting, ...] = ()  # use a certificate that was signed another way than now
     roots_leave: bool = True  # the old material has roots that the new one has not
+    settled: bool = True  # clients that prove nothing have had the time to read new roots
 
 
 def begin(state: RotationState, other: str, reason: str, now: datetime) -> RotationState:
@@ -98,6 +100,8 @@ def advance(state: RotationState, facts: Facts, now: datetime, leaves_until: dat
     `leaves_until` is when the last certificate that was issued so far expires; it counts when signing changes hands.
     """
     if state.phase is Phase.STEADY or waits_for(state, facts):
+        return state
+    if state.phase is Phase.DISTRIBUTING and not facts.settled:
         return state
     if state.phase is Phase.DISTRIBUTING:
         return msgspec.structs.replace(

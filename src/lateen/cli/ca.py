@@ -156,6 +156,8 @@ def _print_rotation(report: AuthorityReport) -> None:
         more = len(rotation.waits_for) - SHOWN
         if more > 0:
             sys.stdout.write(f"and {more} more\n")
+    elif rotation.settles_until:
+        sys.stdout.write(f"the new root signs from {rotation.settles_until} on\n")
     elif rotation.leaves_until:
         sys.stdout.write(f"certificates of the old root expire until {rotation.leaves_until}\n")
 

@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="their life; a new one takes over when a fifth is left (default: 10 years)",
     )
     parser.add_argument(
+        "--root-settle",
+        metavar="DURATION",
+        type=parse_duration_argument,
+        help="how long a new root is believed at least before anything is signed by it (default: 30s)",
+    )
+    parser.add_argument(
         "--network",
         choices=("auto", "capture", "explicit"),
         default="auto",
@@ -111,6 +117,7 @@ def run(options: argparse.Namespace) -> int:
                     lifetime=options.cert_ttl,
                     bundle_endpoint=endpoint,
                     plugged=Path(options.ca_certs) if options.ca_certs else None,
+                    **({"settle": options.root_settle} if options.root_settle else {}),
                     root=RootWish(options.root_key, options.root_ttl or RootWish().lifetime),
                 ),
                 fetch=fetch_options(options),

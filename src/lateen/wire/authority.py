@@ -61,6 +61,7 @@ class RotationInfo(_Message, frozen=True, kw_only=True):
     phase: str  # "steady" | "distributing" | "reissuing"
     reason: str = ""
     since: str = ""  # of the phase, RFC 3339
+    settles_until: str = ""  # distributing: before, nothing is signed by the new root in any case
     leaves_until: str = ""  # when the last certificate of the old kind expires
     waits_for: tuple[WaitingInfo, ...] = ()
     without: tuple[str, ...] = ()  # workloads that are left behind
@@ -72,6 +73,7 @@ class AuthorityReport(_Message, frozen=True, kw_only=True):
     problem: str = ""  # why what is plugged in is not in force
     chain: tuple[LinkInfo, ...]  # what signs now, up to its root
     roots: tuple[LinkInfo, ...]  # all that are believed now
+    signing_path: str  # by which way certificates are signed now (`lateen.wire.trust`)
     bundle_version: str
     trusting: int  # workloads that have proven to use this bundle
     workloads: int  # all that are registered

@@ -117,6 +117,18 @@ async def test_every_registered_workload_is_waited_for_and_named(tmp_path: Path)
     assert mesh.phase is Phase.STEADY
 
 
+async def test_a_new_root_is_believed_for_a_while_before_it_signs(tmp_path: Path) -> None:
+    mesh = Mesh(tmp_path)
+    mesh.service = RootService(mesh.roots, settle=timedelta(seconds=30), clock=mesh.clock)
+    mesh.service.census = mesh.town
+    report = await mesh.service.rotate(RotateOrder(action="root"))
+    assert report.rotation.settles_until == "2026-06-01T12:00:30Z"
+    mesh.clock.advance(timedelta(seconds=29))
+    assert mesh.phase is Phase.DISTRIBUTING  # though nobody is waited for
+    mesh.clock.advance(timedelta(seconds=1))
+    assert mesh.phase is Phase.REISSUING
+
+
 async def test_before_anything_is_known_of_proxies_nothing_moves(tmp_path: Path) -> None:
     roots = Roots.open(tmp_path / "ca", TD)
     service = RootService(roots)

@@ -66,6 +66,7 @@ class CertificateOptions:
     bundle_endpoint: BundleEndpointOptions | None = None
     plugged: Path | None = None  # folder of a signing certificate and its roots; None: `cacerts` of the state, if any
     root: RootWish = field(default_factory=RootWish)  # of self-signed roots that are made
+    settle: timedelta = timedelta(seconds=30)  # that new roots are believed at least before they sign
 
 
 class Certificates:
@@ -111,7 +112,7 @@ class Certificates:
         stack.callback(self.audit.close)
         self.roots.on_step = self._root_step
         self.roots.issued_until = self._issued_until
-        self.root_service = RootService(self.roots, default=settings.plugged_dir)
+        self.root_service = RootService(self.roots, default=settings.plugged_dir, settle=options.settle)
         self.authenticators = (LocalTrust(options.trust_domain),)
         self.service = CertificateService(
             self.authority,

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -89,8 +89,14 @@ class _Look:
 class RootService:
     """Drives one `Roots`; answers `lateen.local.v1.Authority`."""
 
-    def __init__(self, roots: Roots, *, default: Path | None = None, clock: Clock = utc_now) -> None:
-        """`default` is a folder from which certificates are plugged in once it has some, where no other is named."""
+    def __init__(
+        self, roots: Roots, *, default: Path | None = None, settle: timedelta = timedelta(0), clock: Clock = utc_now
+    ) -> None:
+        """`default` is a folder from which certificates are plugged in once it has some, where no other is named.
+
+        `settle` is how long new roots are believed at least before anything is signed by them.
+        """
+        self._settle = settle
         self.roots = roots
         self._default = default
         self.census: Census = Nobody()
@@ -143,8 +149,18 @@ class RootService:
                 untrusting.append(Waiting(registration.name, reason))
             if reason := _unrenewed(registration, path):
                 unrenewed.append(Waiting(registration.name, reason))
-        facts = Facts(untrusting=tuple(untrusting), unrenewed=tuple(unrenewed), roots_leave=self.roots.roots_leave())
+        settles = self._settles_until()
+        facts = Facts(
+            untrusting=tuple(untrusting),
+            unrenewed=tuple(unrenewed),
+            roots_leave=self.roots.roots_leave(),
+            settled=settles is None or self._clock() >= settles,
+        )
         return _Look(facts, len(names), len(names) - len(untrusting), tuple(sorted(self.census.connected() - names)))
+
+    def _settles_until(self) -> datetime | None:
+        state = self.roots.state
+        return state.since + self._settle if state.phase is Phase.DISTRIBUTING and state.since is not None else None
 
     # ---- lateen.local.v1.Authority
 
@@ -188,6 +204,7 @@ class RootService:
                 for n, link in enumerate(chain)
             ),
             roots=tuple(link_info(root, "root") for root in roots.trusted),
+            signing_path=roots.authority.signing_path,
             bundle_version=self.census.version(),
             trusting=look.trusting,
             workloads=look.workloads,
@@ -196,6 +213,7 @@ class RootService:
                 phase=state.phase.value,
                 reason=state.reason,
                 since=_moment(state.since),
+                settles_until=_moment(self._settles_until()),
                 leaves_until=_moment(state.leaves_until),
                 waits_for=tuple(
                     WaitingInfo(workload=each.workload, reason=each.reason) for each in waits_for(state, look.facts)
