@@ -143,6 +143,29 @@ async def test_what_waits_behind_the_door_has_no_name(echo: Echo, folder: Path) 
                 sock.connect(path)
 
 
+async def test_names_of_its_ends_cannot_be_known_before(echo: Echo, folder: Path) -> None:
+    """Anybody may bind any abstract name. Who saw some must not be able to take the next ones, and lock others out."""
+    path = folder / "a.sock"
+    mine = f"/uid={os.geteuid()},pid={os.getpid()}"
+    async with local_door(echo.server, path, print):
+        await echo.server.start()
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(3):
+                channel = grpc.aio.insecure_channel(f"unix:{path}", options=options)
+                await stack.enter_async_context(channel)
+                assert await channel.unary_unary(ECHO)(b"x", timeout=10) == b"x"
+            ends = [name for name in abstract_names() if name.startswith("@lateen-door/") and name.endswith(mine)]
+    drawn = [name.removeprefix("@lateen-door/").removesuffix(mine) for name in ends]
+    assert len(set(drawn)) == len({part[:8] for part in drawn}) == 3  # nothing in common but what is known of the peer
+    assert all(len(part) == 16 for part in drawn)
+
+
+def abstract_names() -> list[str]:
+    lines = Path("/proc/net/unix").read_text().splitlines()[1:]
+    return [words[7] for line in lines if len(words := line.split(maxsplit=7)) > 7 and words[7].startswith("@")]
+
+
 async def test_more_than_it_holds_are_closed_and_come_in_later(echo: Echo, folder: Path) -> None:
     path = folder / "x.sock"
     port = HiddenPort(echo.server, folder)

@@ -81,17 +81,15 @@ class HiddenPort:
             else:
                 server.add_secure_port(f"unix:{path}", credentials)
             self._descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        # Names of the relay's ends must be nobody else's in this network namespace.
-        self._prefix = f"{PEER_PREFIX}{secrets.token_hex(6)}/"
-        self._count = 0
 
     async def connect(self, peer: str) -> socket.socket:
         """Return a connection that gRPC shows as `peer`'s. Raises `Unavailable`, `OSError`."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            self._count += 1
-            sock.bind(f"\0{self._prefix}{self._count}/{peer}")
+            # Nobody else's in this network namespace, nor to be known before: whoever had such names first, and anybody
+            # may bind any, would keep others out.
+            sock.bind(f"\0{PEER_PREFIX}{secrets.token_hex(8)}/{peer}")
             for _ in range(BUSY_TRIES):
                 try:
                     # The kernel follows the descriptor to the socket, although its name is gone.

@@ -15,7 +15,7 @@ from lateen.wire.svid import UNREADABLE, spiffe_id_of
 
 __all__ = ["PEER_PREFIX", "AuthContext", "peer_spiffe_id", "peer_text"]
 
-PEER_PREFIX: Final = "lateen-door/"  # <random>/<number>/<what the door knows>: the name of a relay's end
+PEER_PREFIX: Final = "lateen-door/"  # <random>/<what the door knows>: the name of a relay's end
 _MAX_TEXT: Final = 100
 
 
@@ -48,7 +48,7 @@ def peer_text(context: Any) -> str:
     text = unquote(str(peer())) if peer is not None else ""
     _, found, rest = text.partition(PEER_PREFIX)
     if found:
-        text = rest.split("/", 2)[-1]
+        text = rest.split("/", 1)[-1]
     kind, colon, address = text.partition(":")
     if colon and kind in ("ipv4", "ipv6", "unix", "unix-abstract"):
         text = address
