@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from tests.pilot.xds.conftest import eventually, serving
 from tests.pilot.xds.tls import make_authority, make_svid
 
 from lateen.errors import BadInput, LateenError, Refused, Unavailable
-from lateen.pilot.xds.server import DELTA_METHOD, SERVICE, AdsServer, ServerLimits
+from lateen.pilot.xds.node import Trust
+from lateen.pilot.xds.server import DELTA_METHOD, GRPC_OPTIONS, SERVICE, AdsServer, ServerLimits, connection_age
 from lateen.pilot.xds.type_urls import CDS, EDS, LDS, RDS
 from lateen.wire.local import TypeInfo
 
@@ -297,6 +299,53 @@ async def test_a_client_that_may_have_nothing_any_more_is_told_so(world: World, 
 class Everybody(list[Any]):
     def __contains__(self, key: object) -> bool:
         return True
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "minutes"),
+    [(timedelta(hours=24), 720), (timedelta(hours=1), 30), (timedelta(seconds=10), 10)],
+)
+def test_connections_end_before_what_they_proved_does(lifetime: timedelta, minutes: int) -> None:
+    assert dict(connection_age(lifetime)) == {
+        "grpc.max_connection_age_ms": minutes * 60_000,
+        "grpc.max_connection_age_grace_ms": 60_000,
+    }
+
+
+async def test_a_connection_that_has_become_old_ends_and_its_client_is_sent_nothing_again(folder: Path) -> None:
+    world = World(folder)
+    server = grpc.aio.server(
+        options=(*GRPC_OPTIONS, ("grpc.max_connection_age_ms", 300), ("grpc.max_connection_age_grace_ms", 100))
+    )
+    world.ads.add_to_server(server, trust=Trust.LOCAL)
+    server.add_insecure_port(world.address)
+    await server.start()
+    try:
+        async with world.channel() as channel:
+            link = await GrpcLink(channel, DeltaPeer()).start(*ALL)
+            await link.until(lambda: all(link.peer.names(kind) for kind in ALL))
+            with pytest.raises((ConnectionError, EOFError)):
+                await link.until(lambda: False)
+            await eventually(_true_when(lambda: world.source.proxies[0].closed == 1))
+            link.peer.said()
+            again = await GrpcLink(channel, link.peer).start(*ALL)
+            world.source.push((world.routes, [make_route("r", "b")]))
+            await again.until(lambda: "RDS r" in [str(entry) for entry in again.peer.log])
+            assert [line for line in again.peer.said() if line not in (*ALL_SHORT, "RDS r")] == []
+            await again.close()
+    finally:
+        await world.ads.close()
+        await server.stop(None)
+
+
+ALL_SHORT = ("CDS", "EDS", "LDS", "RDS")  # answers with nothing in them: what is asked for is held already
+
+
+def _true_when(check: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
+    async def checked() -> bool:
+        return check()
+
+    return checked
 
 
 # --- identity ---

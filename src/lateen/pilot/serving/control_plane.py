@@ -24,7 +24,7 @@ import structlog
 
 from lateen import __version__
 from lateen.api.base import Problem, ResourceKey
-from lateen.citadel.service import SERVER_OPTIONS
+from lateen.citadel.service import SERVER_OPTIONS, Lifetimes
 from lateen.errors import BadInput, LateenError, Refused, Unsupported
 from lateen.logs import configure_logging
 from lateen.net.client import Lease, ensure_holder
@@ -52,7 +52,7 @@ from lateen.pilot.sources.watch import read_changes, scan, watch_folder
 from lateen.pilot.taste.taster import Taster
 from lateen.pilot.xds.batching import Batcher
 from lateen.pilot.xds.node import Trust
-from lateen.pilot.xds.server import GRPC_OPTIONS, AdsServer
+from lateen.pilot.xds.server import GRPC_OPTIONS, AdsServer, connection_age
 from lateen.settings import Settings
 from lateen.wire.access import AccessReport
 from lateen.wire.control import control_handlers
@@ -267,7 +267,8 @@ class ControlPlane:
         options = list(GRPC_OPTIONS)
         local = grpc.aio.server(options=SERVER_OPTIONS)
         local.add_generic_rpc_handlers((*self.certificates.handlers(), control_handlers(self)))
-        secure, plain = grpc.aio.server(options=options), grpc.aio.server(options=options)
+        aged = connection_age(self.certificates.options.lifetime or Lifetimes().default)
+        secure, plain = grpc.aio.server(options=[*options, *aged]), grpc.aio.server(options=options)
         self.ads.add_to_server(secure, trust=Trust.MUTUAL_TLS)
         self.ads.add_to_server(plain, trust=Trust.LOCAL)
         servers = [local, secure, plain]

@@ -21,12 +21,12 @@ import structlog
 
 from lateen.citadel.callers import BearerJoinToken, ClientCertificate
 from lateen.citadel.jwt_service import JwtService
-from lateen.citadel.service import SERVER_OPTIONS
+from lateen.citadel.service import SERVER_OPTIONS, Lifetimes
 from lateen.errors import BadInput, Refused, Unavailable
 from lateen.pilot.registry.registrations import to_workload
 from lateen.pilot.serving.client_hello import greeted_name
 from lateen.pilot.xds.node import Trust
-from lateen.pilot.xds.server import GRPC_OPTIONS
+from lateen.pilot.xds.server import GRPC_OPTIONS, connection_age
 from lateen.wire.control import join_handlers
 from lateen.wire.doors import BACKLOG, Admitted, Door, HiddenPort, address_text
 from lateen.wire.join import JOIN_NAME
@@ -92,7 +92,8 @@ async def elsewhere_listener(plane: ControlPlane, address: tuple[str, int]) -> A
     """Serve agents elsewhere at `address` (IP, port; 0: any free one). Raises `Refused` when it cannot listen there."""
     certificates = plane.certificates
     trust_domain = certificates.options.trust_domain
-    mutual = grpc.aio.server(options=MEMBER_OPTIONS)
+    aged = connection_age(certificates.options.lifetime or Lifetimes().default)
+    mutual = grpc.aio.server(options=(*MEMBER_OPTIONS, *aged))
     by_certificate = [ClientCertificate(trust_domain)]
     mutual.add_generic_rpc_handlers(
         (

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import grpc
@@ -29,7 +29,15 @@ from lateen.pilot.xds.stats import Stats
 from lateen.pilot.xds.stream import Stream, StreamLimits
 from lateen.wire.local import ProxyInfo
 
-__all__ = ["DELTA_METHOD", "GRPC_OPTIONS", "SERVICE", "SOTW_METHOD", "AdsServer", "ServerLimits"]
+__all__ = [
+    "DELTA_METHOD",
+    "GRPC_OPTIONS",
+    "SERVICE",
+    "SOTW_METHOD",
+    "AdsServer",
+    "ServerLimits",
+    "connection_age",
+]
 
 SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 DELTA_METHOD: Final = "DeltaAggregatedResources"
@@ -47,6 +55,23 @@ GRPC_OPTIONS: Final = (
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.so_reuseport", 0),
 )
+
+LEAST_AGE: Final = timedelta(minutes=10)  # shorter would cost more than certificates of so short a life can lose
+AGE_GRACE: Final = timedelta(minutes=1)  # for what is under way, once a client has been told
+
+
+def connection_age(lifetime: timedelta) -> tuple[tuple[str, int], ...]:
+    """Return the options of a server whose clients prove themselves by certificates of this lifetime.
+
+    A certificate is looked at when a connection begins, and a stream may go on for ever: so connections end after half
+    a lifetime, which a certificate that was just renewed outlives. Clients come back with what they hold, and are sent
+    nothing again.
+    """
+    return tuple(
+        (f"grpc.max_connection_age_{name}", int(age / timedelta(milliseconds=1)))
+        for name, age in (("ms", max(lifetime / 2, LEAST_AGE)), ("grace_ms", AGE_GRACE))
+    )
+
 
 _STATUS: Final = {  # of what a stream is ended for
     BadInput: grpc.StatusCode.INVALID_ARGUMENT,
