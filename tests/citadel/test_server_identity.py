@@ -16,8 +16,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from structlog.testing import capture_logs
 from tests.fakes.certs import ManualClock, StrangeAuthority, key_pem, p256_csr, pem_of, uri
 
-from lateen.citadel.authority import Authority, utc_now
+from lateen.citadel.authority import Authority, new_serial, utc_now
+from lateen.citadel.keystore import material_of_root
 from lateen.citadel.server_identity import SERVER_NAME, ServerIdentity
+from lateen.citadel.store import RootWish, make_root
 from lateen.wire.join import JOIN_NAME
 from lateen.wire.peer import peer_spiffe_id
 from lateen.wire.spiffe import SpiffeId
@@ -233,3 +235,29 @@ async def test_no_secret_shows(mesh: Mesh) -> None:
     shown = repr(mesh.identity) + repr(vars(mesh.identity))
     assert "PRIVATE" not in shown
     assert mesh.identity.issued.serial in repr(mesh.identity)
+
+
+async def test_it_follows_the_roots_through_a_rotation(mesh: Mesh) -> None:
+    old = mesh.authority.signer
+    new = material_of_root(make_root(RootWish(), "cluster.local", utc_now(), new_serial()))
+    old_root, old_client = mesh.authority.root_pem, mesh.workload()
+    new_root = pem_of(new.certificate)
+
+    async with mesh.channel(*old_client) as standing:
+        assert await ask(standing) == ME
+        # Both are believed, the old one signs: the server shows what everybody knows.
+        mesh.authority.use(old, [new.certificate])
+        assert await mesh.who(*old_client, root=old_root) == ME
+        # The new one signs: certificates of both get in, and the server is one of the new.
+        mesh.authority.use(new, [old.certificate])
+        new_client = mesh.workload()
+        for client in (old_client, new_client):
+            assert await mesh.who(*client, root=new_root) == ME
+        with pytest.raises(grpc.aio.AioRpcError):
+            await mesh.who(*new_client, root=old_root)
+        # The old one is believed no more.
+        mesh.authority.use(new)
+        assert await mesh.who(*new_client, root=new_root) == ME
+        with pytest.raises(grpc.aio.AioRpcError):
+            await mesh.who(*old_client, root=new_root)
+        assert await ask(standing) == ME, "a connection that stands is not ended by any of it"
