@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--root-settle",
         metavar="DURATION",
         type=parse_duration_argument,
-        help="how long a new root is believed at least before anything is signed by it (default: 30s)",
+        help="how long a new root is believed at least before anything is signed by it (default: 30s, or three times "
+        "--bundle-refresh where there is an endpoint)",
     )
     parser.add_argument(
         "--network",
@@ -117,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
                     lifetime=options.cert_ttl,
                     bundle_endpoint=endpoint,
                     plugged=Path(options.ca_certs) if options.ca_certs else None,
-                    **({"settle": options.root_settle} if options.root_settle else {}),
+                    settle=options.root_settle,
                     root=RootWish(options.root_key, options.root_ttl or RootWish().lifetime),
                 ),
                 fetch=fetch_options(options),

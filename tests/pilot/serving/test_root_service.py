@@ -17,6 +17,8 @@ from lateen.citadel.roots import Roots
 from lateen.citadel.rotation import Phase
 from lateen.citadel.store import RootWish
 from lateen.errors import BadInput, Refused
+from lateen.pilot.serving.bundle_endpoint import BundleEndpointOptions
+from lateen.pilot.serving.certificates import CertificateOptions
 from lateen.pilot.serving.expiry import expiry_metrics, root_problems
 from lateen.pilot.serving.root_service import RootService
 from lateen.pilot.serving.trust import Holding
@@ -127,6 +129,13 @@ async def test_a_new_root_is_believed_for_a_while_before_it_signs(tmp_path: Path
     assert mesh.phase is Phase.DISTRIBUTING  # though nobody is waited for
     mesh.clock.advance(timedelta(seconds=1))
     assert mesh.phase is Phase.REISSUING
+
+
+def test_who_fetches_bundles_has_the_time_to() -> None:
+    endpoint = BundleEndpointOptions(address="127.0.0.1", port=1, refresh=timedelta(minutes=5))
+    assert CertificateOptions().settle_time == timedelta(seconds=30)
+    assert CertificateOptions(bundle_endpoint=endpoint).settle_time == timedelta(minutes=15)
+    assert CertificateOptions(bundle_endpoint=endpoint, settle=timedelta(1)).settle_time == timedelta(1)
 
 
 async def test_before_anything_is_known_of_proxies_nothing_moves(tmp_path: Path) -> None:

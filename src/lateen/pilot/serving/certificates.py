@@ -54,6 +54,7 @@ __all__ = ["CertificateOptions", "Certificates"]
 log = structlog.get_logger(__name__)
 
 
+SETTLE = timedelta(seconds=30)
 JWT_KEYS_SECONDS = 60.0  # how often is looked whether the keys of JWT-SVIDs are to be rotated
 
 
@@ -66,7 +67,18 @@ class CertificateOptions:
     bundle_endpoint: BundleEndpointOptions | None = None
     plugged: Path | None = None  # folder of a signing certificate and its roots; None: `cacerts` of the state, if any
     root: RootWish = field(default_factory=RootWish)  # of self-signed roots that are made
-    settle: timedelta = timedelta(seconds=30)  # that new roots are believed at least before they sign
+    settle: timedelta | None = None  # that new roots are believed at least before they sign; None: as others need
+
+    @property
+    def settle_time(self) -> timedelta:
+        """How long new roots are believed at least before they sign: others have looked for them three times by then.
+
+        Files are looked at every second (`lateen ca issue --keep`), a bundle endpoint as often as it asks for.
+        """
+        if self.settle is not None:
+            return self.settle
+        refresh = self.bundle_endpoint.refresh if self.bundle_endpoint is not None else timedelta(0)
+        return max(SETTLE, 3 * refresh)
 
 
 class Certificates:
@@ -112,7 +124,7 @@ class Certificates:
         stack.callback(self.audit.close)
         self.roots.on_step = self._root_step
         self.roots.issued_until = self._issued_until
-        self.root_service = RootService(self.roots, default=settings.plugged_dir, settle=options.settle)
+        self.root_service = RootService(self.roots, default=settings.plugged_dir, settle=options.settle_time)
         self.authenticators = (LocalTrust(options.trust_domain),)
         self.service = CertificateService(
             self.authority,
