@@ -458,6 +458,7 @@ def test_what_keeps_out_looks_into_lists(pattern: str, line: str, lets_in: bool,
         ("*.a.com", "x.a.com:1", True),
         ("*:80", "any:80", True),
         ("a.*", "a.com:80", True),
+        ("a.*:80", "a.com:80", False),  # a `*` that is not at an end is a `*`
         ("*", "", False),
     ],
 )

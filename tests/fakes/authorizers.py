@@ -57,9 +57,10 @@ class HttpAuthorizer:
                 for name, value in {**more, "content-length": str(len(body))}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(body)
 
-            do_POST = do_PUT = do_GET  # http.server's names
+            do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_HEAD = do_GET  # http.server's names
 
             def log_message(self, *_: Any) -> None:
                 """Say nothing."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -16,15 +16,17 @@ from typing import Any
 
 import msgspec
 import yaml
-from tests.fakes.court import Case, Client, Court, HttpOutcome, ask_http
+from tests.fakes.court import GRPC_AUTHORIZER, HTTP_AUTHORIZER, REFUSED, Case, Client, Court, HttpOutcome, ask_http
 from tests.strategies.policies import TRUST_DOMAINS, Shot
 
-from lateen.api.base import Object
+from lateen.api.base import EMPTY, Object
 from lateen.api.decode import decode_documents
 from lateen.api.security import From, Rule, To
 from lateen.authz import Decision, Normalisation, Policy, decide, default_normalisation, policy_of
+from lateen.authz.decide import Provider
 from lateen.authz.normalise import normalise_path, split_target
 from lateen.pilot.model.values import InboundListenerInput
+from lateen.pilot.model.values_jwt import RequestAuth
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.pilot import Pilot
@@ -42,6 +44,7 @@ class Pair:
 
     documents: tuple[Document, ...]
     policies: tuple[Policy, ...] = field(repr=False)
+    tokens: bool  # are checked
     shot: Shot
     decision: Decision
     outcome: HttpOutcome | bool  # of HTTP, or of TCP
@@ -67,6 +70,7 @@ class Guarded:
 
     documents: list[Document]
     shots: list[Shot]
+    tokens: bool = False  # are checked
     objects: tuple[Object, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,32 +80,56 @@ class Guarded:
         self.objects = decoded.objects
 
 
-def in_force(objects: Iterable[Object], *, aliases: Sequence[str] = TRUST_DOMAINS[1:], mesh: str = "") -> Fields:
+def in_force(objects: Iterable[Object], *, tokens: bool = False, mesh: Mapping[str, Any] = EMPTY) -> Fields:
     """Return what Pilot's model says of policies and spelling at a workload of the namespace `default`.
 
-    `mesh` is more of MeshConfig, as YAML. The rest of the listener is the court's.
+    `tokens`: they are checked there. `mesh` is more of MeshConfig. The rest of the listener is the court's.
     """
-    settings = decode_documents(
-        yaml.safe_dump(
-            {
-                "kind": "MeshConfig",
-                "apiVersion": "mesh.istio.io/v1alpha1",
-                "metadata": {"name": "mesh"},
-                "spec": {"trustDomainAliases": list(aliases), **(yaml.safe_load(mesh) or {})},
-            }
-        ).encode(),
-        "mesh.yaml",
-    )
-    errors = [problem for problem in settings.problems if problem.level == "error"]
+    spec = {"trustDomainAliases": list(TRUST_DOMAINS[1:]), "extensionProviders": _PROVIDERS, **mesh}
+    config = {"apiVersion": "mesh.istio.io/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "mesh"}, "spec": spec}
+    around = decode_documents(yaml.safe_dump_all([config, *_AUTHORIZERS]).encode(), "mesh.yaml")
+    errors = [problem for problem in around.problems if problem.level == "error"]
     assert not errors, errors
     workload = Workload(
         name="app", namespace="default", service_account="app", labels={"app": "app"}, ip="10.77.0.10", ready=True
     )
     pilot = Pilot(trust_domain=TRUST_DOMAINS[0], vips=VipTable())
-    pilot.apply([Change(obj.key, obj) for obj in (*settings.objects, *objects)], {"app": workload})
+    pilot.apply([Change(obj.key, obj) for obj in (*around.objects, *objects)], {"app": workload})
     found = pilot.inbound.listeners.peek("app")
     assert isinstance(found, InboundListenerInput)
-    return {name: getattr(found, name) for name in ("authorization", "request_auth", "spelling")}
+    return {
+        "authorization": found.authorization,
+        "spelling": found.spelling,
+        "request_auth": RequestAuth(enabled=tokens),
+    }
+
+
+_PROVIDERS: list[Document] = [
+    {"name": GRPC_AUTHORIZER, "envoyExtAuthzGrpc": {"service": f"{GRPC_AUTHORIZER}.test", "port": 80}},
+    {
+        "name": HTTP_AUTHORIZER,
+        "envoyExtAuthzHttp": {
+            "service": f"{HTTP_AUTHORIZER}.test",
+            "port": 80,
+            "includeRequestHeadersInCheck": ["x-verdict"],
+        },
+    },
+]
+_AUTHORIZERS: list[Document] = [
+    {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "ServiceEntry",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "hosts": [f"{name}.test"],
+            "resolution": "STATIC",
+            "ports": [{"number": 80, "name": protocol.lower(), "protocol": protocol}],
+            "endpoints": [{"address": "192.0.2.1"}],
+        },
+    }
+    for name, protocol in ((GRPC_AUTHORIZER, "GRPC"), (HTTP_AUTHORIZER, "HTTP"))
+]
+PROVIDERS: Mapping[str, Provider] = {GRPC_AUTHORIZER: "grpc", HTTP_AUTHORIZER: "http"}
 
 
 class Comparison:
@@ -109,11 +137,12 @@ class Comparison:
 
     def __init__(self, court: Court) -> None:
         self._court = court
+        self._tokens = False  # are checked where pairs are made small
         self.counts: Counter[str] = Counter()  # of pairs, by what the evaluator decided
 
     def pairs(self, workloads: Sequence[Guarded]) -> list[Pair]:
         """Return every pair of these workloads with what came of it."""
-        cases = [Case(in_force(workload.objects)) for workload in workloads]
+        cases = [Case(in_force(workload.objects, tokens=workload.tokens)) for workload in workloads]
         self._court.hold(cases)
         with ThreadPoolExecutor(WORKERS) as pool:
             found = [pair for part in pool.map(self._try, cases, workloads) for pair in part]
@@ -127,12 +156,13 @@ class Comparison:
         policies = tuple(map(policy_of, workload.objects))
         found = []
         for shot, outcome in self._outcomes(case, workload.shots):
-            decision = decide(policies, shot.request, trust_domains=TRUST_DOMAINS)
+            decision = decide(policies, shot.request, trust_domains=TRUST_DOMAINS, providers=PROVIDERS)
             fault = _fault(shot, decision, outcome, default_normalisation(policies))
             found.append(
                 Pair(
                     documents=tuple(workload.documents),
                     policies=policies,
+                    tokens=workload.tokens,
                     shot=shot,
                     decision=decision,
                     outcome=outcome,
@@ -175,6 +205,7 @@ class Comparison:
         return pair
 
     def _smaller(self, pair: Pair) -> Iterator[Pair]:
+        self._tokens = pair.tokens
         for documents in _less(list(pair.documents)):
             yield from self._if_it_differs(documents, pair.shot)
         http = pair.shot.request.http
@@ -187,7 +218,7 @@ class Comparison:
 
     def _if_it_differs(self, documents: list[Document], shot: Shot) -> Iterator[Pair]:
         try:
-            workload = Guarded(documents, [shot])
+            workload = Guarded(documents, [shot], tokens=self._tokens)
         except AssertionError:
             return
         yield from self.differences([workload])
@@ -196,10 +227,14 @@ class Comparison:
 def _fault(shot: Shot, decision: Decision, outcome: HttpOutcome | bool, how: Normalisation) -> str:
     """Return in what the two disagree, "" when they do not."""
     http = shot.request.http
+    refused = _refused_by_authorizer(shot, decision)
+    allowed = decision.allowed and refused is None
     if isinstance(outcome, bool) or http is None:
-        return "" if outcome == decision.allowed else "one lets it in, the other does not"
-    if decision.status != outcome.status or outcome.arrived != decision.allowed:
+        return "" if outcome == allowed else "one lets it in, the other does not"
+    if outcome.arrived != allowed:
         return "one lets it in, the other does not"
+    if outcome.status != (refused or decision.status) and not _asked_before(decision, outcome):
+        return "they refuse it in different ways"
     if outcome.arrived:
         target = split_target(http.path, http.authority)
         assert target is not None
@@ -211,10 +246,22 @@ def _fault(shot: Shot, decision: Decision, outcome: HttpOutcome | bool, how: Nor
     return ""
 
 
-def fields_that_decide(pair: Pair) -> set[str]:
+def _refused_by_authorizer(shot: Shot, decision: Decision) -> int | None:
+    """Return the status with which an authorizer that is asked refuses; None where none is, or it agrees."""
+    http = shot.request.http
+    agreed = http is not None and ("x-verdict", "yes") in http.headers
+    return REFUSED[decision.asks[0]] if decision.asks and not agreed else None
+
+
+def _asked_before(decision: Decision, outcome: HttpOutcome) -> bool:
+    """Return whether another authorizer refused before the one that cannot be asked had its turn."""
+    return decision.action == "CUSTOM" and outcome.status in REFUSED.values()
+
+
+def fields_that_decide(pair: Pair, among: Set[str]) -> set[str]:
     """Return the fields of sources, operations and conditions without which the evaluator would decide otherwise."""
     found = set()
-    for name in {name for policy in pair.policies for rule in policy.spec.rules for name in _fields(rule)}:
+    for name in among & {name for policy in pair.policies for rule in policy.spec.rules for name in _fields(rule)}:
         less = [
             replace(
                 policy,
@@ -224,7 +271,10 @@ def fields_that_decide(pair: Pair) -> set[str]:
             )
             for policy in pair.policies
         ]
-        if decide(less, pair.shot.request, trust_domains=TRUST_DOMAINS).allowed != pair.decision.allowed:
+        if (
+            decide(less, pair.shot.request, trust_domains=TRUST_DOMAINS, providers=PROVIDERS).allowed
+            != pair.decision.allowed
+        ):
             found.add(name)
     return found
 
@@ -235,22 +285,18 @@ def _fields(rule: Rule) -> Iterator[str]:
         if spec is not None:
             yield from (name for name in spec.__struct_fields__ if getattr(spec, name))
     for condition in rule.when:
-        yield from (f"when.{name}" for name in ("values", "not_values") if getattr(condition, name))
+        yield f"when {condition.key}"
 
 
 def _without(rule: Rule, name: str) -> Rule:
     def less(spec: Any) -> Any:
         return msgspec.structs.replace(spec, **{name: ()}) if name in spec.__struct_fields__ else spec
 
-    kept = rule.when
-    if name.startswith("when."):
-        field = name.removeprefix("when.")
-        kept = tuple(msgspec.structs.replace(condition, **{field: ()}) for condition in rule.when)
     return msgspec.structs.replace(
         rule,
         from_=tuple(From(source=less(entry.source)) for entry in rule.from_) if rule.from_ else rule.from_,
         to=tuple(To(operation=less(entry.operation)) for entry in rule.to) if rule.to else rule.to,
-        when=kept,
+        when=tuple(condition for condition in rule.when if f"when {condition.key}" != name),
     )
 
 

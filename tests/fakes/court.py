@@ -4,8 +4,9 @@
 `Case`    policies and the port of its listener.
 `Client`  how one asks: identity, server name, addresses; `ask_http` and `ask_tcp` tell what came of it.
 
-What a captured connection's addresses would be, a PROXY header says. The applications are two listeners of the same
-Envoy: one answers requests with what it got, one echoes bytes.
+Tokens are checked by one key, whoever issued them. Both external authorizers let in what has `x-verdict: yes`, and
+refuse all else with a status of their own. What a captured connection's addresses would be, a PROXY header says. The
+applications are two listeners of the same Envoy: one answers requests with what it got, one echoes bytes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOption
+from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import DirectResponseAction, Route, RouteMatch, VirtualHost
@@ -30,7 +35,9 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
     HttpFilter,
 )
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from google.protobuf.message import Message
+from tests.fakes.authorizers import GrpcAuthorizer, HttpAuthorizer, Question
 from tests.fakes.certs import StrangeAuthority
 from tests.fakes.proxies import (
     ConfigServer,
@@ -42,19 +49,26 @@ from tests.fakes.proxies import (
     sign_identity,
     unmarked,
 )
+from tests.fakes.tokens import jwks
 
 from lateen.api.base import EMPTY
 from lateen.api.protocol import Protocol
 from lateen.pilot.model.values import AccessLog, InboundListenerInput, InboundPort, MtlsMode, Telemetry
+from lateen.pilot.model.values_jwt import TokenFilterInput, TokenIssuer
 from lateen.pilot.translate.clusters import build_fixed_clusters, build_inbound_cluster
 from lateen.pilot.translate.inbound import build_inbound_listeners
+from lateen.pilot.translate.jwt import build_token_filter
+from lateen.pilot.translate.names import outbound_cluster_name
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import address
+from lateen.pilot.translate.upstream_http import OPTIONS_KEY
 
 NODE = "court"
 SECONDS = 10.0
 HTTP_PORT, OTHER_HTTP_PORT, TCP_PORT = 8001, 8080, 8002  # of the workloads
 NETWORK = "127.66"  # of listeners; nothing else connects from there or listens there
+GRPC_AUTHORIZER, HTTP_AUTHORIZER = "asker", "web-asker"  # hosts and names of providers
+REFUSED = {GRPC_AUTHORIZER: 429, HTTP_AUTHORIZER: 428}  # what a refused client gets
 MESH_ALPN = ("istio-http/1.1", "istio", "http/1.1")
 
 
@@ -113,8 +127,12 @@ class Court:
         self._server = ConfigServer(folder / "config.sock")
         self._stack.callback(self._server.close)
         self._http_app, self._tcp_app = _free_ports(2)
+        self._authorizers = {GRPC_AUTHORIZER: GrpcAuthorizer(), HTTP_AUTHORIZER: HttpAuthorizer()}
 
     def __enter__(self) -> Self:
+        for name, authorizer in self._authorizers.items():
+            self._stack.enter_context(authorizer)
+            authorizer.verdict = partial(_verdict, name)
         self._server.serve(NODE, [*self._always()])
         self.envoy = self._stack.enter_context(RealEnvoy(NODE, self._server, self._folder, labels={"app": NODE}))
         for key, identity in self.identities.items():
@@ -156,6 +174,8 @@ class Court:
         return [
             *self._own.secrets(),
             *map(unmarked, clusters),
+            *(_authorizer(name, found.port) for name, found in self._authorizers.items()),
+            build_token_filter(TokenFilterInput(issuers=(TokenIssuer(keys=jwks("ec")),))),
             _answering("http-app", self._http_app),
             _echoing("tcp-app", self._tcp_app),
         ]
@@ -282,6 +302,29 @@ def _answering(name: str, port: int) -> Listener:
 
 def _echoing(name: str, port: int) -> Listener:
     return _listener(name, port, Filter(name="envoy.filters.network.echo", typed_config=pack(Echo())))
+
+
+def authorizer_cluster(name: str) -> str:
+    return outbound_cluster_name(f"{name}.test", 80)
+
+
+def _authorizer(name: str, port: int) -> Cluster:
+    """Return the cluster of an authorizer, which is said to be at `<name>.test`."""
+    at = LbEndpoint(endpoint=Endpoint(address=address("127.0.0.1", port)))
+    versions = HttpProtocolOptions.ExplicitHttpConfig(
+        **({"http2_protocol_options": {}} if name == GRPC_AUTHORIZER else {"http_protocol_options": {}})
+    )
+    return Cluster(
+        name=authorizer_cluster(name),
+        load_assignment=ClusterLoadAssignment(
+            cluster_name=authorizer_cluster(name), endpoints=[LocalityLbEndpoints(lb_endpoints=[at])]
+        ),
+        typed_extension_protocol_options={OPTIONS_KEY: pack(HttpProtocolOptions(explicit_http_config=versions))},
+    )
+
+
+def _verdict(name: str, question: Question) -> tuple[int, dict[str, str]]:
+    return (200 if question.headers.get("x-verdict") == "yes" else REFUSED[name]), {}
 
 
 def _listener(name: str, port: int, last: Filter) -> Listener:

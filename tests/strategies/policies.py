@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from random import Random
 from typing import Any
+
+from tests.fakes.tokens import sign
 
 from lateen.authz import Connection, HttpRequest, Request
 
@@ -140,6 +143,20 @@ ROLES = (
 HEADER_NAMES = ("x-role", "X-Role", "x-other", "x_role")
 
 
+# The key that signs, of which one is known, and the claims.
+TOKENS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("ec", {"iss": "https://login.test", "sub": "ann", "aud": "shop", "azp": "app", "scope": "read write"}),
+    ("ec", {"iss": "https://login.test/eu", "sub": "ann", "aud": ["shop", "ads"], "groups": ["staff", "a*b"]}),
+    ("ec", {"iss": "https://login-test", "sub": "bob", "permission": "read", "org": {"team": "red", "level": 3}}),
+    ("ec", {"iss": "issuer@test", "sub": "a/b", "azp": ["app", "x"], "org": {"team": ["red", "blue", 7]}}),
+    ("ec", {"iss": "*", "sub": "*", "aud": "*", "groups": "staff", "org": "red"}),
+    ("ec", {"iss": "https://login.test", "aud": [], "groups": [["staff"]], "admin": True, "words": "read write"}),
+    ("ec", {"sub": "ann", "groups": {"staff": "yes"}, "scope": ["read", "write"], "words": ""}),
+    ("ec", {"iss": "", "sub": "", "azp": "\xfc\u65e5", "groups": ["\xfc"], "org": {"team": {"name": "red"}}}),
+    ("ec-unknown", {"iss": "https://login.test", "sub": "ann", "aud": "shop"}),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shot:
     """One request and all that a client needs to make it."""
@@ -185,13 +202,27 @@ def with_request(shot: Shot, http: HttpRequest) -> Shot:
     return replace(shot, request=replace(shot.request, connection=connection, http=http))
 
 
-def draw_http(rng: Random) -> HttpRequest:
+def draw_http(rng: Random, *, tokens: bool = False) -> HttpRequest:
+    """Draw a request; with `tokens` they are checked where it goes, and it may have one."""
     headers = [(rng.choice(HEADER_NAMES), rng.choice(ROLES)) for _ in range(rng.choice((0, 0, 1, 1, 2, 3)))]
     if forwarded := rng.choice(FORWARDED):
         headers.append(("x-forwarded-for", forwarded))
+    if rng.random() < 0.5:
+        headers.append(("x-verdict", "yes"))
+    token: dict[str, Any] = {}
+    if rng.random() < 0.7:
+        key, claims = rng.choice(TOKENS)
+        headers.append(("authorization", f"Bearer {_token(TOKENS.index((key, claims)))}"))
+        if tokens:
+            token = {"token": "valid", "claims": claims} if key == "ec" else {"token": "invalid"}
     return HttpRequest(
-        method=rng.choice(METHODS), authority=rng.choice(HOSTS), path=draw_path(rng), headers=tuple(headers)
+        method=rng.choice(METHODS), authority=rng.choice(HOSTS), path=draw_path(rng), headers=tuple(headers), **token
     )
+
+
+@cache
+def _token(index: int) -> str:
+    return sign(TOKENS[index][1], key=TOKENS[index][0])
 
 
 def draw_path(rng: Random) -> str:
@@ -206,12 +237,12 @@ def draw_path(rng: Random) -> str:
 Draw = Callable[[Random], str]
 
 
-def draw_policies(rng: Random, *, conditions: Sequence[tuple[str, Draw]] = ()) -> list[dict[str, Any]]:
-    """Draw the policies of one workload, as documents. `conditions`: keys beyond the usual ones."""
+def draw_policies(rng: Random) -> list[dict[str, Any]]:
+    """Draw the policies of one workload, as documents."""
     documents = []
-    for number in range(rng.choice((1, 1, 2, 2, 3, 4))):
-        action = rng.choice(("ALLOW", "ALLOW", "ALLOW", "DENY", "DENY", "AUDIT"))
-        rules = [_draw_rule(rng, conditions) for _ in range(rng.choice((1, 1, 2, 3)))]
+    for number in range(rng.choice((1, 1, 1, 2, 2, 3))):
+        action = rng.choice(("ALLOW", "ALLOW", "ALLOW", "ALLOW", "DENY", "DENY", "DENY", "AUDIT", "CUSTOM"))
+        rules = [_draw_rule(rng, asking=action == "CUSTOM") for _ in range(rng.choice((1, 1, 2, 3)))]
         if action == "ALLOW" and rng.random() < 0.05:
             rules = []
         metadata: dict[str, Any] = {
@@ -225,24 +256,33 @@ def draw_policies(rng: Random, *, conditions: Sequence[tuple[str, Draw]] = ()) -
                 "apiVersion": "security.istio.io/v1",
                 "kind": "AuthorizationPolicy",
                 "metadata": metadata,
-                "spec": {"action": action, "rules": rules},
+                "spec": {"action": action, "rules": rules, **_provider(rng, action)},
             }
         )
     return documents
 
 
-def _draw_rule(rng: Random, conditions: Sequence[tuple[str, Draw]]) -> dict[str, Any]:
+def _provider(rng: Random, action: str) -> dict[str, Any]:
+    names = ("asker", "asker", "web-asker", "nobody")
+    return {"provider": {"name": rng.choice(names)}} if action == "CUSTOM" else {}
+
+
+def _draw_rule(rng: Random, *, asking: bool) -> dict[str, Any]:
+    """Draw one rule. `asking`: of a CUSTOM policy, which is looked at before anybody's identity is."""
     rule: dict[str, Any] = {}
-    if rng.random() < 0.5:
-        rule["from"] = [{"source": _draw_source(rng)} for _ in range(rng.choice((1, 1, 2)))]
-    if rng.random() < 0.7:
+    if rng.random() < 0.55:
+        rule["from"] = [{"source": _draw_source(rng, asking)} for _ in range(rng.choice((1, 1, 2)))]
+    if rng.random() < 0.55:
         rule["to"] = [{"operation": _draw_fields(rng, OPERATIONS)} for _ in range(rng.choice((1, 1, 2)))]
-    if rng.random() < 0.35:
+    if rng.random() < 0.45:
+        conditions = ANYBODYS_CONDITIONS if asking else CONDITIONS
         rule["when"] = [_draw_condition(rng, conditions) for _ in range(rng.choice((1, 1, 2)))]
     return rule
 
 
-def _draw_source(rng: Random) -> dict[str, Any]:
+def _draw_source(rng: Random, asking: bool) -> dict[str, Any]:
+    if asking:
+        return _draw_fields(rng, {name: draw for name, draw in SOURCE_FIELDS.items() if name.endswith("pBlocks")})
     source = _draw_fields(rng, SOURCE_FIELDS)
     if "serviceAccounts" in source or "notServiceAccounts" in source:  # AP-11
         for name in ("principals", "notPrincipals", "namespaces", "notNamespaces"):
@@ -252,15 +292,15 @@ def _draw_source(rng: Random) -> dict[str, Any]:
 
 def _draw_fields(rng: Random, fields: dict[str, Draw]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in rng.sample(sorted(fields), rng.choice((1, 1, 1, 2, 2, 3))):
+    for name in rng.sample(sorted(fields), min(len(fields), rng.choice((1, 1, 1, 2)))):
         negative = f"not{name[0].upper()}{name[1:]}"
-        for key in rng.choice(((name,), (name,), (negative,), (name, negative))):
+        for key in rng.choice(((name,), (negative,), (name, negative))):
             found[key] = _draw_values(rng, fields[name])
     return found
 
 
-def _draw_condition(rng: Random, more: Sequence[tuple[str, Draw]]) -> dict[str, Any]:
-    key, draw = rng.choice((*CONDITIONS, *more))
+def _draw_condition(rng: Random, conditions: Sequence[tuple[str, Draw]]) -> dict[str, Any]:
+    key, draw = rng.choice(conditions)
     condition: dict[str, Any] = {"key": key}
     for name in rng.choice((("values",), ("values",), ("notValues",), ("values", "notValues"))):
         condition[name] = _draw_values(rng, draw)
@@ -346,8 +386,20 @@ def _text(*texts: str) -> Draw:
     return lambda rng: cut(rng, rng.choice([text for text in known if text]))
 
 
+def _claim(*texts: str) -> Draw:
+    return lambda rng: cut(rng, rng.choice(texts))
+
+
+def _request_principal(rng: Random) -> str:
+    claims = rng.choice(TOKENS)[1]
+    issuer, subject = claims.get("iss", "x"), claims.get("sub", "y")
+    fixed = ("*", f"{issuer}/*", f"*/{subject}", f"{issuer}/{subject}", f"*{issuer[-6:]}/{subject}", "ann")
+    return rng.choice(fixed) if rng.random() < 0.6 else cut(rng, f"{issuer}/{subject}") or "*"
+
+
 SOURCE_FIELDS: dict[str, Draw] = {
     "principals": _principal,
+    "requestPrincipals": _request_principal,
     "namespaces": _namespace,
     "serviceAccounts": _account,
     "trustDomains": _domain,
@@ -360,18 +412,34 @@ OPERATIONS: dict[str, Draw] = {
     "methods": _text(*METHODS),
     "paths": _path,
 }
-CONDITIONS: tuple[tuple[str, Draw], ...] = (
+ANYBODYS_CONDITIONS: tuple[tuple[str, Draw], ...] = (
     ("request.headers[x-role]", _text(*ROLES)),
     ("request.headers[x-role]", _text("admin", "user", "\xc3\xbc")),
     ("request.headers[X-Role]", _text(*ROLES)),
     ("request.headers[x-none]", _text(*ROLES)),
     ("source.ip", _block(*SOURCES)),
     ("remote.ip", _block(*CLAIMED, "198.51.100.3")),
+    ("destination.ip", _block("10.77.0.10", "10.77.0.11", "2001:db8::10")),
+    ("destination.port", _port),
+    ("connection.sni", _text(*SNIS)),
+)
+CONDITIONS: tuple[tuple[str, Draw], ...] = (
+    *ANYBODYS_CONDITIONS,
     ("source.namespace", _namespace),
     ("source.serviceAccount", _account),
     ("source.principal", _principal),
     ("source.trustDomain", _domain),
-    ("destination.ip", _block("10.77.0.10", "10.77.0.11", "2001:db8::10")),
-    ("destination.port", _port),
-    ("connection.sni", _text(*SNIS)),
+    ("request.auth.principal", _request_principal),
+    ("request.auth.audiences", _claim("shop", "ads", "*")),
+    ("request.auth.presenter", _claim("app", "x", "\xfc\u65e5")),
+    ("request.auth.claims[scope]", _claim("read", "write", "read write")),
+    ("request.auth.claims[permission]", _claim("read")),
+    ("request.auth.claims[words]", _claim("read", "read write")),
+    ("request.auth.claims[groups]", _claim("staff", "a*b", "\xfc")),
+    ("request.auth.claims[groups][staff]", _claim("yes")),
+    ("request.auth.claims[org]", _claim("red")),
+    ("request.auth.claims[org][team]", _claim("red", "blue", "7")),
+    ("request.auth.claims[org][level]", _claim("3")),
+    ("request.auth.claims[admin]", _claim("true")),
+    ("request.auth.claims[iss]", _claim("https://login.test")),
 )

@@ -65,8 +65,11 @@ def host_matches(pattern: str, authority: str) -> bool:
 
 
 def _is_host(pattern: str, host: str) -> bool:
-    # `*` alone is left where the pattern was a port: any host, an empty one too.
-    return any(pattern == "*" or text_matches(pattern, one) for one in {host, host.removesuffix(".")})
+    """Return whether `host`, with a dot at its end or not, is `pattern`: with a `*` in front or as it is."""
+    spellings = (host, host.removesuffix("."))
+    if pattern.startswith("*"):
+        return any(one.endswith(pattern[1:]) for one in spellings)
+    return pattern in spellings
 
 
 def glob_matches(pattern: str, text: str) -> bool:
