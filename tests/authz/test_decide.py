@@ -466,6 +466,15 @@ def test_a_host_is_one_host_however_it_is_written(pattern: str, authority: str, 
     assert host_matches(pattern, authority) is matches
 
 
+@pytest.mark.parametrize("authority", ["a,bad.com", "bad.com:80,a", "user@bad.com", "a, BAD.com.:8"])
+def test_a_host_that_is_kept_out_is_kept_out_beside_others(authority: str) -> None:
+    for pattern in ("bad.com", "*.com", "bad*"):
+        rule = f"{{to: [{{operation: {{hosts: ['{pattern}']}}}}]}}"
+        assert one(rule, http(authority=authority))
+    rule = "{to: [{operation: {hosts: [bad.com]}}]}"
+    assert not one(rule, http(authority=authority), action="ALLOW")
+
+
 def test_a_glob_of_namespaces_ends_at_the_slash() -> None:
     assert namespace_matches("a*", "spiffe://d/ns/abc/sa/x")
     assert not namespace_matches("a*sa", "spiffe://d/ns/abc/sa/x")

@@ -23,6 +23,7 @@ from lateen.authz.texts import (
     as_bytes,
     element_matches,
     host_matches,
+    host_may_match,
     path_may_match,
     template_matches,
     text_matches,
@@ -139,7 +140,7 @@ _PORT: Final = Attribute(
 )
 _SNI: Final = Attribute(
     name="SNI",
-    holds=lambda pattern, seen, _: text_matches(pattern, seen.request.connection.sni),
+    holds=lambda pattern, seen, _: text_matches(pattern.lower(), seen.request.connection.sni.lower()),
     shown=lambda seen: seen.request.connection.sni or "none",
 )
 _HOST: Final = Attribute(
@@ -147,6 +148,7 @@ _HOST: Final = Attribute(
     holds=lambda pattern, seen, _: host_matches(pattern, seen.host),
     shown=lambda seen: seen.host,
     http_only=True,
+    may_hold=lambda pattern, seen, _: host_may_match(pattern, seen.host),
 )
 _METHOD: Final = Attribute(
     name="method",

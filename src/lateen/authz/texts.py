@@ -13,6 +13,7 @@ __all__ = [
     "element_matches",
     "glob_matches",
     "host_matches",
+    "host_may_match",
     "path_may_match",
     "template_matches",
     "text_matches",
@@ -55,13 +56,27 @@ def host_matches(pattern: str, authority: str) -> bool:
     if pattern == "*" or (pattern.endswith("*") and not pattern.startswith("*")):
         return text_matches(pattern, authority)
     name, colon, port = pattern.rpartition(":")
-    if colon and port.isascii() and port.isdecimal():
+    if colon and port and _digits(port):
         host, _, actual = authority.rpartition(":")
         return actual == port and _is_host(name.removesuffix("."), host)
     if _is_host(pattern.removesuffix("."), authority):
         return True
-    colons = (at for at, char in enumerate(authority) if char == ":")
-    return any(_is_host(pattern.removesuffix("."), authority[:at]) for at in colons)
+    host, colon, port = authority.rpartition(":")
+    return bool(colon) and _digits(port) and _is_host(pattern.removesuffix("."), host)
+
+
+def host_may_match(pattern: str, authority: str) -> bool:
+    """Return whether a part of `a,b` or of `user@b` is the host that is wanted: some servers look at one."""
+    starts = [0, *(at + 1 for at, char in enumerate(authority) if char in ",@")]
+    ends = [*(at for at, char in enumerate(authority) if char == ","), len(authority)]
+    parts = [authority[start:end].strip(" \t") for start in starts for end in ends if start <= end]
+    # Whatever follows a colon: some servers cut there and look no further.
+    cut = [part[:at] for part in parts for at, char in enumerate(part) if char == ":"]
+    return any(host_matches(pattern, part) for part in (*parts, *cut))
+
+
+def _digits(text: str) -> bool:
+    return text == "" or (text.isascii() and text.isdecimal())
 
 
 def _is_host(pattern: str, host: str) -> bool:

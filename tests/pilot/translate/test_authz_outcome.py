@@ -267,6 +267,15 @@ def test_operations(gate: Gate, fields: str, named: list[dict[str, Any]], others
     assert (answers(gate, *named), answers(gate, *others)) == ([OUT] * len(named), [IN] * len(others))
 
 
+def test_a_host_that_is_kept_out_is_kept_out_beside_others(gate: Gate) -> None:
+    sly = [{"host": host} for host in ("a,bad.com", "bad.com:80,a", "user@bad.com", "bad.com:80x")]
+    twice = {"host": "a", "headers": [("host", "bad.com")]}
+    gate.use(deny(operation("hosts: [bad.com]")))
+    assert answers(gate, *sly, twice, {"host": "a"}) == [OUT, OUT, OUT, OUT, OUT, IN]
+    gate.use(allow(operation("hosts: [bad.com]")))
+    assert answers(gate, *sly, twice) == [OUT, OUT, OUT, OUT, OUT]
+
+
 def test_ports_are_those_of_the_workload(gate: Gate) -> None:
     gate.use(allow(operation('ports: ["$http"]')))
     assert (gate.ask().status, gate.says(), gate.says(port=gate.loose)) == (IN, b"", b"")
@@ -350,7 +359,7 @@ def test_conditions(gate: Gate, key: str, value: str, named: dict[str, Any], oth
 
 
 def test_the_server_name_that_a_client_asks_for(gate: Gate) -> None:
-    gate.use(allow(when("connection.sni", 'values: ["outbound_.80_*"]')))
+    gate.use(allow(when("connection.sni", 'values: ["OUTBOUND_.80_*"]')))
     assert gate.says(account="web", sni="outbound_.80_._.app.default") == b"app:hello"
     assert (gate.says(account="web", sni="other"), gate.says(account="web"), gate.says()) == (b"", b"", b"")
 

@@ -68,7 +68,7 @@ SOURCES: Final[Mapping[str, Attribute[Principal]]] = {
     "remote_ip_blocks": _CLIENT_IP,
 }
 OPERATIONS: Final[Mapping[str, Attribute[Permission]]] = {
-    "hosts": Attribute(lambda text, place: requests.host(text), http_only=True),
+    "hosts": Attribute(lambda text, place: requests.host(text, place.leaning), http_only=True),
     "methods": Attribute(lambda text, place: requests.method(text), http_only=True),
     "paths": Attribute(lambda text, place: requests.path(text, place.leaning), http_only=True),
     "ports": _PORT,
@@ -87,7 +87,7 @@ _OF_SOURCE: Final[Mapping[str, Attribute[Principal]]] = {
 _OF_DESTINATION: Final[Mapping[str, Attribute[Permission]]] = {
     "destination.ip": Attribute(lambda text, place: Permission(destination_ip=cidr(text))),
     "destination.port": _PORT,
-    "connection.sni": Attribute(lambda text, place: Permission(requested_server_name=text_matcher(text))),
+    "connection.sni": Attribute(lambda text, place: Permission(requested_server_name=text_matcher(text.lower()))),
 }
 _HEADER: Final = re.compile(r"request\.headers\[(.+)\]", re.DOTALL)
 _CLAIM: Final = re.compile(r"request\.auth\.claims((?:\[[^\[\]]+\])+)")

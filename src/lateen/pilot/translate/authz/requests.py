@@ -26,27 +26,31 @@ _ONE_SEGMENT, _SEGMENTS = "{*}", "{**}"
 _PARAMETERS: Final = "(?:;[^/]*)?"
 
 
-def host(pattern: str) -> Permission:
+def host(pattern: str, leaning: Leaning) -> Permission:
     """Return the matcher for a host, in any case, with a dot at its end or not.
 
     A pattern without a port is the host at any port, as no server tells its hosts apart by port unless it is told to.
     """
-    return Permission(header=HeaderMatcher(name=AUTHORITY, string_match=_host_matcher(pattern)))
+    return Permission(header=HeaderMatcher(name=AUTHORITY, string_match=_host_matcher(pattern, leaning)))
 
 
-def _host_matcher(pattern: str) -> StringMatcher:
+def _host_matcher(pattern: str, leaning: Leaning) -> StringMatcher:
     if pattern == "*":
         return SOMETHING
-    suffix = pattern.startswith("*")
-    front = ".*" if suffix else ""
-    text = pattern[1:] if suffix else pattern
-    if not suffix and text.endswith("*"):
-        return expression(quoted(text[:-1]), ".*", ignore_case=True)
-    if found := _PORT.search(text):
-        return expression(
-            front, quoted(text[: found.start()].removesuffix(".")), r"\.?", quoted(found[0]), ignore_case=True
-        )
-    return expression(front, quoted(text.removesuffix(".")), r"\.?(?::.*)?", ignore_case=True)
+    refuses = leaning is Leaning.REFUSES
+    # Envoy makes `a,b` of two Host headers and takes `user@b`: what keeps a request out looks at each part.
+    front = r"(?:.*[,@])?[ \t]*" if refuses else ""
+    back = r"[ \t]*(?:,.*)?" if refuses else ""
+    text = pattern
+    if pattern.startswith("*"):
+        front, text = ".*", pattern[1:]
+    elif pattern.endswith("*"):
+        return expression(front, quoted(pattern[:-1]), ".*", ignore_case=True)
+    port = _PORT.search(text)
+    name = text[: port.start()] if port is not None else text
+    any_port = "(?::.*)?" if refuses else "(?::[0-9]*)?"
+    at = quoted(port[0]) if port is not None else any_port
+    return expression(front, quoted(name.removesuffix(".")), r"\.?", at, back, ignore_case=True)
 
 
 def method(pattern: str) -> Permission:
@@ -98,7 +102,7 @@ def header(name: str, pattern: str, leaning: Leaning) -> Principal | None:
     if not is_header_name(name):
         return None
     if name.lower() in _HOST_NAMES:
-        return _line(AUTHORITY, _host_matcher(pattern))
+        return _line(AUTHORITY, _host_matcher(pattern, leaning))
     if leaning is Leaning.REFUSES:
         if pattern == "*":
             return Principal(header=HeaderMatcher(name=name, present_match=True))
