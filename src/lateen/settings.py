@@ -11,6 +11,7 @@ reaches a socket in it is one of the local user's own.
     bundle.json          number of the SPIFFE bundle that others were told last
     secrets/             Secrets of the mesh, as YAML, unless `lateen up --secrets` names another folder
     join-tokens.json     join tokens that were created, hashed (0600)
+    last-good/           what each file of configuration held when it was last good (0600); no Secrets
     vips.json            virtual IPs that were handed out, kept for good
     jwks.json            public keys of issuers that were fetched, for a restart while an issuer is away (0600)
     tasted               contents that Envoy took, and the last good versions of those it refused (0600)
@@ -102,6 +103,10 @@ class Settings:
     @property
     def jwks_file(self) -> Path:
         return self.state / "jwks.json"
+
+    @property
+    def last_good_dir(self) -> Path:
+        return self.state / "last-good"
 
     @property
     def tasted_file(self) -> Path:

@@ -31,7 +31,7 @@ from lateen.wire.ca import CREATE_CERTIFICATE, IDENTITY_METADATA, IstioCertifica
 
 APPS = Path(__file__).parent / "apps"
 # Below the state folder: where keys are at home, and what is said of them there is for nobody else.
-ALLOWED = ("ca/ca-key.pem", "secrets/", "jwt/", "tokens")
+ALLOWED = ("ca/ca-key.pem", "secrets/", "jwt/", "tokens", "last-good/")  # the last: copies of the user's own files
 CONFIG = """
 apiVersion: mesh.istio.io/v1alpha1
 kind: MeshConfig

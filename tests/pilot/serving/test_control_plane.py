@@ -161,3 +161,33 @@ async def test_without_an_envoy_everything_is_served_and_told(
         assert timeout_of(await joined(plane)) == 4
         told = [warning.message for warning in (await plane.status(Query())).warnings]
         assert "resources are served untasted: no Envoy here" in told
+
+
+POLICY = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nobody}
+spec: {}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: all}
+spec: {mtls: {mode: %s}}
+"""
+
+
+async def test_a_restart_opens_nothing_whose_policies_are_being_edited(settings: Settings, config: Path) -> None:
+    """Somebody saves half of a file, and the machine is started again: what the file forbade stays forbidden."""
+    put(config, "policy.yaml", POLICY % "STRICT")
+    async with control_plane(settings, config):
+        put(config, "policy.yaml", POLICY % "STRIC")
+    put(config, "web.yaml", "")
+    async with control_plane(settings, config) as plane:
+        kinds = {key.kind for key, _ in plane.pilot.mesh.objects.items()}
+        assert kinds == {"AuthorizationPolicy", "PeerAuthentication", "Service"}
+        assert plane.pilot.mesh.port_mtls.peek(("default", (), 80)).name == "STRICT"
+        told = [(Path(error.file).name, error.line) for error in (await plane.status(Query())).errors]
+        assert sorted(told) == [("policy.yaml", 10), ("web.yaml", 1)]
+    (config / "policy.yaml").unlink()  # taken away on purpose, if while nobody looked
+    async with control_plane(settings, config) as plane:
+        assert {key.kind for key, _ in plane.pilot.mesh.objects.items()} == {"Service"}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import structlog
 
 from lateen.api.decode import decode_documents
 from lateen.pilot.sources.folder import Change, Folder
+from lateen.pilot.sources.last_good import LastGood
 from lateen.pilot.sources.watch import read_changes, scan
 
 
@@ -113,3 +115,57 @@ def test_scanning_a_folder(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         scan(tmp_path / "nowhere")
+
+
+# ---------------------------------------------------------------- over restarts
+
+SECRET = b"apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {x: topsecret}\n"
+
+
+@pytest.mark.parametrize("found", [b"kind: [", b"", PermissionError(13, "no")], ids=["broken", "empty", "unreadable"])
+def test_a_file_found_broken_holds_what_it_held_before_a_restart(tmp_path: Path, found: bytes | OSError) -> None:
+    before = Folder(decode_documents, LastGood(tmp_path / "kept"))
+    before.write({"a.yaml": service("a", 1), "b.yaml": service("b", 2)})
+    before.write({"a.yaml": service("a", 3)})
+    before.write({"a.yaml": b"kind: ["})  # what counts is what was good
+    after = Folder(decode_documents, LastGood(tmp_path / "kept"))
+    assert told(after.write({"a.yaml": found, "b.yaml": service("b", 4)})) == [("a", 3), ("b", 4)]
+    assert {problem.file for problem in after.problems()} == {"a.yaml"}
+    assert told(after.write({"a.yaml": service("a", 5)})) == [("a", 5)]
+    assert after.problems() == ()
+    assert told(after.write({"a.yaml": None})) == [("a", None)]
+    again = Folder(decode_documents, LastGood(tmp_path / "kept"))
+    assert told(again.write({"a.yaml": b"kind: [", "b.yaml": b"kind: ["})) == [("b", 4)]
+
+
+def test_a_file_that_went_while_nobody_looked_is_forgotten(tmp_path: Path) -> None:
+    Folder(decode_documents, LastGood(tmp_path)).write({"a.yaml": service("a"), "b.yaml": service("b")})
+    kept = LastGood(tmp_path)
+    kept.only(["b.yaml"])
+    assert (kept.get("a.yaml"), kept.get("b.yaml")) == (None, service("b"))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_secrets_are_not_copied(tmp_path: Path) -> None:
+    folder = Folder(decode_documents, LastGood(tmp_path))
+    folder.write({"a.yaml": service("a")})
+    folder.write({"a.yaml": service("a") + b"---\n" + SECRET})
+    assert list(tmp_path.iterdir()) == []  # nor is what it held before: that is not its last good state
+    assert told(Folder(decode_documents, LastGood(tmp_path)).write({"a.yaml": b"kind: ["})) == []
+
+
+def test_copies_are_private_and_half_of_one_is_none(tmp_path: Path) -> None:
+    Folder(decode_documents, LastGood(tmp_path / "kept")).write({"a.yaml": service("a")})
+    (copy,) = (tmp_path / "kept").iterdir()
+    assert (copy.stat().st_mode & 0o777, copy.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    copy.write_bytes(service("a")[:-20])
+    assert told(Folder(decode_documents, LastGood(tmp_path / "kept")).write({"a.yaml": b"kind: ["})) == []
+
+
+def test_what_cannot_be_kept_is_told_and_acts_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("in the way")
+    with structlog.testing.capture_logs() as logs:
+        assert told(Folder(decode_documents, LastGood(tmp_path / "kept" / "x")).write({"a.yaml": service("a")})) == [
+            ("a", 80)
+        ]
+    assert [line["event"] for line in logs] == ["last good state not kept"]

@@ -47,6 +47,7 @@ from lateen.pilot.serving.reports import Reporter
 from lateen.pilot.serving.tasting import Tasting
 from lateen.pilot.serving.trust import Proxies
 from lateen.pilot.sources.folder import Change, Folder
+from lateen.pilot.sources.last_good import LastGood
 from lateen.pilot.sources.secrets import decode_with_secrets, folder_problems
 from lateen.pilot.sources.watch import read_changes, scan, watch_folder
 from lateen.pilot.taste.taster import Taster
@@ -173,11 +174,12 @@ class ControlPlane:
         if options.secrets is None:
             self._secrets.mkdir(mode=0o700, exist_ok=True)
         # One bookkeeping for both folders, so that a resource that both hold is told.
-        self.folder = Folder(decode_with_secrets(self._secrets))
+        last_good = LastGood(settings.last_good_dir)
+        self.folder = Folder(decode_with_secrets(self._secrets), last_good)
         self._snapshots = {folder: scan(folder) for folder in (options.config, self._secrets)}
-        changes = self.folder.write(
-            {path: data for seen in self._snapshots.values() for path, data in read_changes({}, seen).items()}
-        )
+        files = {path: data for seen in self._snapshots.values() for path, data in read_changes({}, seen).items()}
+        last_good.only(files)
+        changes = self.folder.write(files)
         self.registrations = Registrations(settings.registrations, self._registration_changed)
         self.registrations.load()
         self._stack.callback(self.registrations.close)

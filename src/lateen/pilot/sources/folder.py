@@ -1,18 +1,20 @@
 """A folder of YAML as a source of resources: pure bookkeeping; the watching is in `watch.py`.
 
 Each file is taken as a whole or not at all: a fault anywhere in it keeps the file's last good resources in force and is
-told as problems. Two files that name one resource: the first by path order keeps it, the other one is told.
+told as problems. What those are is `kept` over restarts, for a file that is found broken. Two files that name one
+resource: the first by path order keeps it, the other one is told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from lateen.api.base import Object, Problem, ResourceKey
 from lateen.api.decode import Decoded
 
-__all__ = ["Change", "Folder"]
+__all__ = ["Change", "Folder", "Kept"]
 
 EMPTY = (
     "is empty, at least one resource or a comment wanted; what it held before stays in force "
@@ -34,11 +36,23 @@ class _File:
     problems: tuple[Problem, ...] = ()
 
 
+class Kept(Protocol):
+    """Remembers what files held when they were last good."""
+
+    def get(self, path: str) -> bytes | None: ...
+
+    def keep(self, path: str, data: bytes, objects: Iterable[Object]) -> None: ...
+
+    def forget(self, path: str) -> None: ...
+
+
 class Folder:
     """The last good state of every file, and who owns which resource."""
 
-    def __init__(self, decode: Callable[[bytes, str], Decoded]) -> None:
+    def __init__(self, decode: Callable[[bytes, str], Decoded], kept: Kept | None = None) -> None:
+        """Without `kept`, a file that is broken when it is first seen has no last good state."""
         self._decode = decode
+        self._kept = kept
         self._files: dict[str, _File] = {}
         self._owners: dict[ResourceKey, list[str]] = {}  # sorted paths of the files that hold it
         self._unreadable: dict[str, Problem] = {}
@@ -60,12 +74,14 @@ class Folder:
             elif isinstance(content, OSError):
                 message = f"cannot be read: {content.strerror or content}; the last good state stays in force"
                 self._unreadable[path] = Problem(path, 1, "", message)
+                self._recall(path, before)
             elif not content.strip():
                 # Half written, mostly: whoever writes a file in place empties it first.
                 self._unreadable[path] = Problem(path, 1, "", EMPTY)
+                self._recall(path, before)
             else:
                 self._unreadable.pop(path, None)
-                self._replace(path, self._decode(content, path), before)
+                self._replace(path, content, self._decode(content, path), before)
         changes = []
         for key in sorted(before):
             now = self._winner(key)
@@ -93,14 +109,29 @@ class Folder:
                 )
             )
 
-    def _replace(self, path: str, decoded: Decoded, before: dict[ResourceKey, Object | None]) -> None:
+    def _recall(self, path: str, before: dict[ResourceKey, Object | None]) -> None:
+        """Have a file that is broken when it is first seen hold what it held when it was last good."""
+        if self._kept is None or path in self._files or (data := self._kept.get(path)) is None:
+            return
+        decoded = self._decode(data, path)
+        if not any(problem.level == "error" for problem in decoded.problems):
+            self._take(path, self._files.setdefault(path, _File()), decoded, before)
+
+    def _replace(self, path: str, data: bytes, decoded: Decoded, before: dict[ResourceKey, Object | None]) -> None:
+        good = not any(problem.level == "error" for problem in decoded.problems)
+        if not good:
+            self._recall(path, before)
         file = self._files.setdefault(path, _File())
         file.problems = decoded.problems
         self._faulty.discard(path)
         if decoded.problems:
             self._faulty.add(path)
-        if any(problem.level == "error" for problem in decoded.problems):
-            return
+        if good:
+            self._take(path, file, decoded, before)
+            if self._kept is not None:
+                self._kept.keep(path, data, decoded.objects)
+
+    def _take(self, path: str, file: _File, decoded: Decoded, before: dict[ResourceKey, Object | None]) -> None:
         objects = {obj.key: obj for obj in decoded.objects}
         for key in {*file.objects, *objects}:
             before.setdefault(key, self._winner(key))
@@ -115,6 +146,8 @@ class Folder:
 
     def _remove(self, path: str, before: dict[ResourceKey, Object | None]) -> None:
         self._unreadable.pop(path, None)
+        if self._kept is not None:
+            self._kept.forget(path)
         file = self._files.get(path)
         if file is None:
             return
