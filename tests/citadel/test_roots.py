@@ -168,6 +168,29 @@ def test_a_self_signed_root_is_replaced_before_it_grows_old(world: World) -> Non
     assert signer_of(roots).not_valid_after_utc == world.clock.now + 10 * DAY
 
 
+def test_who_goes_back_to_an_old_root_says_when_it_is_replaced(world: World) -> None:
+    world.wish = RootWish(lifetime=10 * DAY)
+    roots = world.open()
+    world.clock.advance(9 * DAY)
+    roots.renew_if_due()
+    roots.abort()
+    for again in (roots, world.open()):
+        again.renew_if_due()
+        assert again.state.phase is Phase.STEADY
+    roots.rotate("asked for")
+    assert roots.state.phase is Phase.DISTRIBUTING
+
+
+def test_half_of_a_root_is_not_taken_for_a_new_mesh(world: World) -> None:
+    world.open()
+    (world.folder / "ca" / "ca-cert.pem").unlink()
+    root = world.link("root")
+    world.plug([root], [root])
+    with pytest.raises(BadInput, match=r"ca-cert\.pem is missing though ca-key\.pem is there"):
+        world.open()
+    assert (world.folder / "ca" / "ca-key.pem").exists()
+
+
 def test_a_mesh_may_begin_with_what_is_plugged_in(world: World) -> None:
     root = world.link("root")
     signer = world.link("signer", root)

@@ -44,8 +44,11 @@ class Keystore:
         self._trust_domain = trust_domain
 
     def is_new(self) -> bool:
-        """Whether nothing was ever kept here."""
-        return self.state() is None and not (self.folder / CERTIFICATE_FILE).exists()
+        """Whether nothing was ever kept here; half of a root is something."""
+        try:
+            return not any(self.folder.iterdir())
+        except FileNotFoundError:
+            return True
 
     def state(self) -> RotationState | None:
         """Return where the rotation stands; None before the first one. Raises `BadInput`, `OSError`."""

@@ -161,6 +161,8 @@ class Roots:
         root = self.signing.root
         if self.plugged is not None or not self.signing.self_signed or self.state.phase is not Phase.STEADY:
             return
+        if self.state.declined == self.signing.digest:
+            return  # somebody has gone back to this root: who did will say when it is to be replaced
         life = root.not_valid_after_utc - root.not_valid_before_utc
         left = root.not_valid_after_utc - self._clock()
         if left < life * RENEW_SHARE:
@@ -169,14 +171,13 @@ class Roots:
     def abort(self) -> None:
         """Go back to what signed before. Raises `Refused`."""
         state = abort(self.state, self._clock(), self._leaves_until())
-        if self.state.phase is Phase.DISTRIBUTING:
-            declined = self.other.digest if self.plugged is not None and self.other is not None else ""
-            self._step(msgspec.structs.replace(state, declined=declined), "rotation aborted")
-        else:
-            assert self.other is not None
-            declined = self.signing.digest if self.plugged is not None else ""
-            state = msgspec.structs.replace(state, declined=declined)
-            self._step(state, "rotation aborted", signing=self.other, other=self.signing)
+        assert self.other is not None
+        distributing = self.state.phase is Phase.DISTRIBUTING
+        stays, goes = (self.signing, self.other) if distributing else (self.other, self.signing)
+        # What has begun it would begin it again: files that are still there, or a root that is still old.
+        declined = goes.digest if self.plugged is not None else stays.digest
+        state = msgspec.structs.replace(state, declined=declined)
+        self._step(state, "rotation aborted", signing=stays, other=None if distributing else goes)
 
     def finish(self, facts: Facts) -> None:
         """Do not wait for the expiry of certificates that nobody reports. Raises `Refused`."""

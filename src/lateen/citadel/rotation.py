@@ -54,7 +54,9 @@ class RotationState(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     leaves_until: datetime | None = None  # REISSUING: when the last certificate of the old kind expires
     without: tuple[str, ...] = ()  # workloads that are not waited for
     hurried: bool = False  # REISSUING: certificates that nobody reports are not waited for
-    declined: str = ""  # digest of plugged-in material whose rotation was aborted
+    declined: str = (
+        ""  # digest of plugged-in material that was aborted, or of the self-signed root that was gone back to
+    )
 
 
 @dataclass(frozen=True, slots=True)

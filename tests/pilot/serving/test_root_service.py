@@ -19,7 +19,7 @@ from lateen.citadel.store import RootWish
 from lateen.errors import BadInput, Refused
 from lateen.pilot.serving.bundle_endpoint import BundleEndpointOptions
 from lateen.pilot.serving.certificates import CertificateOptions
-from lateen.pilot.serving.expiry import expiry_metrics, root_problems
+from lateen.pilot.serving.expiry import expiry_metrics, leaf_problems, root_problems
 from lateen.pilot.serving.root_service import RootService
 from lateen.pilot.serving.trust import Holding
 from lateen.wire.authority import RotateOrder
@@ -206,6 +206,23 @@ def test_what_ends_is_told_long_before(tmp_path: Path) -> None:
     swap(tmp_path / "plugged", [make_link("fresh", root, now=mesh.clock.now)], [root])
     mesh.roots.look_at_plugged()
     assert told(mesh) == []
+
+
+def test_a_workload_that_does_not_renew_is_told() -> None:
+    def said(left: timedelta) -> list[tuple[str, str]]:
+        end = START + left
+        times = [(end - DAY).strftime("%Y-%m-%dT%H:%M:%SZ"), end.strftime("%Y-%m-%dT%H:%M:%SZ")]
+        certificate = CertificateInfo(serial="1", not_before=times[0], not_after=times[1])
+        one = Registration(name="web", ip="10.77.0.2", pid=1, start_ticks=1, certificate=certificate)
+        two = Registration(name="new", ip="10.77.0.3", pid=2, start_ticks=1)
+        return [(problem.level, problem.message) for problem in leaf_problems([one, two], START)]
+
+    assert said(timedelta(hours=6)) == []
+    ((level, text),) = said(timedelta(hours=5, minutes=59))
+    assert (level, text[:60]) == ("warning", "certificate of workload 'web' expires at 2026-06-01T17:59:00Z"[:60])
+    ((level, text),) = said(-timedelta(minutes=1))
+    assert level == "error"
+    assert "new connections are refused" in text
 
 
 def test_lists_that_go_out_of_date_are_told(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ they would; an error when both is so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,10 +15,12 @@ from lateen.api.base import Problem
 from lateen.citadel.authority import utc_now
 from lateen.citadel.roots import RENEW_SHARE, Roots
 from lateen.citadel.rotation import Phase
+from lateen.wire.local import Registration
 
-__all__ = ["expiry_metrics", "link_expiries", "root_problems"]
+__all__ = ["expiry_metrics", "leaf_problems", "link_expiries", "root_problems"]
 
 SHORT: Final = timedelta(hours=24)  # the default life of a workload's certificate: below, it is clamped
+LATE_SHARE: Final = 0.25  # of a certificate's life
 LISTS: Final = timedelta(days=2)  # revocation lists are made anew every few days or weeks
 OVERDUE: Final = timedelta(hours=1)  # that a rotation waits for workloads before it is told as a problem
 
@@ -77,6 +79,29 @@ def expiry_metrics(roots: Roots, now: datetime | None = None) -> Iterator[tuple[
         )
         left = int((moment - now).total_seconds())
         yield f"citadel_server_{name}_expiry_seconds", f"until {what} expires", left
+
+
+def leaf_problems(registrations: Iterable[Registration], now: datetime | None = None) -> Iterator[Problem]:
+    """Yield the workloads whose certificate should have been replaced long ago. Looks at all of them: for `status`.
+
+    Agents renew at half of a certificate's life, a tenth later at most; when less than a quarter is left, renewal has
+    failed for a while.
+    """
+    now = now or utc_now()
+    for registration in registrations:
+        certificate = registration.certificate
+        if certificate is None:
+            continue
+        begin, end = datetime.fromisoformat(certificate.not_before), datetime.fromisoformat(certificate.not_after)
+        if end - now >= (end - begin) * LATE_SHARE:
+            continue
+        what = f"certificate of workload {registration.name!r}"
+        why = "its agent has not been able to renew it; see its log"
+        if end <= now:
+            text = f"{what} expired at {certificate.not_after}: new connections are refused; {why}"
+            yield Problem("", 0, "", text, "error")
+        else:
+            yield Problem("", 0, "", f"{what} expires at {certificate.not_after}; {why}", "warning")
 
 
 def link_expiries(roots: Roots) -> dict[str, int]:

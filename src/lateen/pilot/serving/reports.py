@@ -12,6 +12,7 @@ import msgspec
 from lateen import __version__
 from lateen.api.base import Problem
 from lateen.pilot.model.envoy_filters import Patch
+from lateen.pilot.serving.expiry import leaf_problems
 from lateen.wire.local import (
     ControlPlaneInfo,
     PatchInfo,
@@ -41,7 +42,7 @@ class Reporter:
     def status(self, query: Query) -> StatusReport:
         plane = self._plane
         connected = {proxy.name for proxy in self.proxies(Query()).proxies if proxy.version}
-        problems = plane.problems()
+        problems = [*plane.problems(), *leaf_problems(plane.registrations)]
         return StatusReport(
             control_plane=ControlPlaneInfo(
                 pid=os.getpid(),
