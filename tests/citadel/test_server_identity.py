@@ -261,3 +261,10 @@ async def test_it_follows_the_roots_through_a_rotation(mesh: Mesh) -> None:
         with pytest.raises(grpc.aio.AioRpcError):
             await mesh.who(*old_client, root=new_root)
         assert await ask(standing) == ME, "a connection that stands is not ended by any of it"
+
+
+@pytest.mark.parametrize("kind", ["p384", "rsa2048", "rsa4096"])
+async def test_roots_with_other_keys_are_verified_by_the_library_that_proxies_use(mesh: Mesh, kind: str) -> None:
+    root = make_root(RootWish(kind), "cluster.local", utc_now(), new_serial())
+    mesh.authority.use(material_of_root(root))
+    assert await mesh.who(*mesh.workload(), root=pem_of(root.certificate)) == ME

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -129,6 +130,28 @@ async def test_a_new_root_is_believed_for_a_while_before_it_signs(tmp_path: Path
     assert mesh.phase is Phase.DISTRIBUTING  # though nobody is waited for
     mesh.clock.advance(timedelta(seconds=1))
     assert mesh.phase is Phase.REISSUING
+
+
+async def test_a_full_disk_stops_nothing_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = Mesh(tmp_path, wish=RootWish(lifetime=10 * DAY))
+    mesh.clock.advance(9 * DAY)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lateen.citadel.keystore.write_atomically", full)
+    running = asyncio.create_task(mesh.service.run())
+    async with asyncio.timeout(10):
+        while not mesh.service.fault:  # noqa: ASYNC110  # of a task that looks every second
+            await asyncio.sleep(0.01)
+    assert "No space left" in mesh.service.fault
+    assert mesh.roots.state.phase is Phase.STEADY
+    monkeypatch.undo()
+    async with asyncio.timeout(10):
+        while mesh.roots.state.phase is Phase.STEADY:  # noqa: ASYNC110  # the same
+            await asyncio.sleep(0.01)
+    assert mesh.service.fault == ""
+    running.cancel()
 
 
 def test_who_fetches_bundles_has_the_time_to() -> None:

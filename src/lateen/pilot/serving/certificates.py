@@ -219,6 +219,9 @@ class Certificates:
         """Return what is wrong with certificates now, for `lateen status`."""
         longest = self.options.lifetime or DEFAULT_LIFETIME
         found = [*self._audit_problems(), *root_problems(self.roots, longest_leaf=longest)]
+        if self.root_service.fault:
+            text = f"roots are not looked after, a rotation stands still: {self.root_service.fault}"
+            found.append(Problem(str(self.settings.ca_dir), 0, "", text))
         trust = self.trust
         if trust.revoked and len(trust.bundle.roots) > 1:
             text = (

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import grpc
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -39,6 +40,8 @@ from lateen.wire.control import service_handlers
 from lateen.wire.local import Registration
 
 __all__ = ["Census", "RootService", "link_info"]
+
+log = structlog.get_logger(__name__)
 
 BUSY_SECONDS: Final = 0.2  # between looks while a rotation is on
 IDLE_SECONDS: Final = 1.0  # and else: files that were plugged in, a root that grows old
@@ -100,6 +103,7 @@ class RootService:
         self.roots = roots
         self._default = default
         self.census: Census = Nobody()
+        self.fault = ""  # why the last look did not come to its end
         self._clock = clock
         self._stamps = file_stamps(roots.plugged) if roots.plugged is not None else ()
         self._seen = self._stamps
@@ -112,7 +116,14 @@ class RootService:
         """Follow files, time and proxies until cancelled."""
         while True:
             began = time.perf_counter()
-            self.look()
+            try:
+                self.look()
+            except Exception as error:  # a full disk, say: the step is tried again, and roots stay as they are
+                if str(error) != self.fault:
+                    log.exception("roots not looked after")
+                self.fault = str(error)
+            else:
+                self.fault = ""
             taken = time.perf_counter() - began
             steady = self.roots.state.phase is Phase.STEADY
             # In a mesh of ten thousand a look takes long enough to be worth fewer of them.
