@@ -366,5 +366,6 @@ def test_what_a_proxy_is_served_does_not_depend_on_who_was_served_before(
         assert found.keys() == wanted.keys()
         assert [key for key in wanted if wanted[key] != found[key]] == []
     served = {name: {key[1] for key in everything(crowd.connect(name)) if key[0] == SDS} for name in names}
-    assert served["gateway"] >= {"kubernetes://vault"}
+    if not any(obj.key.kind == "Gateway" for obj in objects):  # one that is drawn may have the port of the one with it
+        assert served["gateway"] >= {"kubernetes://vault"}
     assert {name for name, given in served.items() if given} <= {"gateway", "web-v1", "web-v2", "api-v1"}
