@@ -114,6 +114,15 @@ def test_the_corpus_is_alive(place: Place) -> None:
             assert reached[(server.name, *kind)] >= count, reached
 
 
+@pytest.mark.parametrize("target", ["/public/%2e%2e;/admin", "/public/.%2e;x/admin", "/;/admin"])
+def test_what_servers_of_java_resolve_is_refused(place: Place, target: str) -> None:
+    cases = {"allow paths": guarded(POLICIES["allow paths"][1]), "deny": guarded(POLICIES["deny"][1]), "none": Case({})}
+    place.court.hold(cases.values())
+    raw = f"GET {target} HTTP/1.1\r\nhost: public.test\r\nconnection: close\r\n\r\n".encode()
+    for name, _, _, answer in ask_all(place, cases, [Attack("", raw)]):
+        assert answer.startswith(b"HTTP/1.1 404" if name == "none" else b"HTTP/1.1 403"), (name, answer)
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_what_is_public_is_served_under_every_policy(place: Place, name: str) -> None:
     case = guarded(POLICIES[name][1])

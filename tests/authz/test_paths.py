@@ -16,6 +16,12 @@ pytestmark = pytest.mark.envoy
 BYTES = [bytes([number]) for number in range(256)]
 TARGETS = (
     b"/a/..;/b",
+    b"/a/%2e%2e;/b",
+    b"/a/.%2e;/b",
+    b"/a/%2e.;/b",
+    b"/a/.;%2e/b",
+    b"/a/%2e;/b",
+    b"/;/b",
     b"/a/..;x=y/b",
     b"/a/.;/b",
     b"/a/..;",

@@ -53,6 +53,8 @@ HOSTS = (
     "[2001:db8::1]:80",
     "10.77.0.10",
     "a_b.test",
+    "user@api",
+    "api:x",
 )
 PATHS = (
     "/",
@@ -83,6 +85,12 @@ PATHS = (
     "/admin\\x",
     "/public\\..\\admin",
     "/admin;a=b",
+    "/admin;a=b/x;c",
+    "/admin;a;b/x",
+    "/public/%2e%2e;/admin",
+    "/public/.%2e;x/admin",
+    "/;/admin",
+    "/;x",
     "/a;b/c",
     "/a*b",
     "/*",
@@ -237,6 +245,20 @@ def draw_path(rng: Random) -> str:
 Draw = Callable[[Random], str]
 
 
+def draw_narrow_policy(rng: Random, number: int) -> list[dict[str, Any]]:
+    """Draw one policy that asks about one thing, which `number` chooses; so nothing else decides."""
+    sources = [name for field in SOURCE_FIELDS for name in (field, _negative(field))]
+    operations = [name for field in OPERATIONS for name in (field, _negative(field))]
+    at = number % (len(sources) + len(operations) + len(CONDITIONS))
+    if at < len(sources):
+        rule = {"from": [{"source": {sources[at]: _draw_values(rng, list(SOURCE_FIELDS.values())[at // 2])}}]}
+    elif (at := at - len(sources)) < len(operations):
+        rule = {"to": [{"operation": {operations[at]: _draw_values(rng, list(OPERATIONS.values())[at // 2])}}]}
+    else:
+        rule = {"when": [_draw_condition(rng, [CONDITIONS[at - len(operations)]])]}
+    return [_document({"name": "narrow", "namespace": "default"}, rng.choice(("ALLOW", "DENY")), [rule])]
+
+
 def draw_policies(rng: Random) -> list[dict[str, Any]]:
     """Draw the policies of one workload, as documents."""
     documents = []
@@ -251,15 +273,21 @@ def draw_policies(rng: Random) -> list[dict[str, Any]]:
         }
         if action in ("ALLOW", "DENY") and rng.random() < 0.05:
             metadata["annotations"] = {"istio.io/dry-run": rng.choice(("true", "false", "1"))}
-        documents.append(
-            {
-                "apiVersion": "security.istio.io/v1",
-                "kind": "AuthorizationPolicy",
-                "metadata": metadata,
-                "spec": {"action": action, "rules": rules, **_provider(rng, action)},
-            }
-        )
+        documents.append(_document(metadata, action, rules, **_provider(rng, action)))
     return documents
+
+
+def _document(metadata: dict[str, Any], action: str, rules: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": metadata,
+        "spec": {"action": action, "rules": rules, **more},
+    }
+
+
+def _negative(field: str) -> str:
+    return f"not{field[0].upper()}{field[1:]}"
 
 
 def _provider(rng: Random, action: str) -> dict[str, Any]:
@@ -293,8 +321,7 @@ def _draw_source(rng: Random, asking: bool) -> dict[str, Any]:
 def _draw_fields(rng: Random, fields: dict[str, Draw]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in rng.sample(sorted(fields), min(len(fields), rng.choice((1, 1, 1, 2)))):
-        negative = f"not{name[0].upper()}{name[1:]}"
-        for key in rng.choice(((name,), (negative,), (name, negative))):
+        for key in rng.choice(((name,), (_negative(name),), (name, _negative(name)))):
             found[key] = _draw_values(rng, fields[name])
     return found
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from lateen.authz.attributes import Seen
-from lateen.authz.normalise import Normalisation, default_normalisation, normalise_path, split_target
+from lateen.authz.normalise import Normalisation, default_normalisation, is_readable, normalise_path, split_target
 from lateen.authz.rules import what_fails
 from lateen.authz.values import Decision, Match, Policy, Request
 
@@ -35,10 +35,14 @@ def decide(
     An authorizer is not asked: the decision says who would be, and holds if it agrees.
     """
     known = tuple(policies)
-    seen, notes = _look(request, normalisation or default_normalisation(known), tuple(trust_domains))
+    normal = normalisation or default_normalisation(known)
+    seen, notes = _look(request, normal, tuple(trust_domains))
     if seen is None:
         return Decision(allowed=False, status=400, action="", why="its path or a header cannot be read in one way")
 
+    if request.http is not None and not is_readable(seen.path, normal):
+        why = f'some servers read the path "{seen.path}" in another way'
+        return Decision(allowed=False, status=403, action="", why=why, normalised=notes)
     asks, refusal = _custom(known, seen, providers)
     if refusal is not None:
         return Decision(allowed=False, status=403, action="CUSTOM", match=refusal[0], why=refusal[1], normalised=notes)

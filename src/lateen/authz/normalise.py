@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from lateen.authz.values import Policy
 
-__all__ = ["Level", "Normalisation", "default_normalisation", "normalise_path", "split_target"]
+__all__ = ["Level", "Normalisation", "default_normalisation", "is_readable", "normalise_path", "split_target"]
 
 Level = Literal["NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"]
 
@@ -24,6 +24,7 @@ _UNRESERVED: Final = frozenset(string.ascii_letters + string.digits + "-._~")  #
 _ENCODED: Final = frozenset('"<>^`{|}')  # may not stand in a path: RFC 3986 3.3
 _HEADER: Final = "request.headers["
 _PSEUDO: Final = frozenset({"host", ":authority", ":method", ":path", ":scheme"})
+_DOTS: Final = re.compile(r"/(\.{1,2});[^/]*")  # with parameters, which Envoy does not see behind encoded ones
 _HEX: Final = frozenset(string.hexdigits)
 _ABSOLUTE: Final = re.compile(r"https?://(?:[^/?#@]*@)?([^/?#@]+)((?:/|$).*)", re.IGNORECASE)
 
@@ -87,7 +88,7 @@ def normalise_path(path: str, how: Normalisation) -> str | None:
         return None
     if how.level == "DECODE_AND_MERGE_SLASHES":
         plain = _without_escaped_slashes(plain)
-    plain = _without_dots(_respelled(plain))
+    plain = _without_dots(_respelled(_DOTS.sub(r"/\1", plain)))
     if how.level in ("MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"):
         while "//" in plain and plain.strip("/"):
             plain = plain.replace("//", "/")
@@ -119,16 +120,23 @@ def _respelled(path: str) -> str:
 
 
 def _without_dots(path: str) -> str:
-    """Return the path without `.` and `..` (RFC 3986 5.2.4), parameters or not; `..` at the root leads nowhere."""
+    """Return the path without `.` and `..` (RFC 3986 5.2.4); `..` at the root leads nowhere."""
     kept: list[str] = []
     segments = path.split("/")[1:]
-    names = [segment.partition(";")[0] if segment.startswith(".") else segment for segment in segments]
-    for name, segment in zip(names, segments, strict=True):
-        if name == "..":
+    for segment in segments:
+        if segment == "..":
             if kept:
                 kept.pop()
-        elif name != ".":
+        elif segment != ".":
             kept.append(segment)
-    if names[-1] in (".", ".."):
+    if segments[-1] in (".", ".."):
         kept.append("")  # what is left is a folder
     return "/" + "/".join(kept)
+
+
+def is_readable(path: str, how: Normalisation) -> bool:
+    """Return whether a normalised path is read in one way by all servers, as far as that is asked for.
+
+    Some cut parameters off before they resolve dots, so that `/a/..;/b` is `/b` to them, and `/;/b` as well.
+    """
+    return how.level != "DECODE_AND_MERGE_SLASHES" or not re.search(r"/\.{0,2};", path)

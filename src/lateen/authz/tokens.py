@@ -21,6 +21,8 @@ def request_principal_matches(pattern: str, http: HttpRequest) -> bool:
     if not isinstance(issuer, str) or not isinstance(subject, str):
         return False
     want_issuer, want_subject = _halves(pattern)
+    if not want_issuer or not want_subject:
+        return False  # there is no request principal with nothing before its slash, or behind it
     return text_matches(want_issuer, issuer) and text_matches(want_subject, subject)
 
 

@@ -42,6 +42,7 @@ from lateen.pilot.model.values import Telemetry
 from lateen.pilot.model.values_authz import AS_IN_ISTIO, Spelling
 from lateen.pilot.translate.access_logs import file_loggers
 from lateen.pilot.translate.alpn import ALPN_FILTER
+from lateen.pilot.translate.authz.unreadable import UNREADABLE_PATHS
 from lateen.pilot.translate.claims import STRIP_CLAIMS, STRIP_DISGUISES
 from lateen.pilot.translate.dynamic_forward import forward_http
 from lateen.pilot.translate.names import stat_name
@@ -229,11 +230,12 @@ def _outbound_filters(dynamic_dns: timedelta | None) -> Sequence[HttpFilter]:
 
 
 def _manager(*, http_filters: Sequence[HttpFilter], spelling: Spelling = AS_IN_ISTIO, **fields: Any) -> Filter:
+    strict = spelling.paths == "DECODE_AND_MERGE_SLASHES"
     return Filter(
         name=HCM_NAME,
         typed_config=pack(
             HttpConnectionManager(
-                http_filters=http_filters,
+                http_filters=(UNREADABLE_PATHS, *http_filters) if strict else http_filters,
                 stream_idle_timeout=ZERO,
                 upgrade_configs=[_WEBSOCKET],
                 common_http_protocol_options=None if spelling.underscores else _NO_UNDERSCORES,
