@@ -391,6 +391,17 @@ KEYS = '{"keys": [{"kty": "EC", "crv": "P-256", "x": "a", "y": "b"}]}'
         pytest.param(jwt("jwksUri: ''"), "jwksUri", "http", id="RA-04-empty"),
         pytest.param(jwt("jwksUri: 'https://" + "a" * 2048 + "'"), "jwksUri", "2048", id="RA-04-long"),
         pytest.param(jwt("jwks: '{}'"), "jwks", "keys", id="RA-05"),
+        pytest.param(jwt(f"jwks: '{'[' * 100_000}'"), "jwks", "keys", id="RA-05 deep"),
+        pytest.param(jwt("fromHeaders: [{name: a b}]"), "fromHeaders[0].name", "a header's name", id="RA-16"),
+        pytest.param(jwt('fromHeaders: [{name: a, prefix: "b\\n"}]'), "fromHeaders[0].prefix", "line", id="RA-17"),
+        pytest.param(jwt("outputPayloadToHeader: a b"), "outputPayloadToHeader", "a header's name", id="RA-18"),
+        pytest.param(jwt("outputPayloadToHeader: Host"), "outputPayloadToHeader", "no claim belongs", id="RA-19"),
+        pytest.param(
+            jwt("outputClaimToHeaders: [{header: Content-Length, claim: c}]"),
+            "outputClaimToHeaders[0].header",
+            "cannot be content-length",
+            id="RA-19 claim",
+        ),
         pytest.param(jwt(f"jwksUri: 'https://a', jwks: '{KEYS}'"), "jwks", "combined", id="RA-06"),
         pytest.param(jwt("fromHeaders: [{name: ''}]"), "fromHeaders[0].name", "empty", id="RA-08"),
         pytest.param(jwt("fromParams: ['']"), "fromParams[0]", "empty", id="RA-09"),
@@ -415,6 +426,22 @@ def test_a_request_authentication_that_cannot_hold(spec: str, field: str, words:
     found = faults("RequestAuthentication", spec, "error")
     assert [f for f, _ in found] == [f"spec.jwtRules[0].{field}".rstrip(".")]
     assert words in found[0][1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "warned"),
+    [
+        ("outputPayloadToHeader: Authorization", ["outputPayloadToHeader"]),
+        ("outputPayloadToHeader: authorization, fromParams: [t]", []),
+        (
+            "outputClaimToHeaders: [{header: x-b, claim: c}, {header: X-A, claim: c}], fromHeaders: [{name: x-a}]",
+            ["outputClaimToHeaders[1].header"],
+        ),
+    ],
+)
+def test_a_header_that_tokens_are_found_in_is_not_for_claims(fields: str, warned: list[str]) -> None:
+    found = [field for field, _ in faults("RequestAuthentication", jwt(fields), "warning")]
+    assert found == [f"spec.jwtRules[0].{field}" for field in warned]
 
 
 def test_private_keys_are_warned_of_and_not_repeated() -> None:

@@ -101,7 +101,7 @@ def _check_jwks_uri(obj: Object, uri: str, path: str) -> Iterator[Problem]:
 def _check_jwks(obj: Object, text: str, path: str) -> Iterator[Problem]:
     try:
         keys: Any = json.loads(text)["keys"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         keys = None
     if not isinstance(keys, list) or not all(isinstance(key, dict) and isinstance(key.get("kty"), str) for key in keys):
         yield obj.problem(path, "must be a JWK set: JSON with a list `keys`, each with its `kty` (RFC 7517 section 5)")

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.fakes.tokens import jwk, jwks, private_jwk
 
 from lateen.api.security import JWTRule
@@ -120,6 +122,43 @@ def test_assurance_15_what_is_no_set_is_refused_and_not_repeated(document: bytes
         parse_key_set(document)
     assert str(caught.value).endswith(words)
     assert "Sign in" not in str(caught.value)
+
+
+_TEXTS = st.sampled_from(["RSA", "EC", "OKP", "oct", "P-256", "Ed25519", "AQAB", "sig", "enc", "ES256", "=", "é", ""])
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | _TEXTS
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=3),
+    max_leaves=10,
+)
+_KEYS = st.dictionaries(st.sampled_from([*jwk("rsa"), *jwk("ec"), "d", "k", "alg", "use", "key_ops"]), _JSON)
+
+
+@settings(max_examples=200, deadline=None)
+@given(keys=st.lists(_KEYS | st.builds(lambda more: {**jwk("ec"), **more}, _KEYS) | _JSON, max_size=4))
+def test_whatever_stands_in_a_set_is_used_or_left_out(keys: list[Any]) -> None:
+    document = json.dumps({"keys": keys}).encode()
+    found = parse_key_set(document)
+    used = json.loads(found.text)["keys"] if found.text else []
+    assert len(used) <= len(keys)
+    assert all(not {"d", "k", "p", "q"} & key.keys() and key["kty"] in ("RSA", "EC", "OKP") for key in used)
+    # What is written is read the same way again.
+    assert parse_key_set(found.text.encode()).text == found.text if found.text else used == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(document=st.binary(max_size=60) | _JSON.map(lambda value: json.dumps(value).encode()))
+def test_whatever_comes_is_a_set_or_refused(document: bytes) -> None:
+    try:
+        found = parse_key_set(document)
+    except BadInput:
+        return
+    assert isinstance(json.loads(document)["keys"], list)
+    assert bool(found.text) == (found.text != "")
 
 
 def test_an_empty_set_is_a_set() -> None:

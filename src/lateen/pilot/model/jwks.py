@@ -133,9 +133,11 @@ def _public_half(key: Any) -> dict[str, str] | None:
     members = _PUBLIC.get(kind) if isinstance(kind, str) else None
     if members is None:
         return None  # another kind of key, for others: RFC 7517, section 5, has it passed over
-    trimmed = {name: str(key.get(name, "")).rstrip("=") for name in members}
+    if not all(isinstance(key.get(name, ""), str) for name in members):
+        raise BadInput(f"is not used: one of {', '.join(members)} is no text")
+    trimmed = {name: key.get(name, "").rstrip("=") for name in members}
     algorithm = key.get("alg")
-    if algorithm is not None and algorithm not in _algorithms(str(kind), trimmed):
+    if algorithm is not None and (not isinstance(algorithm, str) or algorithm not in _algorithms(str(kind), trimmed)):
         return None
     try:
         _check(str(kind), trimmed)
