@@ -28,11 +28,12 @@ NEAR = "spiffe://cluster.local/ns/default/sa/near"
 
 @dataclass
 class Machine:
-    """Somewhere else: what to put before a command to run it there, and the address of each end of the cable."""
+    """Somewhere else: what to put before a command to run it there, and the addresses of both ends of the cable."""
 
     enter: Sequence[str]
     here: str
     there: str  # "": its workloads choose loopback addresses
+    also_there: str  # one workload an address
     process: subprocess.Popen[bytes] | None = None
 
     def address(self, ip: str) -> list[str]:
@@ -42,7 +43,7 @@ class Machine:
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
     if os.geteuid() != 0:
-        yield Machine((), "127.0.0.1", "127.0.0.1")
+        yield Machine((), "127.0.0.1", "", "")
         return
     process = subprocess.Popen(["unshare", "--net", "sleep", "1000"])
     link, pid = f"lt{process.pid % 100000}", str(process.pid)
@@ -56,11 +57,12 @@ def machine() -> Iterator[Machine]:
             ["ip", "address", "add", f"{subnet}.1/24", "dev", f"{link}a"],
             ["ip", "link", "set", f"{link}a", "up"],
             [*enter, "ip", "address", "add", f"{subnet}.2/24", "dev", f"{link}b"],
+            [*enter, "ip", "address", "add", f"{subnet}.3/24", "dev", f"{link}b"],
             [*enter, "ip", "link", "set", f"{link}b", "up"],
             [*enter, "ip", "link", "set", "lo", "up"],
         ):
             subprocess.run(command, check=True)
-        yield Machine(enter, f"{subnet}.1", f"{subnet}.2", process)
+        yield Machine(enter, f"{subnet}.1", f"{subnet}.2", f"{subnet}.3", process)
     finally:
         process.kill()
         process.wait()
@@ -85,10 +87,11 @@ class Pair:
         assert made.stdout == ""
         return path
 
-    def command(self, token: Path, *words: str) -> list[str]:
-        run = [sys.executable, "-m", "lateen", "run", "--state", str(self.mesh.root / "far")]
+    def command(self, token: Path, *words: str, what: str = "run", address: str | None = None) -> list[str]:
+        run = [sys.executable, "-m", "lateen", what, "--state", str(self.mesh.root / "far")]
         join = ["--control-plane", self.at, "--join-token-file", str(token)]
-        return [*self.machine.enter, *run, *join, *self.machine.address(self.machine.there), *words]
+        at = self.machine.address(self.machine.there if address is None else address)
+        return [*self.machine.enter, *run, *join, *at, *words]
 
     def start_far(self, *words: str) -> None:
         token = self.token("default/far")
@@ -153,6 +156,8 @@ def test_they_talk_mutual_tls_both_ways(pair: Pair) -> None:
     far = pair.mesh.workload_status("far-v1")
     assert far is not None
     assert (far["remote"], far["identity"], far["mode"]) == (True, FAR, "explicit")
+    (row,) = [line.split() for line in pair.mesh.run("status").stdout.splitlines() if line.startswith("far-v1 ")]
+    assert row[1] == "elsewhere"
     if pair.machine.process is not None:
         assert far["ip"] == pair.machine.there
 
@@ -205,6 +210,48 @@ spec:
     eventually(lambda: pair.call("far-v1", "http://near:9080/").get("x-told") == "after", what="new configuration")
 
 
+def test_a_gateway_elsewhere(pair: Pair) -> None:
+    pair.mesh.write(
+        "gateway.yaml",
+        """
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  selector: {app: edge}
+  servers:
+  - {port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: edge}
+spec:
+  hosts: ["*"]
+  gateways: [edge]
+  http: [{route: [{destination: {host: far}}]}]
+""",
+    )
+    token, port = pair.token("default/edge"), free_port()
+    words = ["--name", "edge", "--service-account", "edge", "--listen", f"127.0.0.1:{port}:80"]
+    pair.mesh.start("edge", pair.command(token, *words, what="gateway", address=pair.machine.also_there))
+
+    def page() -> str:
+        done = subprocess.run(
+            [*pair.machine.enter, sys.executable, "-c", CALL, f"http://127.0.0.1:{port}/"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return str(json.loads(done.stdout)["headers"]["x-forwarded-client-cert"])
+
+    certificate = eventually(page, what="an answer through the gateway elsewhere")
+    assert f"By={FAR}" in certificate
+    assert "URI=spiffe://cluster.local/ns/default/sa/edge" in certificate
+    assert pair.mesh.stop("edge") == 0
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -238,10 +285,7 @@ def test_who_is_not_let_in(pair: Pair, spoil: str, message: str) -> None:
 
 
 def run(pair: Pair, token: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = pair.command(token, "--service-account", "far", *words)
-    if "--address" in command:  # far-v1 has that one
-        place = command.index("--address")
-        del command[place : place + 2]
+    command = pair.command(token, "--service-account", "far", *words, address=pair.machine.also_there)
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 

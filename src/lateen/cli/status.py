@@ -73,7 +73,8 @@ def _row(workload: WorkloadInfo, now: datetime) -> tuple[object, ...]:
     if not workload.connected:
         state += ", proxy not connected"
     expires = _until(workload.certificate.not_after, now) if workload.certificate is not None else "-"
-    return (workload.name, workload.pid, workload.ip, state, workload.identity, expires)
+    pid = "elsewhere" if workload.remote else workload.pid  # its processes are another machine's
+    return (workload.name, pid, workload.ip, state, workload.identity, expires)
 
 
 def _problem(problem: ProblemInfo) -> str:

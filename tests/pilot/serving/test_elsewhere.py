@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -33,6 +34,7 @@ from lateen.settings import Settings
 from lateen.wire.ca import CREATE_CERTIFICATE, IDENTITY_METADATA, IstioCertificateRequest, IstioCertificateResponse
 from lateen.wire.control import ControlClient
 from lateen.wire.join import JOIN_NAME, JoinTokenName, JoinTokenRequest, parse_bearer, pins_of
+from lateen.wire.jwt_request import ISSUE, JwtAnswer, JwtRequest
 from lateen.wire.local import SERVICE as CONTROL
 from lateen.wire.local import Goodbye, GroupQuery, Query, Registration, WorkloadPort
 from lateen.wire.svid import read_certificate
@@ -386,6 +388,33 @@ async def test_an_agent_registers_its_own_identity_and_no_other(port: Port) -> N
         for method in (control.status, control.proxy_status, control.metrics):
             with pytest.raises(Unsupported):
                 await method(Query())
+
+
+async def test_who_asks_stands_in_the_trail(port: Port) -> None:
+    """Of a process on this machine as the kernel names it, of one elsewhere by its address."""
+    async with grpc.aio.insecure_channel(f"unix:{port.plane.settings.ca_socket}") as channel:
+        await ask(channel, ec.generate_private_key(ec.SECP256R1()), ((IDENTITY_METADATA, "default/reviews"),))
+    await port.member()
+    peers = [(entry.source, entry.peer) for entry in port.events() if entry.event == "issued"]
+    assert peers[0] == ("local-trust", f"uid={os.geteuid()},pid={os.getpid()}")
+    assert peers[1][0] == "join-token"
+    assert peers[1][1].startswith("127.0.0.1:")
+
+
+async def test_tokens_for_applications_are_of_its_own_identity(port: Port) -> None:
+    key, chain = await port.member()
+    request = msgspec.json.encode(JwtRequest(audience=("shop",)))
+    async with port.channel(key=key, chain=chain) as channel:
+        answer = await channel.unary_unary(ISSUE)(request, timeout=5)
+        assert msgspec.json.decode(answer, type=JwtAnswer).spiffe_id == ME
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(ISSUE)(request, metadata=((IDENTITY_METADATA, "default/ratings"),), timeout=5)
+        assert code(caught) is StatusCode.UNAUTHENTICATED
+    for name in (JOIN_NAME, SERVER):
+        async with port.channel(name) as channel:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await channel.unary_unary(ISSUE)(request, timeout=5)
+    assert port.plane.certificates.jwt_service.issued_count == 0, "that of the local socket has issued none"
 
 
 async def test_nobody_takes_over_anothers_name(port: Port) -> None:

@@ -98,6 +98,10 @@ def _lines(plane: ControlPlane) -> Iterator[str]:
     yield from _metric(
         "lateen_audit_lines_lost_total", "counter", "lines of the audit trail that were not written", lost
     )
+    away = {"": plane.certificates.turned_away_count}
+    yield from _metric(
+        "lateen_connections_turned_away_total", "counter", "connections that a door did not let in", away
+    )
     for name, text, value in expiry_metrics(plane.certificates.roots):
         yield from _metric(name, "gauge", text, {"": value})
     ends = link_expiries(plane.certificates.roots)
