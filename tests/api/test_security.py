@@ -433,13 +433,14 @@ def test_a_request_authentication_that_cannot_hold(spec: str, field: str, words:
     [
         ("outputPayloadToHeader: Authorization", ["outputPayloadToHeader"]),
         ("outputPayloadToHeader: authorization, fromParams: [t]", []),
+        ("fromHeaders: [{name: x-token}, {name: X-Istio-Token}]", ["fromHeaders[1].name"]),
         (
             "outputClaimToHeaders: [{header: x-b, claim: c}, {header: X-A, claim: c}], fromHeaders: [{name: x-a}]",
             ["outputClaimToHeaders[1].header"],
         ),
     ],
 )
-def test_a_header_that_tokens_are_found_in_is_not_for_claims(fields: str, warned: list[str]) -> None:
+def test_headers_that_tokens_or_claims_cannot_be_in_are_told(fields: str, warned: list[str]) -> None:
     found = [field for field, _ in faults("RequestAuthentication", jwt(fields), "warning")]
     assert found == [f"spec.jwtRules[0].{field}" for field in warned]
 

@@ -20,6 +20,7 @@ _HEADER = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")  # a token: RFC 9110, secti
 _NOT_WRITTEN = frozenset(  # what a message is made of, or where it goes: not for claims
     {"host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive"}
 )
+_TAKEN_OFF = re.compile(r"x[-_](envoy|lateen|istio)[-_]", re.IGNORECASE)  # what only a mesh's own proxies say
 _HEADER_OF_CLAIM = re.compile(r"[-_A-Za-z0-9]+")
 _PRIVATE_JWK_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})  # RFC 7518 sections 6.2.2, 6.3.2, 6.4.1
 
@@ -42,6 +43,9 @@ def check_jwt_rule(obj: Object, rule: JWTRule, path: str) -> Iterator[Problem]:
             yield obj.problem(f"{path}.fromHeaders[{i}].name", "must not be empty")
         elif not _HEADER.fullmatch(header.name):
             yield obj.problem(f"{path}.fromHeaders[{i}].name", f"must be a header's name, got {seen(header.name)}")
+        elif _TAKEN_OFF.match(header.name):
+            message = f"{header.name} is taken off requests that enter the mesh, so no token is found in it there"
+            yield obj.problem(f"{path}.fromHeaders[{i}].name", message, "warning")
         if any(char in header.prefix for char in "\0\r\n"):
             yield obj.problem(f"{path}.fromHeaders[{i}].prefix", "must not hold line ends")
     yield from _check_not_empty(obj, rule.from_params, f"{path}.fromParams")

@@ -15,6 +15,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from google.protobuf.any_pb2 import Any as AnyMessage
 from tests.fakes.tokens import jwks
 from tests.pilot.serving.conftest import Bench, make_workload
+from tests.pilot.serving.test_tasting import BAD, FakeJudge, judged
 
 from lateen.pilot.model.jwks import JwksSource, parse_key_set
 from lateen.pilot.serving.scopes import ECDS, LDS
@@ -204,3 +205,37 @@ def test_patches_find_their_place_beside_the_filter(bench: Bench) -> None:
     assert all({"mine.lua", JWT_FILTER} <= names for names in filters_of(reviews))
     bench.apply(patch("REMOVE", None))
     assert not any(JWT_FILTER in names for names in filters_of(reviews))
+
+
+# ---------------------------------------------------------------- what an Envoy would refuse
+
+
+async def test_a_rule_that_envoy_would_refuse_leaves_the_last_good_ones_and_is_told(bench: Bench) -> None:
+    async with judged(bench, FakeJudge()):
+        reviews = follow(bench, "reviews-v1")
+        bench.apply(policy(ONE))
+        await bench.pilot.source.settled()
+        assert [one.issuer for one in tokens_of(reviews).providers.values()] == ["https://id.test"]
+        bench.apply(policy(ONE, {"issuer": BAD.decode(), "jwks": jwks("ec")}))
+        await bench.pilot.source.settled()
+        assert [one.issuer for one in tokens_of(reviews).providers.values()] == ["https://id.test"]
+        assert all(JWT_FILTER in names for names in filters_of(reviews))
+        (told,) = [problem for problem in bench.pilot.problems() if "envoy would refuse" in problem.message]
+        assert str(told.resource) == "RequestAuthentication default/tokens"
+        assert told.message.endswith("no, never; the last good version stays")
+        bench.pilot.take_keys({REMOTE: known("ec")})
+        bench.apply(policy(ONE))
+        await bench.pilot.source.settled()
+        assert tokens_of(reviews).providers["origins-0"].local_jwks.inline_string == known("ec")
+        assert not [problem for problem in bench.pilot.problems() if "envoy would refuse" in problem.message]
+
+
+async def test_a_filter_is_judged_with_the_listener_that_names_it(bench: Bench) -> None:
+    judge = FakeJudge()
+    async with judged(bench, judge):
+        bench.connect("reviews-v1")  # which has not asked for it yet
+        await bench.pilot.source.settled()
+        judge.asked.clear()
+        bench.apply(policy(ONE))
+        await bench.pilot.source.settled()
+        assert sorted(judge.asked) == [JWT_FILTER, "virtualInbound"]
