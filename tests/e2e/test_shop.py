@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,6 +161,34 @@ def test_the_commands_look_at_the_mesh(shop: MeshRun) -> None:
     assert "outbound" in shop.run("proxy-config", "clusters", "reviews-v3").stdout
     assert "istio_requests_total{" in shop.run("metrics", "--istio", "reviews-v3").stdout
     assert "lateen" in shop.run("version").stdout
+
+
+def test_top_and_graph_show_who_calls_whom(shop: MeshRun) -> None:
+    with shop.load():
+        seen = json.loads(shop.run("top", "--once", "--every", "2s", "-o", "json").stdout)
+    rates = {(edge["source"], edge["destination"]): edge for edge in seen}
+    page = rates["ingressgateway", "productpage-v1"]
+    assert page["requestsPerSecond"] > 1
+    assert page["successRatio"] == 1
+    assert page["mutualTls"] is True
+    assert 0 < page["p50Milliseconds"] <= page["p90Milliseconds"] <= page["p99Milliseconds"]
+    assert all("reviews-v3" in pair for pair in _edges(shop, "reviews-v3"))
+
+    assert {("ingressgateway", "productpage-v1"), ("productpage-v1", "details-v1"), ("reviews-v3", "ratings-v1")} <= (
+        _edges(shop)
+    )
+    tree = shop.run("graph").stdout
+    assert tree.startswith("ingressgateway\n")
+    assert "productpage-v1  " in tree
+    assert '"reviews-v2" -> "ratings-v1"' in shop.run("graph", "-o", "dot").stdout
+    picture = ET.fromstring(shop.run("graph", "-o", "svg").stdout)
+    assert "ratings-v1" in {title.text for title in picture.iter("{http://www.w3.org/2000/svg}title")}
+    assert "ingressgateway" in shop.run("top", "--once", "--every", "1s", "--sort", "rate").stdout
+
+
+def _edges(shop: MeshRun, *words: str) -> set[tuple[str, str]]:
+    found = json.loads(shop.run("graph", "-o", "json", *words).stdout)
+    return {(edge["source"], edge["destination"]) for edge in found}
 
 
 def test_names_resolve_as_in_a_cluster(shop: MeshRun) -> None:

@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "proxy-config": ("proxy_config", "what a proxy really holds"),
     "ca": ("ca", "the authority: what it signs with and who trusts it; issue, rotate, audit"),
     "authz": ("authz", "who may reach a workload: the policies in force, and what becomes of one request"),
+    "top": ("top", "every edge of the mesh, live: rate, success, times, mutual TLS"),
+    "graph": ("graph", "who calls whom, from what was really seen"),
     "metrics": ("metrics", "metrics of a workload, or of the control plane, as Prometheus text"),
     "doctor": ("doctor", "what this machine can do, and what to install for the rest"),
     "version": ("version", "versions of Lateen and of its Envoy"),

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from lateen.demo.edges import Edge, Pair, Totals, edges_between, parse_metrics, total
 from lateen.demo.processes import Command, Keeper
 from lateen.demo.traffic import Traffic, get
 from lateen.errors import BadInput, LateenError, Refused, Unavailable
+from lateen.observe.edges import Edge, Pair, Totals, edges_between, parse_metrics, total
 from lateen.settings import Settings
 
 __all__ = ["SHOP", "Demo", "DemoOptions", "fill_config", "run_demo"]
@@ -118,7 +118,7 @@ class Demo:
 
     async def show(self, stop: asyncio.Event) -> None:
         """Show the edges until `stop` is set."""
-        from lateen.demo.table import Screen
+        from lateen.observe.table import Screen
 
         screen = Screen(live=self.options.live and sys.stdout.isatty())
         gap = LOOK_SECONDS if screen.live else PLAIN_SECONDS

@@ -2,6 +2,7 @@
 
 In:  the Prometheus text of every workload. Out: one `Edge` for each pair of workloads that spoke since the last look.
 Counts and times are the client's (it also sees what never arrived); whether it was mutual TLS is the server's word.
+Where a client has no proxy, the server's word is all there is, and counts.
 """
 
 from __future__ import annotations
@@ -29,16 +30,31 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Totals:
-    """Counters of one edge since its proxies started."""
+class _Side:
+    """What the proxy of one end has counted since it started."""
 
     requests: float = 0
     failures: float = 0  # answers of 5xx, and requests that got none
     buckets: dict[float, float] = field(default_factory=dict)  # upper bound in ms -> requests up to it
-    mutual_tls: float = 0  # as the server counts them
+    connections: float = 0  # of bytes
+    octets: float = 0  # of them, both ways
+    grpc: bool = False
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counters of one edge since its proxies started."""
+
+    client: _Side = field(default_factory=_Side)
+    server: _Side = field(default_factory=_Side)
+    mutual_tls: float = 0  # requests and connections, as the server counts them
     plain: float = 0
-    connections: float = 0  # TCP
-    protocol: str = "http"
+
+    @property
+    def told(self) -> _Side:
+        """What counts: the client's word, or the server's where the client has no proxy."""
+        client = self.client
+        return client if client.requests or client.connections else self.server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +63,14 @@ class Edge:
 
     source: str
     destination: str
+    protocol: str  # http, grpc or tcp
+    requests: float  # in all since the proxies started; connections of tcp
     requests_per_second: float
     success_ratio: float  # 0..1
     p50_ms: float | None  # None: nothing was timed
+    p90_ms: float | None
     p99_ms: float | None
+    bytes_per_second: float  # of tcp, both ways
     mutual_tls: bool | None  # None: the server's proxy has not said
 
 
@@ -77,40 +97,55 @@ def total(samples: Iterable[Sample]) -> dict[Pair, Totals]:
 
 def _add(edge: Totals, sample: Sample, labels: Mapping[str, str]) -> None:
     from_source = labels.get("reporter") == "source"
-    if sample.name == "istio_requests_total":
-        if from_source:
-            edge.requests += sample.value
-            code = labels.get("response_code", "0")
-            edge.failures += sample.value if code.startswith("5") or code == "0" else 0
-        elif labels.get("connection_security_policy") == "mutual_tls":
+    side = edge.client if from_source else edge.server
+    match sample.name:
+        case "istio_requests_total":
+            side.requests += sample.value
+            code = labels.get("response_code", "")
+            side.failures += sample.value if code.startswith("5") or code == "0" else 0
+            side.grpc = side.grpc or labels.get("request_protocol") == "grpc"
+        case "istio_tcp_connections_opened_total":
+            side.connections += sample.value
+        case "istio_tcp_sent_bytes_total" | "istio_tcp_received_bytes_total":
+            side.octets += sample.value
+        case "istio_request_duration_milliseconds_bucket":
+            bound = float(labels.get("le", "inf").replace("+Inf", "inf"))
+            side.buckets[bound] = side.buckets.get(bound, 0) + sample.value
+    if not from_source and sample.name in ("istio_requests_total", "istio_tcp_connections_opened_total"):
+        if labels.get("connection_security_policy") == "mutual_tls":
             edge.mutual_tls += sample.value
         else:
             edge.plain += sample.value
-    elif sample.name == "istio_request_duration_milliseconds_bucket" and from_source:
-        bound = float(labels.get("le", "inf").replace("+Inf", "inf"))
-        edge.buckets[bound] = edge.buckets.get(bound, 0) + sample.value
 
 
 def edges_between(before: Mapping[Pair, Totals], now: Mapping[Pair, Totals], seconds: float) -> list[Edge]:
     """Return what happened between two looks, `seconds` apart, on every edge that exists, by name."""
     found = []
     for pair in sorted(now):
-        old, new = before.get(pair, Totals()), now[pair]
-        requests = max(new.requests - old.requests, 0)
-        if not requests and not (new.mutual_tls or new.plain):
+        new = now[pair]
+        was = before.get(pair, Totals())
+        told, old = new.told, (was.client if new.told is new.client else was.server)
+        requests = max(told.requests - old.requests, 0)
+        connections = max(told.connections - old.connections, 0)
+        if not requests and not connections and not (new.mutual_tls or new.plain):
             continue  # nobody ever answered there, and nobody asks any more
-        failures = max(new.failures - old.failures, 0)
-        buckets = {bound: max(count - old.buckets.get(bound, 0), 0) for bound, count in new.buckets.items()}
+        http = bool(told.requests) or not told.connections
+        failures = max(told.failures - old.failures, 0)
+        buckets = {bound: max(count - old.buckets.get(bound, 0), 0) for bound, count in told.buckets.items()}
         if not any(buckets.values()):
-            buckets = new.buckets  # quiet: what was, not nothing
+            buckets = told.buckets  # quiet: what was, not nothing
         found.append(
             Edge(
                 source=pair[0],
                 destination=pair[1],
-                requests_per_second=requests / seconds,
-                success_ratio=_success(requests, failures) if requests else _success(new.requests, new.failures),
+                protocol="grpc" if told.grpc else "http" if http else "tcp",
+                requests=told.requests if http else told.connections,
+                requests_per_second=(requests if http else connections) / seconds,
+                success_ratio=_success(requests, failures) if requests else _success(told.requests, told.failures),
                 p50_ms=quantile(buckets, 0.5),
+                p90_ms=quantile(buckets, 0.9),
                 p99_ms=quantile(buckets, 0.99),
+                bytes_per_second=max(told.octets - old.octets, 0) / seconds,
                 mutual_tls=new.mutual_tls > 0 and not new.plain if new.mutual_tls or new.plain else None,
             )
         )

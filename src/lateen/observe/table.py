@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lateen.demo.edges import Edge
+from lateen.observe.edges import Edge
 
 __all__ = ["Screen", "build_table"]
 
@@ -46,7 +46,13 @@ class Screen:
             (f"   requests sent: {sent}, failed: {failed}   ", "dim"),
             ("Ctrl-C ends", "dim"),
         )
-        picture = Group(build_table(edges), footer, *(Text(note, style="yellow") for note in notes))
+        self._show(Group(build_table(edges), footer, *(Text(note, style="yellow") for note in notes)))
+
+    def draw_edges(self, edges: Sequence[Edge]) -> None:
+        """Show the edges alone."""
+        self._show(Group(build_table(edges)))
+
+    def _show(self, picture: Group) -> None:
         if self._live is not None:
             self._live.update(picture, refresh=True)
         else:
@@ -63,6 +69,7 @@ def build_table(edges: Sequence[Edge]) -> Table:
         ("req/s", "right"),
         ("success", "right"),
         ("p50", "right"),
+        ("p90", "right"),
         ("p99", "right"),
         ("mTLS", "center"),
     ):
@@ -71,15 +78,21 @@ def build_table(edges: Sequence[Edge]) -> Table:
         table.add_row(
             edge.source,
             edge.destination,
-            f"{edge.requests_per_second:.1f}",
-            _ratio(edge.success_ratio),
+            _rate(edge),
+            _ratio(edge.success_ratio) if edge.protocol != "tcp" else "-",
             _milliseconds(edge.p50_ms),
+            _milliseconds(edge.p90_ms),
             _milliseconds(edge.p99_ms),
             _security(edge.mutual_tls),
         )
     if not edges:
-        table.add_row("waiting for traffic", "", "", "", "", "", "", style="dim")
+        table.add_row("waiting for traffic", *[""] * 7, style="dim")
     return table
+
+
+def _rate(edge: Edge) -> str:
+    # Of bytes there are no requests: how much goes over.
+    return f"{edge.requests_per_second:.1f}" if edge.protocol != "tcp" else f"{edge.bytes_per_second / 1000:.1f} kB"
 
 
 def _ratio(ratio: float) -> Text:

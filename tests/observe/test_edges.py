@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lateen.demo.edges import Edge, edges_between, parse_metrics, quantile, total
+from lateen.observe.edges import Edge, edges_between, parse_metrics, quantile, total
 
 
 def lines(requests: int, failed: int = 0, policy: str = "mutual_tls") -> str:
@@ -29,10 +29,14 @@ def test_an_edge_over_an_interval() -> None:
         Edge(
             source="productpage-v1",
             destination="reviews-v3",
+            protocol="http",
+            requests=120.0,
             requests_per_second=10.0,
             success_ratio=0.75,
             p50_ms=5.0,
+            p90_ms=pytest.approx(9.0),
             p99_ms=pytest.approx(9.9),
+            bytes_per_second=0.0,
             mutual_tls=True,
         )
     ]
@@ -51,6 +55,35 @@ def test_what_never_arrived_shows_only_while_it_happens() -> None:
 def test_plain_text_shows() -> None:
     (edge,) = edges_between({}, total(parse_metrics(lines(10, policy="none"))), 1.0)
     assert edge.mutual_tls is False
+
+
+def test_connections_of_bytes_are_edges() -> None:
+    edge = 'source_workload="shop-v1",destination_workload="mysql-v1"'
+
+    def text(connections: int, octets: int) -> str:
+        return "\n".join(
+            f'{name}{{reporter="{reporter}",{edge},connection_security_policy="mutual_tls"}} {value}'
+            for reporter in ("source", "destination")
+            for name, value in (
+                ("istio_tcp_connections_opened_total", connections),
+                ("istio_tcp_sent_bytes_total", octets),
+                ("istio_tcp_received_bytes_total", octets),
+            )
+        )
+
+    before, now = total(parse_metrics(text(1, 1000))), total(parse_metrics(text(5, 3000)))
+    (found,) = edges_between(before, now, 2.0)
+    assert (found.protocol, found.requests, found.requests_per_second) == ("tcp", 5.0, 2.0)
+    assert (found.bytes_per_second, found.mutual_tls, found.p50_ms) == (2000.0, True, None)
+
+
+def test_a_client_without_proxy_is_told_of_by_the_server() -> None:
+    def text(count: int) -> str:
+        labels = 'reporter="destination",source_workload="unknown",destination_workload="web-v1",response_code="200"'
+        return f'istio_requests_total{{{labels},connection_security_policy="none"}} {count}'
+
+    (edge,) = edges_between(total(parse_metrics(text(4))), total(parse_metrics(text(10))), 2.0)
+    assert (edge.source, edge.requests, edge.requests_per_second, edge.mutual_tls) == ("unknown", 10.0, 3.0, False)
 
 
 def test_a_quiet_edge_keeps_its_last_times() -> None:
