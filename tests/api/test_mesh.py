@@ -95,6 +95,7 @@ defaultInboundHttpRetryPolicy: {attempts: 1, retryOn: reset-before-request, back
 zoneAwareLbSetting: {enabled: true, minClusterSize: 3}
 defaultVirtualServiceExportTo: ["*"]
 hostOwnership: namespace
+gatewayOwnership: namespace
 defaultDestinationRuleExportTo: ["*"]
 serviceSettings: [{settings: {clusterLocal: true}, hosts: ["*.shop.svc.cluster.local"]}]
 serviceScopeConfigs:

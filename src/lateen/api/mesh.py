@@ -172,6 +172,8 @@ class MeshConfig(Spec, frozen=True, kw_only=True):
     default_destination_rule_export_to: tuple[str, ...] | None = None
     # Lateen's own: whether only a host's own namespace (and the root namespace) may redirect others' traffic for it.
     host_ownership: Literal["namespace", "istio"] | None = None
+    # Lateen's own: whether Gateways act on the gateways of their own namespace alone (and of the root namespace).
+    gateway_ownership: Literal["namespace", "istio"] | None = None
     service_entry_visibility: ServiceEntryVisibility | None = None
     service_settings: tuple[ServiceSettings, ...] | None = None
     service_scope_configs: tuple[ServiceScopeConfigs, ...] | None = None
@@ -277,6 +279,7 @@ DEFAULT_MESH = MeshConfig(
     default_virtual_service_export_to=("*",),
     default_destination_rule_export_to=("*",),
     host_ownership="namespace",
+    gateway_ownership="istio",
     root_namespace="istio-system",
     ingress_class="istio",
     ingress_service="istio-ingressgateway",

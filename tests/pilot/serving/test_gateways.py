@@ -148,6 +148,47 @@ def test_the_oldest_server_keeps_its_port_and_its_names(shop: Bench) -> None:
     assert not [entry for entry in told(shop) if "left out" in entry[1]]
 
 
+@pytest.mark.parametrize(
+    ("namespace", "mesh", "serves"),
+    [
+        pytest.param("default", "", "theirs", id="its own namespace's, older"),
+        pytest.param("istio-system", "", "theirs", id="the root namespace's, older"),
+        pytest.param("other", "", "ours", id="another's, older: ours goes first"),
+        pytest.param("other", "hostOwnership: istio", "theirs", id="another's, older, as in Istio"),
+        pytest.param("other", "gatewayOwnership: namespace", "ours alone", id="another's does not act"),
+        pytest.param("istio-system", "gatewayOwnership: namespace", "theirs", id="the root namespace's acts"),
+        pytest.param("default", "gatewayOwnership: namespace", "theirs", id="its own namespace's acts"),
+    ],
+)
+def test_whose_gateways_act_on_a_gateway(shop: Bench, namespace: str, mesh: str, serves: str) -> None:
+    ours = gateway("ours", server(9000, "TCP"))
+    theirs = gateway(
+        "theirs", server(9000, "HTTP"), server(9001, "HTTP"), namespace=namespace, created="2020-01-01T00:00:00Z"
+    )
+    written = f"apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\n{mesh}\n"
+    apply(shop, ours, theirs, route("bytes", "*", gateways="ours", kind="tcp"), *([written] if mesh else []))
+    ports = {name: found.filter_chains[0].filters[-1].name for name, found in listeners(connect(shop)).items()}
+    http = {name.rpartition("_")[2] for name, filter_name in ports.items() if "http" in filter_name}
+    assert {name.rpartition("_")[2] for name in ports} == ({"9000"} if serves == "ours alone" else {"9000", "9001"})
+    assert ("9000" in http) == (serves == "theirs")
+
+
+def test_a_gateway_of_the_root_namespace_is_for_all(shop: Bench) -> None:
+    shop.run(
+        make_workload(
+            "shared-gateway", "", "", "10.77.0.4", kind="gateway", namespace="istio-system",
+            service_account="shared-gateway", labels=EDGE, ports=(),
+        )
+    )  # fmt: skip
+    apply(
+        shop,
+        gateway("theirs", server(9001, "HTTP"), namespace="other"),
+        "apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\ngatewayOwnership: namespace\n",
+    )
+    assert list(listeners(connect(shop, "shared-gateway", "istio-system"))) == ["0.0.0.0_9001"]
+    assert listeners(connect(shop)) == {}
+
+
 def test_servers_of_different_addresses_stand_side_by_side(shop: Bench) -> None:
     apply(
         shop,

@@ -20,7 +20,7 @@ from lateen.pilot.model.gateway_tcp import GatewayTcp, Taken
 from lateen.pilot.model.hosts import full_name
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View
 from lateen.pilot.model.outbound import Outbound
-from lateen.pilot.model.ownership import audience
+from lateen.pilot.model.ownership import at_gateway, audience
 from lateen.pilot.model.policy import age_key, exported_to
 from lateen.pilot.model.request_auth import RequestAuths
 from lateen.pilot.model.routes import Viewer, http_routes, matches_all
@@ -94,15 +94,25 @@ class Gateways:
         if view.kind != "gateway":
             return (), ()
         labels = dict(view.labels)
-        gateways: list[Object] = []
+        settings: MeshSettings = read.get(self.mesh.settings, "mesh")
+        gateways: list[tuple[bool, tuple[str, str, str], Object]] = []
         for label in [("", ""), *view.labels]:
             for key in read.lookup(self.mesh.gateways_by_label, label):
                 obj = read.get(self.mesh.objects, key)
                 if obj is not None and all(
                     labels.get(name) == value for name, value in (obj.spec.selector or {}).items()
                 ):
-                    gateways.append(obj)
-        return merge_servers(sorted(gateways, key=age_key), view, self._targets(read, view))
+                    acts, first = at_gateway(
+                        obj,
+                        view.namespace,
+                        root=settings.root_namespace,
+                        ownership=settings.gateway_ownership,
+                        hosts=settings.host_ownership,
+                    )
+                    if acts:
+                        gateways.append((not first, age_key(obj), obj))
+        ordered = [obj for _, _, obj in sorted(gateways, key=lambda entry: entry[:2])]
+        return merge_servers(ordered, view, self._targets(read, view))
 
     def _targets(self, read: Read, view: View) -> dict[int, int]:
         """Ports of the Services that select this gateway, and the ones they send to; the oldest Service's counts."""

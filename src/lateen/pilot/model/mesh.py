@@ -117,6 +117,7 @@ class MeshSettings:
     outbound_stat_name: str = ""  # pattern, see `model.stat_names`
     inbound_stat_name: str = ""
     http_proxy_port: int = 0  # of every sidecar, on its loopback
+    gateway_ownership: str = ISTIO  # or NAMESPACE: whose Gateways act on a gateway, see `model.ownership`
     host_ownership: str = NAMESPACE  # or ISTIO: who may redirect others' traffic, see `model.ownership`
     default_policy: Any = None  # api DefaultTrafficPolicy of the mesh
     locality_lb: Any = None  # api LocalityLoadBalancerSetting of the mesh
@@ -637,6 +638,7 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
         outbound_stat_name=spec.outbound_cluster_stat_name or "",
         inbound_stat_name=spec.inbound_cluster_stat_name or "",
         http_proxy_port=spec.proxy_http_port or 0,
+        gateway_ownership=NAMESPACE if spec.gateway_ownership == NAMESPACE else ISTIO,
         host_ownership=ISTIO if spec.host_ownership == ISTIO else NAMESPACE,
         default_policy=spec.default_traffic_policy,
         locality_lb=spec.locality_lb_setting,

@@ -6,7 +6,8 @@ only where its namespace owns the host or is the root namespace. `hostOwnership:
 whatever is exported to a namespace acts there. Why: docs/design/0008-host-ownership.md.
 
 At gateways nothing of this applies: their traffic is that of whoever wrote the Gateway, and `namespace/host` in its
-servers says who may bind.
+servers says who may bind. But where Gateways of several namespaces want one port or name of a gateway, those of its own
+namespace and of the root come first, whoever claims to be older; `gatewayOwnership: namespace` lets no others act.
 """
 
 from __future__ import annotations
@@ -17,10 +18,19 @@ from typing import Final
 from lateen.api.base import Object
 from lateen.pilot.model.policy import age_key, exported_to
 
-__all__ = ["ISTIO", "NAMESPACE", "audience", "may_act", "precedence", "reaches"]
+__all__ = ["ISTIO", "NAMESPACE", "at_gateway", "audience", "may_act", "precedence", "reaches"]
 
 NAMESPACE: Final = "namespace"
 ISTIO: Final = "istio"
+
+
+def at_gateway(obj: Object, gateway: str, *, root: str, ownership: str, hosts: str) -> tuple[bool, bool]:
+    """Tell of a Gateway that selects a gateway of namespace `gateway` whether it acts there, and goes before others.
+
+    `ownership` is the mesh's gatewayOwnership, `hosts` its hostOwnership. A gateway of the root namespace is for all.
+    """
+    home = obj.key.namespace in (gateway, root)
+    return home or gateway == root or ownership == ISTIO, home or hosts == ISTIO
 
 
 def may_act(rule: str, client: str, *, owner: str | None, root: str, ownership: str) -> bool:
