@@ -24,6 +24,7 @@ from tests.strategies.policies import (
     draw_http,
     draw_narrow_policy,
     draw_policies,
+    nearby,
     with_request,
 )
 
@@ -86,10 +87,11 @@ def draw_workload(rng: Random, number: int) -> Guarded:
     """Draw a workload; every other one has a policy that asks about one thing, all of which take turns."""
     documents = draw_policies(rng) if number % 2 else draw_narrow_policy(rng, number // 2)
     tokens = number % 2 == 0 or rng.random() < 0.5
+    near = nearby(rng, documents)
     shots = []
     for _ in range(CLIENTS):
         client = draw_client(rng, port=rng.choice((HTTP_PORT, HTTP_PORT, OTHER_HTTP_PORT)))
-        shots += [with_request(client, draw_http(rng, tokens=tokens)) for _ in range(REQUESTS)]
+        shots += [with_request(client, draw_http(rng, near=near, tokens=tokens)) for _ in range(REQUESTS)]
     shots += [draw_client(rng, port=TCP_PORT) for _ in range(CONNECTIONS)]
     return Guarded(documents, shots, tokens)
 

@@ -7,6 +7,7 @@ same, a part with a `*`, one character changed), so that rules match about as of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -54,6 +55,7 @@ HOSTS = (
     "10.77.0.10",
     "a_b.test",
     "user@api",
+    "",
     "api:x",
 )
 PATHS = (
@@ -151,6 +153,11 @@ ROLES = (
 HEADER_NAMES = ("x-role", "X-Role", "x-other", "x_role")
 
 
+PATH = re.compile(r"/[!\"$-~]*")  # what is not refused before any policy is asked
+HOST = re.compile(r"[A-Za-z0-9._:@-]*")
+PATH_ENDS = ("x", "/", "/x", ";x", "?x", "istrator", "%2f", "//", "/..", ".")
+HOST_ENDS = ("x", ".", ":80", ":8001", ".:80", ":", ":x", ".test")
+
 # The key that signs, of which one is known, and the claims.
 TOKENS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ec", {"iss": "https://login.test", "sub": "ann", "aud": "shop", "azp": "app", "scope": "read write"}),
@@ -210,8 +217,8 @@ def with_request(shot: Shot, http: HttpRequest) -> Shot:
     return replace(shot, request=replace(shot.request, connection=connection, http=http))
 
 
-def draw_http(rng: Random, *, tokens: bool = False) -> HttpRequest:
-    """Draw a request; with `tokens` they are checked where it goes, and it may have one."""
+def draw_http(rng: Random, *, near: Nearby, tokens: bool = False) -> HttpRequest:
+    """Draw a request, which is often near to what policies ask for; with `tokens` they are checked where it goes."""
     headers = [(rng.choice(HEADER_NAMES), rng.choice(ROLES)) for _ in range(rng.choice((0, 0, 1, 1, 2, 3)))]
     if forwarded := rng.choice(FORWARDED):
         headers.append(("x-forwarded-for", forwarded))
@@ -224,8 +231,58 @@ def draw_http(rng: Random, *, tokens: bool = False) -> HttpRequest:
         if tokens:
             token = {"token": "valid", "claims": claims} if key == "ec" else {"token": "invalid"}
     return HttpRequest(
-        method=rng.choice(METHODS), authority=rng.choice(HOSTS), path=draw_path(rng), headers=tuple(headers), **token
+        method=rng.choice(METHODS),
+        authority=rng.choice(near.hosts) if near.hosts and rng.random() < 0.5 else rng.choice(HOSTS),
+        path=rng.choice(near.paths) if near.paths and rng.random() < 0.5 else draw_path(rng),
+        headers=tuple(headers),
+        **token,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Nearby:
+    """Paths and hosts that policies name, or nearly so."""
+
+    paths: tuple[str, ...]
+    hosts: tuple[str, ...]
+
+
+def nearby(rng: Random, documents: list[dict[str, Any]]) -> Nearby:
+    """Return what requests may be to be near to what these policies ask for."""
+    operations = [
+        entry["operation"]
+        for document in documents
+        for rule in document["spec"]["rules"]
+        for entry in rule.get("to", ())
+    ]
+
+    def written(*fields: str) -> list[str]:
+        return [value for operation in operations for field in fields for value in operation.get(field, ())]
+
+    paths = [path for value in written("paths", "notPaths") for path in _near(rng, value, PATH_ENDS)]
+    hosts = [host for value in written("hosts", "notHosts") for host in _near(rng, value, HOST_ENDS)]
+    return Nearby(
+        tuple(
+            path for path in (path if path.startswith("/") else f"/{path}" for path in paths) if PATH.fullmatch(path)
+        ),
+        tuple(host for host in hosts if HOST.fullmatch(host)),
+    )
+
+
+def _near(rng: Random, value: str, ends: Sequence[str]) -> list[str]:
+    """Return texts that `value` may match and others that it should not, though little is missing."""
+    text = value.replace("{**}", rng.choice(("", "a", "a/b"))).replace("{*}", rng.choice(("", "a", "a*b")))
+    bare = text.removeprefix("*") if text.startswith("*") else text.removesuffix("*")
+    at = rng.randint(0, max(len(bare) - 1, 0))
+    return [
+        bare,
+        text,
+        bare + rng.choice(ends),
+        rng.choice(("x", "/", "a.")) + bare,
+        bare[:-1],
+        bare.swapcase(),
+        bare[:at] + rng.choice("x.-") + bare[at + 1 :],
+    ]
 
 
 @cache
