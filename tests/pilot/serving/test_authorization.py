@@ -67,7 +67,7 @@ def test_identities_where_plain_text_is_taken(bench: Bench, spec: str, fields: l
 def test_a_target_that_is_no_gateway_is_told(bench: Bench) -> None:
     gateway = "{group: gateway.networking.k8s.io, kind: Gateway, name: edge}"
     bench.apply(policy(f"{{targetRefs: [{{group: '', kind: Service, name: a}}, {gateway}]}}"))
-    assert told(bench) == [("spec.targetRefs[0].kind", "error")]
+    assert told(bench) == [("spec.targetRefs[0].kind", "warning")]
 
 
 def test_an_authorizer_is_told_as_long_as_it_cannot_be_asked(bench: Bench) -> None:

@@ -28,7 +28,10 @@ MESH = """
 apiVersion: mesh.istio.io/v1alpha1
 kind: MeshConfig
 metadata: {name: mesh}
-spec: {outboundTrafficPolicy: {mode: %s}, accessLogFile: "%s"}
+spec:
+  outboundTrafficPolicy: {mode: %s}
+  accessLogFile: "%s"
+  extensionProviders: [{name: ask, envoyExtAuthzGrpc: {service: %s, port: 80}}]
 """
 FILTER = """
 apiVersion: networking.istio.io/v1alpha3
@@ -43,6 +46,22 @@ spec:
     match: {context: %s}
     patch: {operation: MERGE, value: {response_headers_to_remove: [%s]}}
 """
+POLICY = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: %s, namespace: %s}
+spec: {%s%s, rules: [{to: [{operation: {%s}}]}]}
+"""
+NAMESPACES = ("default", "other", "istio-system")
+SELECTORS = (
+    "",
+    "selector: {matchLabels: {app: web}}, ",
+    "selector: {matchLabels: {app: web, version: v2}}, ",
+    "selector: {matchLabels: {istio: gateway}}, ",
+    "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}], ",
+)
+ACTIONS = ("action: ALLOW", "action: DENY", "action: CUSTOM, provider: {name: ask}")
+ASKED = ("web.default.svc.cluster.local", "api.other.svc.cluster.local", "nobody.test")
 CONTEXTS = ("ANY", "SIDECAR_OUTBOUND", "SIDECAR_INBOUND", "GATEWAY")
 
 
@@ -53,10 +72,14 @@ def written(text: str) -> Object:
 
 @st.composite
 def settings_object(draw: st.DrawFn) -> Object:
-    """Return a MeshConfig or an EnvoyFilter, which the strategies of the other kinds do not draw."""
-    if draw(st.booleans()):
+    """Return a MeshConfig, a policy or an EnvoyFilter, which the strategies of the other kinds do not draw."""
+    what = draw(st.sampled_from(("mesh", "policy", "filter")))
+    if what == "mesh":
         mode = draw(st.sampled_from(("ALLOW_ANY", "REGISTRY_ONLY")))
-        return written(MESH % (mode, draw(st.sampled_from(("", "/dev/stdout")))))
+        return written(MESH % (mode, draw(st.sampled_from(("", "/dev/stdout"))), draw(st.sampled_from(ASKED))))
+    if what == "policy":
+        choices = ("ab", NAMESPACES, SELECTORS, ACTIONS, ("methods: [GET]", "paths: [/a]"))
+        return written(POLICY % tuple(draw(st.sampled_from(choice)) for choice in choices))
     where = draw(st.sampled_from(("default", "istio-system")))
     context, other = draw(st.sampled_from(CONTEXTS)), draw(st.sampled_from(CONTEXTS))
     return written(FILTER % (where, context, draw(st.sampled_from(("1s", "2s"))), other, draw(st.sampled_from("ab"))))

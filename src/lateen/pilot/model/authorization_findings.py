@@ -61,9 +61,8 @@ def _targets(spec: Any) -> Iterator[Finding]:
         targets = [("spec.targetRef", spec.target_ref)]
     for field, ref in targets:
         if (ref.group, ref.kind) != GATEWAY_TARGET:
-            yield Finding(
-                f"{field}.kind", f"is for nobody: there are no waypoints, so a target is a Gateway, got {ref.kind}"
-            )
+            message = f"is for nobody: there are no waypoints, so a target is a Gateway, got {ref.kind}"
+            yield Finding(f"{field}.kind", message, "warning")
 
 
 def _without_identity(spec: Any) -> Iterator[Finding]:
