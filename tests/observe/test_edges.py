@@ -110,3 +110,15 @@ def test_an_edge_whose_client_started_again_is_quiet_until_it_counts() -> None:
 )
 def test_quantiles(buckets: dict[float, float], ratio: float, wanted: float | None) -> None:
     assert quantile(buckets, ratio) == wanted
+
+
+def test_names_that_peers_make_up_command_no_terminal_and_forge_no_line() -> None:
+    forged = 'x\x1cistio_requests_total{reporter="source",source_workload="a",destination_workload="b"} 7'
+    text = (
+        'istio_requests_total{reporter="source",source_workload="\x1b[2Jevil\x9b",destination_workload="web"} 3\n'
+        f'istio_requests_total{{reporter="source",source_workload="{forged}",destination_workload="web"}} 4\n'
+    )
+    found = list(parse_metrics(text))
+    assert {sample.labels["source_workload"] for sample in found} >= {"?[2Jevil?"}
+    assert not [sample for sample in found if sample.labels.get("destination_workload") == "b"]
+    assert all(value.isprintable() for sample in found for value in sample.labels.values())

@@ -75,11 +75,20 @@ class Edge:
 
 
 def parse_metrics(text: str) -> Iterable[Sample]:
-    """Yield Istio's standard metrics of a Prometheus text; other lines are passed over."""
-    for line in text.splitlines():
+    """Yield Istio's standard metrics of a Prometheus text; other lines are passed over.
+
+    Labels tell what peers say of themselves. So a line ends where that format ends it, not where `splitlines` would,
+    and what would command a terminal is shown as `?`.
+    """
+    for line in text.split("\n"):
         found = _LINE.match(line)
         if found:
-            yield Sample(found[1], dict(_LABEL.findall(found[2])), float(found[3]))
+            labels = {name: _printable(value) for name, value in _LABEL.findall(found[2])}
+            yield Sample(found[1], labels, float(found[3]))
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
 def total(samples: Iterable[Sample]) -> dict[Pair, Totals]:
