@@ -1,7 +1,8 @@
 """And, or and not, for Envoy's two sorts of RBAC matchers: permissions (what is asked for) and principals (who asks).
 
-Envoy refuses sets that are empty, so nothing in here builds one: `one_of` of nothing never matches, `all_of` of nothing
-always does.
+There is one `always` and one `never` of each sort, told apart by identity: to compare messages costs more than to build
+them. Envoy refuses sets that are empty, so nothing in here builds one: `one_of` of nothing never matches, `all_of` of
+nothing always does.
 """
 
 from __future__ import annotations
@@ -29,24 +30,26 @@ class Logic(Generic[M]):
 
     def all_of(self, parts: Sequence[M]) -> M:
         """Return what matches when all parts do."""
-        needed = [part for part in parts if part != self.always]
+        needed = [part for part in parts if part is not self.always]
         if len(needed) < 2:
             return needed[0] if needed else self.always
         return self._kind(**{f"and_{self._plural}": self._set(**{self._plural: needed})})
 
     def one_of(self, parts: Sequence[M]) -> M:
         """Return what matches when one part does."""
-        if self.always in parts:
+        if any(part is self.always for part in parts):
             return self.always
-        possible = [part for part in parts if part != self.never]
+        possible = [part for part in parts if part is not self.never]
         if len(possible) < 2:
             return possible[0] if possible else self.never
         return self._kind(**{f"or_{self._plural}": self._set(**{self._plural: possible})})
 
     def negated(self, part: M) -> M:
         """Return what matches when `part` does not."""
-        if part == self.never:
+        if part is self.never:
             return self.always
+        if part is self.always:
+            return self.never
         return self._kind(**{f"not_{self._member}": part})
 
 

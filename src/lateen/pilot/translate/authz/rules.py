@@ -101,7 +101,7 @@ def _alternatives(
 ) -> list[M]:
     """Return matchers of which one must hold: a row each, or all in one where conditions go with them."""
     found = [logic.all_of([_clause(logic, clause, place) for clause in row if _acts(clause, tcp)]) for row in rows]
-    if logic.always in found or not found:
+    if not found or any(entry is logic.always for entry in found):
         found = [logic.always]
     needed: list[M] = [_clause(logic, clause, place) for clause in conditions if _acts(clause, tcp)]
     return [logic.all_of([logic.one_of(found), *needed])] if needed else found
