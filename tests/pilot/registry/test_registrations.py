@@ -113,3 +113,29 @@ async def test_what_cannot_be_is_refused(tmp_path: Path, fields: dict[str, objec
     with pytest.raises(BadInput, match=message):
         registrations.put(registration)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"labels": {"app": "\x1b[2J"}},
+        {"labels": {"a\x9b": "x"}},
+        {"labels": {f"l{number}": "" for number in range(257)}},
+        {"version": "v" * 513},
+        {"network": "n\0"},
+        {"ports": (WorkloadPort(name="http\r", number=80, target=80),)},
+    ],
+    ids=["label", "label's name", "many labels", "long text", "network", "port's name"],
+)
+async def test_texts_of_an_agent_command_no_terminal(
+    tmp_path: Path, agent: subprocess.Popen[bytes], fields: dict[str, object]
+) -> None:
+    registrations = Registrations(tmp_path, lambda name, value: None)
+    with pytest.raises(BadInput) as caught:
+        registrations.put(make(agent.pid, **fields))
+    assert str(caught.value).isprintable()
+    # What Envoy said is for people, and is kept as far as it can be shown.
+    registrations.put(make(agent.pid, bootstrap={"default/f#0": "no \x1b[31mway"}, waits_for="\x9bthe proxy"))
+    (kept,) = registrations
+    assert (kept.bootstrap, kept.waits_for) == ({"default/f#0": "no ?[31mway"}, "?the proxy")
+    registrations.close()

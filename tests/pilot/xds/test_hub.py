@@ -566,3 +566,14 @@ def test_a_proxy_that_is_refused_is_sent_nothing_more(world: World) -> None:
     link.pump()
     assert (link.failure, link.peer.said()) == ("not any more", [])
     assert list(world.hub.streams) == [other.stream]
+
+
+def test_what_a_proxy_says_of_a_resource_commands_no_terminal(world: World) -> None:
+    evil = DeltaPeer(refuse=lambda _type, name, _body: "no\x1b[2J\x9b\0\nreally" if name == "bad" else "")
+    world.connect(evil)
+    world.source.push((world.clusters, [make_cluster("bad", eds=False)]))
+    link = world.connect(evil)
+    link.pump()
+    told = [error for _, _, names, error in world.source.rejections if "bad" in names]
+    assert told
+    assert {error.partition("no")[2] for error in told} == {"?[2J??\nreally"}

@@ -50,6 +50,8 @@ def nested(depth: int, *, lists: bool = False) -> Any:
         pytest.param(make_node("~b~c~d"), "wanted the form", id="no type"),
         pytest.param(make_node("a~b~c~" + "d" * 1020), "at most 1024", id="long id"),
         pytest.param(Node(id=NODE_ID, cluster="x" * 1025), "at most 1024", id="long cluster"),
+        pytest.param(make_node("a~b~c\x1b[2J.d~e"), "not printed", id="commands a terminal"),
+        pytest.param(Node(id=NODE_ID, cluster="\x9b2J"), "not printed", id="cluster that commands a terminal"),
         pytest.param(make_node(X="y" * MAX_METADATA_BYTES), "at most 65536", id="much metadata"),
         pytest.param(make_node(X=nested(MAX_DEPTH)), "nested deeper", id="deep structs"),
         pytest.param(make_node(X=nested(MAX_DEPTH, lists=True)), "nested deeper", id="deep lists"),

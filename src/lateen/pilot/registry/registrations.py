@@ -22,12 +22,15 @@ from lateen.pilot.registry.values import Workload
 from lateen.wire.files import write_atomically
 from lateen.wire.local import Registration
 from lateen.wire.locality import check_locality
+from lateen.wire.texts import tamed
 
 __all__ = ["Registrations", "check_registration", "to_workload"]
 
 log = structlog.get_logger(__name__)
 
 LEASE_SECONDS = 30.0
+MAX_LABELS = 256
+MAX_TEXT = 512  # of one text of a registration; labels of Kubernetes have up to 317 characters
 MAX_NAME = 63  # one DNS label, and short enough for the paths of its sockets
 
 
@@ -41,6 +44,12 @@ def check_registration(registration: Registration) -> None:
         raise BadInput(f"service must be a DNS label, got {registration.service!r}")
     if registration.kind not in ("sidecar", "gateway"):
         raise BadInput(f"kind must be 'sidecar' or 'gateway', got {registration.kind!r}")
+    if len(registration.labels) > MAX_LABELS:
+        raise BadInput(f"{len(registration.labels)} labels, at most {MAX_LABELS} wanted")
+    shown = (registration.version, registration.ip, registration.network, registration.group)
+    for text in (*shown, *registration.labels, *registration.labels.values(), *(p.name for p in registration.ports)):
+        if not (text.isprintable() and len(text) <= MAX_TEXT):
+            raise BadInput(f"text of at most {MAX_TEXT} characters that are printed wanted, got {text[:MAX_TEXT]!r}")
     check_locality(registration.locality)
     if registration.weight < 1:
         raise BadInput(f"weight must be at least 1, got {registration.weight}")
@@ -111,6 +120,11 @@ class Registrations:
     def put(self, registration: Registration) -> None:
         """Create or replace a registration. Raises `BadInput`; `Refused` when a living agent has the name."""
         check_registration(registration)
+        registration = msgspec.structs.replace(
+            registration,
+            waits_for=tamed(registration.waits_for, MAX_TEXT),
+            bootstrap={tamed(patch, MAX_TEXT): tamed(why) for patch, why in registration.bootstrap.items()},
+        )
         known = self._standing.get(registration.name)
         same_agent = known is not None and (known.pid, known.start_ticks) == (
             registration.pid,

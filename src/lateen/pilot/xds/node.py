@@ -13,6 +13,7 @@ from typing import Any, Final
 from lateen.errors import BadInput, Refused
 from lateen.pilot.xds.source import Identity, NodeInfo
 from lateen.wire.peer import AuthContext, peer_spiffe_id
+from lateen.wire.texts import tamed
 
 __all__ = ["Trust", "parse_identity", "parse_node"]
 
@@ -35,6 +36,8 @@ def parse_node(node: Any) -> NodeInfo:
         raise BadInput(
             f"node id or cluster of {max(len(node.id), len(node.cluster))} characters, at most {MAX_ID_BYTES} wanted"
         )
+    if not (node.id.isprintable() and node.cluster.isprintable()):
+        raise BadInput("node id or cluster with characters that are not printed")  # they go into logs and tables
     parts = node.id.split("~")
     if len(parts) != _ID_PARTS or not all(parts):
         raise BadInput(f"node id {node.id!r}, wanted the form 'type~ip~name.namespace~domain'")
@@ -49,7 +52,7 @@ def parse_node(node: Any) -> NodeInfo:
         id=node.id,
         cluster=node.cluster,
         metadata=_plain_struct(node.metadata, 1),
-        user_agent_version=version[:MAX_ID_BYTES],
+        user_agent_version=tamed(version, MAX_ID_BYTES),
     )
 
 

@@ -17,6 +17,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
+from lateen.wire.texts import tamed
+
 __all__ = [
     "LOST",
     "MAX_PROBES",
@@ -327,7 +329,7 @@ def _on_answer(
     told = state.in_flight.versions
     state = replace(state, in_flight=None)
     if request.HasField("error_detail"):
-        return _on_nack(state, told, request.error_detail.message, content, split=split)
+        return _on_nack(state, told, tamed(request.error_detail.message), content, split=split)
     return _on_ack(state, told, content)
 
 
