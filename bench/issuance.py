@@ -109,7 +109,7 @@ async def _serve(folder: Path) -> None:
     from lateen.citadel.authenticate import LocalTrust
     from lateen.citadel.authority import Authority
     from lateen.citadel.service import SERVER_OPTIONS, CertificateService
-    from lateen.wire.doors import local_door
+    from lateen.wire.doors import CONNECTIONS_OF_ONE, local_door
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     audit = AuditLog(folder)
@@ -118,7 +118,7 @@ async def _serve(folder: Path) -> None:
     )
     server = grpc.aio.server(options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers((service.handler(),))
-    async with local_door(server, folder / SOCKET, lambda _: None):
+    async with local_door(server, folder / SOCKET, lambda _: None, connections_of_one=CONNECTIONS_OF_ONE):
         await server.start()
         print("{}", flush=True)
         loop = asyncio.get_running_loop()

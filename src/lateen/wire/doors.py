@@ -26,6 +26,7 @@ from lateen.errors import Refused, Unavailable
 from lateen.wire.peer import PEER_PREFIX
 
 __all__ = [
+    "CONNECTIONS_OF_ONE",
     "Admission",
     "Admitted",
     "Door",
@@ -39,7 +40,7 @@ __all__ = [
 
 BACKLOG: Final = 4096
 CONNECTIONS: Final = 20_000  # of one door; each takes three descriptors
-CONNECTIONS_OF_ONE: Final = 64  # of one process, at a local door; an agent has three
+CONNECTIONS_OF_ONE: Final = 64  # of one process, where certificates are asked for; an agent has three
 ADMISSION_SECONDS: Final = 10.0  # for a connection to say what admission waits for
 FULL_SECONDS: Final = 0.1  # pause when this process has no descriptor left
 BUSY_SECONDS: Final = 0.01  # pause when the server has not accepted what waits
@@ -123,7 +124,7 @@ class Door:
         *,
         on_refused: Callable[[str], None],
         connections: int = CONNECTIONS,
-        connections_of_one: int = CONNECTIONS_OF_ONE,
+        connections_of_one: int = CONNECTIONS,
         admission_seconds: float = ADMISSION_SECONDS,
         log: Log | None = None,
     ) -> None:
@@ -338,13 +339,20 @@ def listen_local(path: Path) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def local_door(server: Any, path: Path, on_refused: Callable[[str], None]) -> AsyncIterator[Door]:
+async def local_door(
+    server: Any, path: Path, on_refused: Callable[[str], None], *, connections_of_one: int = CONNECTIONS
+) -> AsyncIterator[Door]:
     """Serve a `grpc.aio` server that is about to start at `path`, for this process's user and root only.
 
     The folder's mode alone would decide otherwise, and one careless chmod would give any user any identity.
     """
     port = HiddenPort(server, path.parent)
-    door = Door(listen_local(path), LocalUsers(port, str(path), {os.geteuid(), 0}), on_refused=on_refused)
+    door = Door(
+        listen_local(path),
+        LocalUsers(port, str(path), {os.geteuid(), 0}),
+        on_refused=on_refused,
+        connections_of_one=connections_of_one,
+    )
     task = asyncio.create_task(door.run(), name=f"door {path.name}")
     try:
         yield door

@@ -33,6 +33,7 @@ from lateen.pilot.xds.server import DELTA_METHOD, SERVICE, SOTW_METHOD
 from lateen.settings import Settings
 from lateen.wire.ca import CREATE_CERTIFICATE, IDENTITY_METADATA, IstioCertificateRequest, IstioCertificateResponse
 from lateen.wire.control import ControlClient
+from lateen.wire.doors import CONNECTIONS_OF_ONE
 from lateen.wire.join import JOIN_NAME, JoinTokenName, JoinTokenRequest, parse_bearer, pins_of
 from lateen.wire.jwt_request import ISSUE, JwtAnswer, JwtRequest
 from lateen.wire.local import SERVICE as CONTROL
@@ -468,3 +469,22 @@ async def test_the_local_socket_says_who_is_where(port: Port) -> None:
     """Of a message on the local socket that claims to come from elsewhere, the process is looked for all the same."""
     with pytest.raises(BadInput, match="no process 4711 that started at tick 99"):
         await port.plane.register(registration(remote=True))
+
+
+async def test_one_process_may_have_many_streams_and_few_that_ask_for_certificates(port: Port) -> None:
+    """Programs without an agent share `xds-local.sock`, and each channel of theirs may be a connection."""
+    count = CONNECTIONS_OF_ONE + 20
+
+    async def served(path: Path) -> int:
+        async with contextlib.AsyncExitStack() as stack:
+            open_ = 0
+            for _ in range(count):
+                reader, writer = await asyncio.open_unix_connection(str(path))
+                stack.callback(writer.close)
+                writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+                with contextlib.suppress(ConnectionError):
+                    open_ += bool(await asyncio.wait_for(reader.read(9), 10))  # its settings
+            return open_
+
+    assert await served(port.plane.settings.xds_local_socket) == count
+    assert await served(port.plane.settings.ca_socket) == CONNECTIONS_OF_ONE

@@ -57,7 +57,7 @@ from lateen.pilot.xds.server import GRPC_OPTIONS, AdsServer, connection_age
 from lateen.settings import Settings
 from lateen.wire.access import AccessReport
 from lateen.wire.control import control_handlers
-from lateen.wire.doors import local_door
+from lateen.wire.doors import CONNECTIONS_OF_ONE, local_door
 from lateen.wire.envoy import find_envoy
 from lateen.wire.files import write_atomically
 from lateen.wire.join import JoinTokenCreated, JoinTokenList, JoinTokenName, JoinTokenRequest
@@ -278,7 +278,9 @@ class ControlPlane:
         secure.add_secure_port(f"unix:{self.settings.xds_socket}", self.certificates.server_credentials())
         turned_away = self.certificates.turned_away
         async with contextlib.AsyncExitStack() as doors:
-            await doors.enter_async_context(local_door(local, self.settings.ca_socket, turned_away))
+            await doors.enter_async_context(
+                local_door(local, self.settings.ca_socket, turned_away, connections_of_one=CONNECTIONS_OF_ONE)
+            )
             await doors.enter_async_context(local_door(plain, self.settings.xds_local_socket, turned_away))
             if self.options.listen is not None:
                 door = await doors.enter_async_context(elsewhere_listener(self, self.options.listen))
