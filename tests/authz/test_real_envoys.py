@@ -72,6 +72,14 @@ NOTES: tuple[tuple[str, dict[str, Any], tuple[HttpRequest, ...]], ...] = (
         ),
     ),
     (
+        "what keeps out looks at a host before each of its colons",
+        {"action": "DENY", "rules": [{"to": [{"operation": {"hosts": ["*i.test:81", "b.test"]}}]}]},
+        tuple(
+            HttpRequest(authority=authority)
+            for authority in ("api.test:81:80", "api.test:80:81", "api.test:81", "b.test:80:81", "b.test:x")
+        ),
+    ),
+    (
         "a dot at the end of a host is one dot, in the policy as in the request",
         {"rules": [{"to": [{"operation": {"hosts": ["api..", "*.:80", "other.", "ap*:81"]}}]}]},
         tuple(

@@ -16,7 +16,18 @@ from typing import Any
 
 import msgspec
 import yaml
-from tests.fakes.court import GRPC_AUTHORIZER, HTTP_AUTHORIZER, REFUSED, Case, Client, Court, HttpOutcome, ask_http
+from tests.fakes.court import (
+    GRPC_AUTHORIZER,
+    HTTP_AUTHORIZER,
+    REFUSED,
+    SECONDS,
+    Case,
+    Client,
+    Court,
+    HttpOutcome,
+    ask_http,
+)
+from tests.fakes.raw_http import H2Answer, RawH2
 from tests.strategies.policies import TRUST_DOMAINS, Shot
 
 from lateen.api.base import EMPTY, Object
@@ -58,7 +69,7 @@ class Pair:
                 f"Envoy: {self.outcome}",
                 self.fault,
                 f"identity {self.shot.identity}, {self.shot.request.connection}",
-                "TCP" if http is None else repr(self.shot.bytes()),
+                "TCP" if http is None else repr(self.shot.fields() if self.shot.h2 else self.shot.bytes()),
                 yaml.safe_dump_all(self.documents),
             )
         )
@@ -175,6 +186,7 @@ class Comparison:
         """Ask, over one connection for all shots in a row that come from the same client."""
         sock: socket.socket | None = None
         last: Client | None = None
+        h2: RawH2 | None = None
         for shot in shots:
             client = client_of(shot)
             http = shot.request.http
@@ -185,7 +197,10 @@ class Comparison:
                 if sock is not None:
                     sock.close()
                 sock, last = self._court.connect(case, client), client
-            outcome = ask_http(sock, shot.bytes(), head=http.method == "HEAD")
+                h2 = RawH2(sock, seconds=SECONDS) if shot.h2 else None
+            outcome = (
+                outcome_of(h2.ask(shot.fields())) if h2 else ask_http(sock, shot.bytes(), head=http.method == "HEAD")
+            )
             yield shot, outcome
             if outcome.closing:
                 sock.close()
@@ -300,6 +315,21 @@ def _without(rule: Rule, name: str) -> Rule:
     )
 
 
+def outcome_of(answer: H2Answer) -> HttpOutcome:
+    """Return what became of a request over HTTP/2, where a stream that is reset is what 400 is over HTTP/1."""
+    if answer.status == 0:
+        return HttpOutcome(status=400, arrived=False, closing=True)
+    fields = dict(answer.fields)
+    return HttpOutcome(
+        status=answer.status,
+        arrived=b"x-app-path" in fields,
+        path=fields.get(b"x-app-path", b"").decode("latin-1"),
+        host=fields.get(b"x-app-host", b"").decode("latin-1"),
+        closing=answer.reset,
+        body=answer.body,
+    )
+
+
 def client_of(shot: Shot) -> Client:
     connection = shot.request.connection
     return Client(
@@ -307,6 +337,7 @@ def client_of(shot: Shot) -> Client:
         sni=connection.sni,
         source=shot.source,
         claimed=shot.claimed,
+        h2=shot.h2,
         to=(connection.destination_ip, connection.destination_port),
     )
 

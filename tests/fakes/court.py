@@ -70,6 +70,7 @@ NETWORK = "127.66"  # of listeners; nothing else connects from there or listens 
 GRPC_AUTHORIZER, HTTP_AUTHORIZER = "asker", "web-asker"  # hosts and names of providers
 REFUSED = {GRPC_AUTHORIZER: 429, HTTP_AUTHORIZER: 428}  # what a refused client gets
 MESH_ALPN = ("istio-http/1.1", "istio", "http/1.1")
+MESH_H2_ALPN = ("istio-h2", "istio", "h2")
 
 
 @dataclass
@@ -89,6 +90,7 @@ class Client:
     source: str = "127.0.0.1"  # where the connection really comes from
     claimed: str = "10.77.0.9"  # where the PROXY header says it comes from
     to: tuple[str, int] = ("10.77.0.10", HTTP_PORT)
+    h2: bool = False  # HTTP/2 is offered in TLS; without TLS a client just begins with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class Court:
         self._http_ports = http  # of workloads whose application is another -> where that is
         self._port = free_port(f"{NETWORK}.0.1")
         self._held = 0  # cases ever
-        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._contexts: dict[tuple[str, bool], ssl.SSLContext] = {}
         self._server = ConfigServer(folder / "config.sock")
         self._stack.callback(self._server.close)
         self._http_app, self._tcp_app = _free_ports(2)
@@ -136,7 +138,8 @@ class Court:
         self._server.serve(NODE, [*self._always()])
         self.envoy = self._stack.enter_context(RealEnvoy(NODE, self._server, self._folder, labels={"app": NODE}))
         for key, identity in self.identities.items():
-            self._contexts[key] = self._context(identity)
+            for h2 in (False, True):
+                self._contexts[key, h2] = self._context(identity, MESH_H2_ALPN if h2 else MESH_ALPN)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -209,13 +212,13 @@ class Court:
 
     # ---- clients
 
-    def _context(self, identity: Identity) -> ssl.SSLContext:
+    def _context(self, identity: Identity, alpn: Sequence[str]) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         certificate, key, bundle = identity.write(self._folder)
         context.check_hostname = False  # SPIFFE identities are not host names
         context.load_verify_locations(bundle)
         context.load_cert_chain(certificate, key)
-        context.set_alpn_protocols(list(MESH_ALPN))
+        context.set_alpn_protocols(list(alpn))
         return context
 
     def connect(self, case: Case, client: Client) -> socket.socket:
@@ -227,7 +230,7 @@ class Court:
             sock.sendall(f"PROXY {family} {client.claimed} {client.to[0]} 40000 {client.to[1]}\r\n".encode())
             if client.identity is None:
                 return sock
-            return self._contexts[client.identity].wrap_socket(sock, server_hostname=client.sni or None)
+            return self._contexts[client.identity, client.h2].wrap_socket(sock, server_hostname=client.sni or None)
         except BaseException:
             sock.close()
             raise

@@ -57,9 +57,9 @@ class H2Answer:
 class RawH2:
     """One HTTP/2 connection whose frames are ours to write."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, seconds: float = SECONDS) -> None:
         self._sock = sock
-        self._sock.settimeout(SECONDS)
+        self._sock.settimeout(seconds)
         self._encoder, self._decoder = Encoder(), Decoder()
         self._stream = -1
         self._buffer = b""

@@ -156,6 +156,7 @@ HEADER_NAMES = ("x-role", "X-Role", "x-other", "x_role")
 PATH = re.compile(r"/[!\"$-~]*")  # what is not refused before any policy is asked
 HOST = re.compile(r"[A-Za-z0-9._:@-]*")
 PATH_ENDS = ("x", "/", "/x", ";x", "?x", "istrator", "%2f", "//", "/..", ".")
+H2_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]+)?")
 HOST_ENDS = ("x", ".", ":80", ":8001", ".:80", ":", ":x", ".test")
 
 # The key that signs, of which one is known, and the claims.
@@ -180,6 +181,14 @@ class Shot:
     identity: str | None  # key of IDENTITIES
     source: str
     claimed: str
+    h2: bool = False  # over HTTP/2
+
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """Return the request as HTTP/2 has it."""
+        http = self.request.http
+        assert http is not None
+        pseudo = ((":method", http.method), (":scheme", "http"), (":path", http.path), (":authority", http.authority))
+        return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (*pseudo, *http.headers)]
 
     def bytes(self) -> bytes:
         """Return the request as HTTP/1.1 has it."""
@@ -205,11 +214,14 @@ def draw_client(rng: Random, *, port: int) -> Shot:
         destination_ip="2001:db8::10" if ":" in claimed else rng.choice(("10.77.0.10", "10.77.0.11")),
         destination_port=port,
     )
-    return Shot(request=Request(connection=connection), identity=identity, source=source, claimed=claimed)
+    h2 = rng.random() < 0.25
+    return Shot(request=Request(connection=connection), identity=identity, source=source, claimed=claimed, h2=h2)
 
 
 def with_request(shot: Shot, http: HttpRequest) -> Shot:
     """Return the shot with an HTTP request on its connection."""
+    if shot.h2 and not H2_HOST.fullmatch(http.authority):
+        http = replace(http, authority="api")  # HTTP/2 has no place for a user, or for no host
     forwarded = next((value for name, value in http.headers if name == "x-forwarded-for"), "")
     # A sidecar believes the last address of the header: whoever is in front of it has put it there.
     remote_ip = forwarded.rpartition(",")[2].strip() or shot.claimed
@@ -453,7 +465,7 @@ def _domain(rng: Random) -> str:
 def _block(*addresses: str) -> Draw:
     def draw(rng: Random) -> str:
         address = rng.choice(addresses)
-        widths = (None, 32, 48, 128, 0) if ":" in address else (None, 8, 16, 24, 25, 32, 0)
+        widths = (None, 32, 48, 128, 0) if ":" in address else (None, None, 32, 31, 25, 24, 8, 0)
         width = rng.choice(widths)
         return address if width is None else f"{address}/{width}"
 

@@ -49,7 +49,8 @@ def _host_matcher(pattern: str, leaning: Leaning) -> StringMatcher:
     port = _PORT.search(text)
     name = text[: port.start()] if port is not None else text
     any_port = "(?::.*)?" if refuses else "(?::[0-9]*)?"
-    at = quoted(port[0]) if port is not None else any_port
+    # Servers cut `a:80:90` at one of its colons.
+    at = any_port if port is None else quoted(port[0]) + (any_port if refuses else "")
     return expression(front, quoted(name.removesuffix(".")), r"\.?", at, back, ignore_case=True)
 
 
