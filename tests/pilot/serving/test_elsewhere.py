@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -400,6 +401,25 @@ async def test_who_asks_stands_in_the_trail(port: Port) -> None:
     assert peers[0] == ("local-trust", f"uid={os.geteuid()},pid={os.getpid()}")
     assert peers[1][0] == "join-token"
     assert peers[1][1].startswith("127.0.0.1:")
+
+
+async def test_a_trail_that_cannot_be_written_is_told_and_ends_nothing(port: Port) -> None:
+    """As on a full disk: certificates go on being issued, and the gap is a warning of status and trail."""
+    audit = port.plane.certificates.audit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "write", _full)
+        assert len(await port.member()) == 2
+        (warning,) = (await port.plane.status(Query())).warnings
+        assert "audit lines cannot be written: the last 2 are lost, 2 since the start" in warning.message
+        assert warning.file == str(audit.path)
+        assert "lateen_audit_lines_lost_total 2\n" in (await port.plane.metrics(Query())).text
+    await port.member()
+    assert (await port.plane.status(Query())).warnings == ()
+    assert [(entry.event, entry.lost_before) for entry in port.events()] == [("token-created", 2), ("issued", 0)]
+
+
+def _full(_: int, __: bytes) -> int:
+    raise OSError(errno.ENOSPC, "no space left on device")
 
 
 async def test_tokens_for_applications_are_of_its_own_identity(port: Port) -> None:
