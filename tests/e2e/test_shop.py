@@ -132,11 +132,12 @@ def test_a_bad_file_changes_nothing_and_is_told(shop: MeshRun) -> None:
 
 def test_a_kind_that_is_not_acted_on_is_said_so(shop: MeshRun) -> None:
     shop.write(
-        "test-authz.yaml",
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nothing}\nspec: {}\n",
+        "test-wasm.yaml",
+        "apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: nothing}\n"
+        "spec: {url: file:///nothing.wasm}\n",
     )
     warnings = eventually(lambda: shop.status()["warnings"], what="the warning")
-    assert "NOT enforced" in warnings[0]["message"]
+    assert "no extension is loaded" in warnings[0]["message"]
 
 
 def test_the_commands_look_at_the_mesh(shop: MeshRun) -> None:
