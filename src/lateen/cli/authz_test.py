@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +17,7 @@ import msgspec
 from lateen.api.base import Origin
 from lateen.api.decode import decode_object
 from lateen.authz import Connection, Decision, HttpRequest, Match, Normalisation, Policy, Request, decide, policy_of
+from lateen.cli.authz_tokens import is_for_others, parse_claims, space_delimited, token_state
 from lateen.cli.output import add_output_argument, print_data, styled
 from lateen.errors import BadInput
 from lateen.settings import Settings
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
             trust_domains=report.trust_domains,
             providers=report.providers,  # type: ignore[arg-type]  # the report's words are the same
         )
-        if decision.status == UNAUTHENTICATED and _wrong_audience(request, _claims(options.claims), report):
+        if decision.status == UNAUTHENTICATED and is_for_others(request, parse_claims(options.claims), report):
             decision = replace(decision, status=403, why="the token is for other audiences")
     allowed = decision is not None and decision.allowed
     if options.output != "table":
@@ -145,8 +145,8 @@ def _request(
         raise BadInput(f"port {port.port} of {report.workload} carries {port.protocol}; wanted METHOD and PATH")
     if not options.method:
         return Request(connection=connection)
-    claims = _claims(options.claims)
-    token, known = _token(claims, report)
+    claims = parse_claims(options.claims)
+    token, known = token_state(claims, report)
     return Request(
         connection=connection,
         http=HttpRequest(
@@ -156,7 +156,7 @@ def _request(
             headers=tuple(_header(text) for text in options.headers),
             token=token,  # type: ignore[arg-type]  # one of its three words
             claims=known,
-            space_delimited=frozenset({"scope", "permission"} | _space_delimited(claims, report)),
+            space_delimited=frozenset({"scope", "permission"} | space_delimited(claims, report)),
         ),
     )
 
@@ -166,62 +166,6 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise BadInput(f"-H {text!r}: NAME:VALUE wanted")
     return name.strip().lower(), value.strip()
-
-
-def _claims(text: str) -> Mapping[str, Any] | None:
-    if not text:
-        return None
-    try:
-        data = Path(text[1:]).read_bytes() if text.startswith("@") else text.encode()
-        claims = msgspec.json.decode(data)
-    except (OSError, msgspec.DecodeError) as error:
-        raise BadInput(f"--claims: {error}; wanted an object in JSON, or @ and a file that holds one") from error
-    if not isinstance(claims, dict):
-        raise BadInput(f"--claims: got {type(claims).__name__}, wanted an object in JSON")
-    return claims
-
-
-def _token(claims: Mapping[str, Any] | None, report: AccessReport) -> tuple[str, Mapping[str, Any] | None]:
-    """Return what becomes of a token with these claims: (absent | valid | invalid, what is known of it).
-
-    Whose issuer is known but not its audience is invalid, too: `_wrong_audience` tells the two apart.
-    """
-    rules = list(_jwt_rules(report))
-    if claims is None or not rules:
-        return "absent", None  # nobody looks at it
-    issuer, audiences = claims.get("iss", ""), _listed(claims.get("aud"))
-    for rule in rules:
-        wanted = rule.get("audiences", [])
-        if rule.get("issuer", issuer) == issuer and (not wanted or set(wanted) & set(audiences)):
-            return "valid", claims
-    return "invalid", None
-
-
-def _wrong_audience(request: Request, claims: Mapping[str, Any] | None, report: AccessReport) -> bool:
-    """Return whether a token is refused for its audience alone, which Envoy answers with 403 in place of 401."""
-    if request.http is None or request.http.token != "invalid":  # noqa: S105 - a state, no secret
-        return False
-    return any(rule.get("issuer") == (claims or {}).get("iss") for rule in _jwt_rules(report))
-
-
-def _jwt_rules(report: AccessReport) -> Iterable[Mapping[str, Any]]:
-    for policy in report.policies:
-        if policy.kind == "RequestAuthentication":
-            yield from policy.document["spec"].get("jwtRules", ())
-
-
-def _space_delimited(claims: Mapping[str, Any] | None, report: AccessReport) -> set[str]:
-    issuer = (claims or {}).get("iss", "")
-    return {
-        name
-        for rule in _jwt_rules(report)
-        if rule.get("issuer", issuer) == issuer
-        for name in rule.get("spaceDelimitedClaims", ())
-    }
-
-
-def _listed(value: Any) -> list[str]:
-    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
 
 
 def _refused_connection(report: AccessReport, port: PortInfo, caller: str | None) -> str:
