@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.authz.bypass_corpus import H1, H2, Attack
 from tests.fakes.comparing import Guarded, in_force
-from tests.fakes.court import Case, Client, Court
+from tests.fakes.court import SECONDS, Case, Client, Court
 from tests.fakes.raw_http import RawH2, send_h1
 from tests.fakes.web_servers import BY_HOST, BY_PATH, PUBLIC, WebServer, apache, nginx
 
@@ -42,8 +42,8 @@ def got(place: Place, case: Case, port: int, attack: Attack) -> bytes:
     try:
         with place.court.connect(case, Client(to=("10.77.0.10", port))) as sock:
             if attack.raw:
-                return send_h1(sock, attack.raw, answers=1)
-            answer = RawH2(sock).ask(attack.fields)
+                return send_h1(sock, attack.raw, answers=1, seconds=SECONDS)
+            answer = RawH2(sock, seconds=SECONDS).ask(attack.fields)
             head = b"".join(name + b": " + value + b"\r\n" for name, value in answer.fields)
             return head + b"\r\n" + answer.body
     except ConnectionError:

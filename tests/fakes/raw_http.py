@@ -16,12 +16,12 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 Fields = Iterable[tuple[bytes, bytes]]
 
 
-def send_h1(sock: socket.socket, raw: bytes, *, answers: int = 0) -> bytes:
+def send_h1(sock: socket.socket, raw: bytes, *, answers: int = 0, seconds: float = SECONDS) -> bytes:
     """Send bytes and return what comes back: all, until the other side closes or says nothing for a while.
 
     With `answers` it is enough to have that many whole ones: a proxy that refuses a request closes a second later.
     """
-    sock.settimeout(SECONDS)
+    sock.settimeout(seconds)
     found = b""
     try:
         sock.sendall(raw)
