@@ -8,6 +8,7 @@ reaches a socket in it is one of the local user's own.
     ca/                  what signs: root certificate and key (0600), and where their rotation stands
     cacerts/             a signing certificate and roots to use instead (`lateen up --ca-certs` names another folder)
     jwt/                 keys of JWT-SVIDs (0600), a new one each day
+    federation.json      bundles of other trust domains, as they were fetched last
     bundle.json          number of the SPIFFE bundle that others were told last
     secrets/             Secrets of the mesh, as YAML, unless `lateen up --secrets` names another folder
     join-tokens.json     join tokens that were created, hashed (0600)
@@ -79,6 +80,10 @@ class Settings:
     @property
     def jwt_dir(self) -> Path:
         return self.state / "jwt"
+
+    @property
+    def federation_file(self) -> Path:
+        return self.state / "federation.json"
 
     @property
     def bundle_file(self) -> Path:

@@ -105,7 +105,7 @@ ingressService: istio-ingressgateway
 ingressSelector: ingressgateway
 ingressControllerMode: STRICT
 configSources: [{address: "fs:///etc/mesh", tlsSettings: {mode: SIMPLE}, subscribedResources: [SERVICE_REGISTRY]}]
-caCertificates: [{pem: a, certSigners: [b], trustDomains: [c]}, {spiffeBundleUrl: "https://a"}]
+caCertificates: [{pem: a, certSigners: [b], trustDomains: [c]}, {spiffeBundleUrl: "https://a", trustDomains: [d.e]}]
 ca: {address: "ca:443", tlsSettings: {mode: SIMPLE}, requestTimeout: 10s, istiodSide: true}
 verifyCertificateAtClient: true
 certificates: [{secretName: a, dnsNames: [b]}]

@@ -19,7 +19,7 @@ from lateen.api.check_mesh_proxy import check_proxy
 from lateen.api.check_providers import check_providers
 from lateen.api.check_traffic_policy import check_connection_pool, check_outlier_detection
 from lateen.api.field_names import yaml_name
-from lateen.api.mesh import MeshConfig, MeshNetworks, Network
+from lateen.api.mesh import CertificateData, MeshConfig, MeshNetworks, Network
 from lateen.api.names import is_dns_label, is_fqdn, is_ip, is_wildcard_domain
 from lateen.api.places import join_path
 from lateen.api.scalars import format_duration
@@ -137,6 +137,7 @@ def _check_trust(obj: Object, mesh: MeshConfig) -> Iterator[Problem]:
     for i, root in enumerate(mesh.ca_certificates or ()):
         if root.pem is None and root.spiffe_bundle_url is None:
             yield obj.problem(f"spec.caCertificates[{i}]", "needs pem or spiffeBundleUrl")
+        yield from _check_bundle(obj, root, f"spec.caCertificates[{i}]")
     if mesh.mesh_mtls is not None and mesh.mesh_mtls.ecdh_curves:
         yield obj.problem("spec.meshMTLS.ecdhCurves", "cannot be chosen for mutual TLS inside the mesh")
     curves = (mesh.tls_defaults.ecdh_curves if mesh.tls_defaults is not None else None) or ()
@@ -146,6 +147,30 @@ def _check_trust(obj: Object, mesh: MeshConfig) -> Iterator[Problem]:
             yield obj.problem(place, f"unknown curve {seen(curve)}; known are {listed(CURVES)}", "warning")
         elif curve in curves[:i]:
             yield obj.problem(place, f"is given twice, got {seen(curve)}", "warning")
+
+
+def _check_bundle(obj: Object, root: CertificateData, path: str) -> Iterator[Problem]:
+    for i, domain in enumerate(root.trust_domains):
+        yield from _check_trust_domain(obj, domain, f"{path}.trustDomains[{i}]")
+    if root.spiffe_bundle_url is None:
+        if root.endpoint is not None:
+            yield obj.problem(f"{path}.endpoint", "means nothing without spiffeBundleUrl")
+        return
+    if not root.spiffe_bundle_url.startswith("https://"):
+        text = f"is not fetched: https wanted, got {seen(root.spiffe_bundle_url)}"
+        yield obj.problem(f"{path}.spiffeBundleUrl", text, "warning")
+    if not root.trust_domains:
+        text = "is not fetched: trustDomains must say whose identities it is believed for"
+        yield obj.problem(f"{path}.spiffeBundleUrl", text, "warning")
+    spiffe_id = root.endpoint.spiffe_id if root.endpoint is not None else None
+    if spiffe_id is not None:
+        domain = spiffe_id.removeprefix("spiffe://").partition("/")[0]
+        if not spiffe_id.startswith("spiffe://") or domain not in root.trust_domains:
+            yield obj.problem(
+                f"{path}.endpoint.spiffeId", f"must be a SPIFFE ID of one of trustDomains, got {seen(spiffe_id)}"
+            )
+        if root.endpoint is not None and not root.endpoint.pem:
+            yield obj.problem(f"{path}.endpoint.pem", "is required: what the endpoint is first verified by")
 
 
 def _check_trust_domain(obj: Object, domain: str, path: str) -> Iterator[Problem]:

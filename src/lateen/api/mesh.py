@@ -104,6 +104,13 @@ class ConfigSource(Spec, frozen=True, kw_only=True):
     subscribed_resources: tuple[Literal["SERVICE_REGISTRY"], ...] = ()
 
 
+class BundleEndpoint(Spec, frozen=True, kw_only=True):
+    """Who answers at a `spiffe_bundle_url`. Lateen's own."""
+
+    spiffe_id: str | None = None  # profile https_spiffe; else https_web
+    pem: str | None = None  # https_spiffe: roots for the first fetch; https_web: roots in place of the machine's
+
+
 class CertificateData(Spec, frozen=True, kw_only=True):
     """One more root of the mesh: exactly one of `pem` and `spiffe_bundle_url`."""
 
@@ -113,6 +120,7 @@ class CertificateData(Spec, frozen=True, kw_only=True):
     spiffe_bundle_url: str | None = None
     cert_signers: tuple[str, ...] = ()
     trust_domains: tuple[str, ...] = ()
+    endpoint: BundleEndpoint | None = None
 
 
 class CA(Spec, frozen=True, kw_only=True):

@@ -106,7 +106,7 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
                 "ingressSelector",
                 "ingressControllerMode",
                 "configSources",
-                "caCertificates",
+                "caCertificates[].certSigners",
                 "ca",
                 "verifyCertificateAtClient",
                 "certificates",

@@ -41,6 +41,7 @@ from lateen.pilot.serving.bundle_endpoint import (
     Sequence,
 )
 from lateen.pilot.serving.expiry import root_problems
+from lateen.pilot.serving.federation import Federation
 from lateen.pilot.serving.root_service import RootService
 from lateen.pilot.serving.trust import Proxies
 from lateen.settings import Settings
@@ -99,6 +100,7 @@ class Certificates:
         self.settings = settings
         self.options = options
         self.turned_away_count = 0
+        self.federation: Federation | None = None  # who else is believed
         self._proxies: Proxies | None = None
         self._stack = contextlib.AsyncExitStack()
 
@@ -133,7 +135,7 @@ class Certificates:
             audit=self.audit,
         )
         self.join_tokens = JoinTokens(settings.join_tokens_file, trust_domain=options.trust_domain, audit=self.audit)
-        self.jwts = JwtAuthority(settings.jwt_dir, options.trust_domain)
+        self.jwts = JwtAuthority(settings.jwt_dir, options.trust_domain, on_keys=self.publish_trust)
         self.jwt_service = JwtService(self.jwts, self.authenticators, audit=self.audit)
         rooting = asyncio.create_task(self.root_service.run(), name="roots")
         stack.push_async_callback(_ended, rooting)
@@ -158,10 +160,15 @@ class Certificates:
     @property
     def trust(self) -> TrustUpdate:
         """What every proxy is to be told of trust, as of now."""
-        bundle = TrustBundle.of({self.options.trust_domain: self.authority.roots})
-        own_keys = format_jwt_bundle(self.jwts.public_keys).decode()
-        keys = ((self.options.trust_domain, own_keys),)
-        return TrustUpdate(bundle, self.authority.signing_path, keys, self.roots.revoked.decode("ascii"))
+        own = self.authority.roots
+        keys = {self.options.trust_domain: self.jwts.public_keys}
+        roots = {self.options.trust_domain: own}
+        if self.federation is not None:
+            roots = self.federation.roots(own)
+            keys = {**self.federation.jwt_keys(), **keys}
+        bundle = TrustBundle.of(roots)
+        documents = tuple((domain, format_jwt_bundle(keys[domain]).decode()) for domain in sorted(keys))
+        return TrustUpdate(bundle, self.authority.signing_path, documents, self.roots.revoked.decode("ascii"))
 
     def follow(self, proxies: Proxies) -> None:
         """Have proxies told what is believed, from now on, and rotations wait for them."""
@@ -218,7 +225,8 @@ class Certificates:
     def problems(self) -> list[Problem]:
         """Return what is wrong with certificates now, for `lateen status`."""
         longest = self.options.lifetime or DEFAULT_LIFETIME
-        found = [*self._audit_problems(), *root_problems(self.roots, longest_leaf=longest)]
+        federated = self.federation.problems() if self.federation is not None else []
+        found = [*federated, *self._audit_problems(), *root_problems(self.roots, longest_leaf=longest)]
         if self.root_service.fault:
             text = f"roots are not looked after, a rotation stands still: {self.root_service.fault}"
             found.append(Problem(str(self.settings.ca_dir), 0, "", text))

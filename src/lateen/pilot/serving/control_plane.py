@@ -29,6 +29,7 @@ from lateen.errors import BadInput, LateenError, Refused, Unsupported
 from lateen.logs import configure_logging
 from lateen.net.client import Lease, ensure_holder
 from lateen.net.process import start_ticks
+from lateen.pilot.model.policy import age_key
 from lateen.pilot.model.ties import Ties, service_tie
 from lateen.pilot.registry.registrations import Registrations, to_workload
 from lateen.pilot.registry.services import implied_rows
@@ -37,6 +38,7 @@ from lateen.pilot.registry.vips import load_vips, save_vips
 from lateen.pilot.serving.access import access_report
 from lateen.pilot.serving.certificates import CertificateOptions, Certificates
 from lateen.pilot.serving.elsewhere import elsewhere_listener
+from lateen.pilot.serving.federation import Federation
 from lateen.pilot.serving.groups import group_info
 from lateen.pilot.serving.halves import WaitingRoom
 from lateen.pilot.serving.keys import FetchOptions, make_key_keeper
@@ -194,6 +196,14 @@ class ControlPlane:
         self.certificates.follow(
             Proxies(self.pilot.source.trust, lambda: self.ads.hub.streams, lambda: self.registrations)
         )
+        self.certificates.federation = Federation(
+            options.fetch.fetcher(),
+            settings.federation_file,
+            options.trust_domain,
+            on_change=self._federation_changed,
+        )
+        self._stack.push_async_callback(self.certificates.federation.stop)
+        self._follow_federation()
         self.reporter = Reporter(self)
         await self._stack.enter_async_context(self._servers())
         self._stack.callback(self._leave_network)
@@ -367,6 +377,8 @@ class ControlPlane:
         self.pilot.apply(changes, workloads)
         if any(change.key.kind == "RequestAuthentication" for change in changes):
             self.keys.want(self.pilot.key_wants.all())
+        if any(change.key.kind == "MeshConfig" for change in changes):
+            self._follow_federation()
         try:
             save_vips(self.settings.vips_file, self.vips)
         except OSError as error:
@@ -375,6 +387,16 @@ class ControlPlane:
         if changes:
             log.info("configuration applied", changed=[str(change.key) for change in changes[:20]], count=len(changes))
             self._show_problems()
+
+    def _follow_federation(self) -> None:
+        """Believe the trust domains that the MeshConfig in force names."""
+        if self.certificates.federation is not None:
+            configs = [obj for key, obj in self.pilot.mesh.objects.items() if key.kind == "MeshConfig"]
+            self.certificates.federation.configure(min(configs, key=age_key, default=None))
+
+    def _federation_changed(self) -> None:
+        self.certificates.publish_trust()
+        self._show_problems()
 
     def problems(self) -> list[Problem]:
         """Return everything that is wrong with the configuration now, by file and line."""
