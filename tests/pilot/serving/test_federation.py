@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.fakes.certs import StrangeAuthority, key_pem, pem_of, uri
+from tests.pilot.serving.test_bundle_endpoint import Mesh, serving
 
 from lateen.api.decode import decode_documents
-from lateen.fetch import Fetched, FetchError
+from lateen.fetch import Fetched, Fetcher, FetchError, Guard
+from lateen.fetch.guard import parse_networks
+from lateen.pilot.serving.bundle_endpoint import FileCertificate, OwnCertificate
 from lateen.pilot.serving.federation import KEEP_SECONDS, Federation, endpoint_context
 from lateen.wire.memory_tls import server_context
 from lateen.wire.spiffe_bundle import Bundle, format_bundle
@@ -142,3 +145,32 @@ async def test_who_may_answer_at_an_endpoint(
                 await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname="x")
     finally:
         server.close()
+
+
+@pytest.mark.parametrize(
+    ("profile", "allowed", "told"),
+    [("https_web", "127.0.0.0/8", ""), ("https_spiffe", "127.0.0.0/8", ""), ("https_spiffe", "10.0.0.0/8", "loopback")],
+)
+async def test_a_real_endpoint_by_each_profile(tmp_path: Path, profile: str, allowed: str, told: str) -> None:
+    there = Mesh(tmp_path)
+    web = profile == "https_web"
+    certificate = FileCertificate(*there.pair("localhost")) if web else OwnCertificate(there.identity)
+    who = "" if web else f"spiffeId: {there.identity.spiffe_id}, "
+    pem = "".join(there.authority.roots).replace("\n", "\\n")
+    fetcher = Fetcher(Guard(allowed=parse_networks([allowed], "--allow-fetch")))
+    done = asyncio.Event()
+    federation = Federation(fetcher, tmp_path / "f.json", "here.example", on_change=done.set)
+    async with serving(there, certificate) as port:
+        spec = f'  caCertificates:\n  - spiffeBundleUrl: "https://localhost:{port}/"\n    trustDomains: [a.example]\n'
+        federation.configure(config(f'{spec}    endpoint: {{{who}pem: "{pem}"}}\n'))
+        done.clear()
+        await asyncio.wait_for(done.wait(), 10)
+        found = federation.roots([OWN_ROOT])
+        await federation.stop()
+    if told:
+        assert found == {"here.example": (OWN_ROOT,)}
+        assert told in federation.problems()[0].message
+    else:
+        assert federation.problems() == []
+        assert found == {"here.example": (OWN_ROOT,), "a.example": there.authority.roots}
+        assert federation.jwt_keys() == {"a.example": there.jwts.public_keys}
