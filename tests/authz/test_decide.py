@@ -512,3 +512,60 @@ def test_what_keeps_out_looks_past_parameters_of_paths(pattern: str, path: str, 
     assert (one(rule, http(path), action="ALLOW"), one(rule, http(path))) == (lets_in, keeps_out)
     negated = f"{{to: [{{operation: {{notPaths: ['{pattern}']}}}}]}}"
     assert (one(negated, http(path), action="ALLOW"), one(negated, http(path))) == (not keeps_out, not lets_in)
+
+
+FAR = "spiffe://far.example/ns/default/sa/web"
+
+
+@pytest.mark.parametrize(
+    ("rule", "wanted"),
+    [
+        pytest.param("{from: [{source: {namespaces: [default]}}]}", False, id="a namespace is the mesh's"),
+        pytest.param("{from: [{source: {serviceAccounts: [web]}}]}", False, id="an account is the mesh's"),
+        pytest.param("{when: [{key: source.namespace, values: [default]}]}", False, id="as a condition"),
+        pytest.param(
+            "{from: [{source: {trustDomains: [far.example], namespaces: [default]}}]}", True, id="told in the source"
+        ),
+        pytest.param(
+            "{when: [{key: source.trustDomain, values: ['*']}, {key: source.namespace, values: [default]}]}",
+            True,
+            id="told in a condition",
+        ),
+        pytest.param(
+            "{from: [{source: {trustDomains: [far.example]}}], when: [{key: source.namespace, values: [default]}]}",
+            True,
+            id="a condition beside a source that tells",
+        ),
+        pytest.param(
+            "{from: [{source: {trustDomains: [far.example]}}, {source: {notNamespaces: [x]}}],"
+            " when: [{key: source.namespace, values: [default]}]}",
+            False,
+            id="a condition beside a source that does not",
+        ),
+        pytest.param(
+            "{from: [{source: {principals: ['*']}}], when: [{key: source.namespace, values: [default]}]}",
+            False,
+            id="anybody is nobody's domain",
+        ),
+        pytest.param(
+            "{from: [{source: {principals: [far.example/ns/default/sa/*]}}],"
+            " when: [{key: source.serviceAccount, values: [web]}]}",
+            True,
+            id="a principal tells",
+        ),
+        pytest.param("{from: [{source: {notNamespaces: [other]}}]}", True, id="what is not named is anybody"),
+    ],
+)
+def test_namespaces_grant_at_home_only(rule: str, wanted: bool) -> None:
+    """What another trust domain calls its namespace must not pass for one of ours; what keeps out means all."""
+    assert one(rule, http(peer=FAR), action="ALLOW") is wanted
+    assert one(rule, tcp(peer=FAR), action="ALLOW") is wanted
+
+
+@pytest.mark.parametrize("named", ["namespaces: [default]", "serviceAccounts: [web]"])
+def test_namespaces_keep_out_whoever_bears_them(named: str) -> None:
+    rule = f"{{from: [{{source: {{{named}}}}}]}}"
+    assert one(rule, http(peer=FAR))
+    assert one(rule, tcp(peer=FAR))
+    alias = http(peer="spiffe://old.example/ns/default/sa/web")
+    assert one(rule, alias, action="ALLOW", trust_domains=("new.example", "old.example"))

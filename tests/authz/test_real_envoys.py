@@ -20,6 +20,9 @@ from tests.fakes.comparing import Comparison, Fields, Guarded, Pair, fields_that
 from tests.fakes.court import HTTP_PORT, OTHER_HTTP_PORT, TCP_PORT, Court
 from tests.strategies.policies import (
     CONDITIONS,
+    IDENTITIES,
+    STRANGE,
+    Shot,
     draw_client,
     draw_http,
     draw_narrow_policy,
@@ -30,7 +33,7 @@ from tests.strategies.policies import (
 
 from lateen.api.base import Object
 from lateen.api.security import Operation, Source
-from lateen.authz import HttpRequest
+from lateen.authz import Connection, HttpRequest
 
 pytestmark = pytest.mark.envoy
 
@@ -42,6 +45,7 @@ CLIENTS, REQUESTS, CONNECTIONS = 4, 5, 5  # of a workload: HTTP connections, req
 PAIRS_OF_ONE = CLIENTS * REQUESTS + CONNECTIONS
 SHOWN = 5
 LEAST = 0.1  # of all pairs, each way to decide
+IN, OUT = 200, 403
 LEAST_DECIDED = 1  # pair whose decision hangs on a field, for each field
 NEVER = ("request.headers[x-none]", "request.auth.claims[admin]")  # no request has it, or not as a text
 FIELDS = {
@@ -137,6 +141,52 @@ def test_pairs_that_once_differed(court: Court, spec: dict[str, Any], requests: 
     documents = [{**document, "metadata": {"name": "p", "namespace": "default"}, "spec": spec}]
     guarded = Guarded(documents, [with_request(client, http) for http in requests])
     assert list(map(str, Comparison(court).differences([guarded]))) == []
+
+
+PARTNER = {"trustDomains": [STRANGE], "namespaces": ["default"]}
+
+
+@pytest.mark.parametrize(
+    ("rule", "partner"),
+    [
+        pytest.param({"from": [{"source": {"namespaces": ["default"]}}]}, OUT, id="namespace"),
+        pytest.param({"from": [{"source": {"serviceAccounts": ["web"]}}]}, OUT, id="account"),
+        pytest.param({"when": [{"key": "source.namespace", "values": ["d*"]}]}, OUT, id="condition"),
+        pytest.param({"from": [{"source": PARTNER}]}, IN, id="told"),
+        pytest.param(
+            {
+                "from": [{"source": {"trustDomains": ["*"]}}],
+                "when": [{"key": "source.namespace", "values": ["default"]}],
+            },
+            IN,
+            id="any is told",
+        ),
+    ],
+)
+def test_a_namespace_of_another_trust_domain_is_another_one(court: Court, rule: dict[str, Any], partner: int) -> None:
+    """The partner is let in by TLS, as one that is federated is, and has a namespace and an account of our names."""
+    shots = [
+        replace(shot, identity=name, request=replace(shot.request, connection=peer_of(shot, name)))
+        for name in ("web", "old", "partner")
+        for shot in (
+            with_request(draw_client(Random(1), port=HTTP_PORT), HttpRequest(authority="api")),
+            draw_client(Random(1), port=TCP_PORT),
+        )
+    ]
+    document = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy"}
+    documents = [{**document, "metadata": {"name": "p", "namespace": "default"}, "spec": {"rules": [rule]}}]
+    pairs = Comparison(court).pairs([Guarded(documents, shots)])
+    assert [str(pair) for pair in pairs if pair.fault] == []
+    answers = {(pair.shot.identity, pair.shot.request.http is None): pair.decision.status for pair in pairs}
+    for tcp in (False, True):
+        assert answers["partner", tcp] == partner
+        # Our own, under any of its names, unless the rule is about the partner alone.
+        ours = OUT if rule == {"from": [{"source": PARTNER}]} else IN
+        assert {answers["web", tcp], answers["old", tcp]} == {ours}
+
+
+def peer_of(shot: Shot, identity: str) -> Connection:
+    return replace(shot.request.connection, peer=IDENTITIES[identity])
 
 
 def test_a_translation_that_forgets_something_is_found_out(court: Court, monkeypatch: pytest.MonkeyPatch) -> None:

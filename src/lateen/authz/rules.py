@@ -48,6 +48,8 @@ def what_fails(rule: Rule, seen: Seen, *, action: str, namespace: str) -> str | 
         conditions.append(_Clause(attribute, condition.values, condition.not_values, keeps_out))
     sources = [_clauses(entry.source, SOURCES, keeps_out) for entry in rule.from_ or ()]
     operations = [_clauses(entry.operation, OPERATIONS, keeps_out) for entry in rule.to or ()]
+    if not keeps_out:
+        _stay_at_home(sources, conditions, seen)
     if seen.request.http is None:
         if action == "ALLOW":
             for clause in (*conditions, *_flat(sources), *_flat(operations)):
@@ -61,6 +63,35 @@ def what_fails(rule: Rule, seen: Seen, *, action: str, namespace: str) -> str | 
         or _alternatives(operations, seen, namespace)
         or _all(conditions, seen, namespace)
     )
+
+
+def _stay_at_home(sources: list[list[_Clause]], conditions: list[_Clause], seen: Seen) -> None:
+    """Let namespaces and accounts that grant something be those of the mesh, where no trust domain is told.
+
+    A federated trust domain may have a namespace of the same name.
+    """
+    home = _Clause(SOURCES["trust_domains"], seen.trust_domains, (), keeps_out=False)
+    if _tells_domain(conditions):
+        return
+    if _names_place(conditions) and not (sources and all(map(_tells_domain, sources))):
+        conditions.append(home)
+    for clauses in sources:
+        if _names_place(clauses) and not _tells_domain(clauses):
+            clauses.append(home)
+
+
+def _names_place(clauses: Iterable[_Clause]) -> bool:
+    wanted = (SOURCES["namespaces"], SOURCES["service_accounts"])
+    return any(clause.values and clause.attribute in wanted for clause in clauses)
+
+
+def _tells_domain(clauses: Iterable[_Clause]) -> bool:
+    for clause in clauses:
+        if clause.values and clause.attribute == SOURCES["trust_domains"]:
+            return True
+        if clause.attribute == SOURCES["principals"] and clause.values:
+            return not any(value.startswith("*") for value in clause.values)
+    return False
 
 
 def _clauses(spec: Source | Operation | None, attributes: Mapping[str, Attribute], keeps_out: bool) -> list[_Clause]:

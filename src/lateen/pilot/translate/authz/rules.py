@@ -29,6 +29,8 @@ __all__ = ["NEVER", "build_rule"]
 
 M = TypeVar("M", Permission, Principal)
 
+PLACES = (SOURCES["namespaces"], SOURCES["service_accounts"])  # within a trust domain
+
 NEVER = Policy(permissions=[PERMISSIONS.never], principals=[PRINCIPALS.never])
 
 
@@ -58,8 +60,8 @@ class _Parts:
 
 def build_rule(rule: Any, place: Place, *, tcp: bool) -> Policy:
     """Return what one api Rule is for HTTP chains, or with `tcp` for others. Never one that Envoy refuses."""
-    parts = _parts(rule)
     grants = place.leaning is Leaning.GRANTS
+    parts = _at_home(_parts(rule), place) if grants else _parts(rule)
     if grants and (parts.unknown or (tcp and parts.asks_http())):
         return NEVER
     return Policy(
@@ -86,6 +88,38 @@ def _parts(rule: Any) -> _Parts:
         of_source=of_source,
         of_destination=of_destination,
         unknown=unknown,
+    )
+
+
+def _at_home(parts: _Parts, place: Place) -> _Parts:
+    """Return what grants with the mesh's own trust domain wherever a namespace or an account is named without one.
+
+    Another trust domain names its namespaces as it likes: that it is believed about its own identities must not let its
+    `ns/admin` pass for ours.
+    """
+    home = _Clause(SOURCES["trust_domains"], place.trust_domains[:1], ())  # stands for its aliases, too
+    told = _tells_domain(parts.of_source)
+    sources = [
+        [*row, home] if _names_place(row) and not told and not _tells_domain(row) else row for row in parts.sources
+    ]
+    everywhere = bool(sources) and all(_tells_domain(row) for row in sources)
+    needed = _names_place(parts.of_source) and not told and not everywhere
+    return replace(parts, sources=sources, of_source=[*parts.of_source, home] if needed else parts.of_source)
+
+
+def _names_place(row: Sequence[_Clause[Principal]]) -> bool:
+    return any(clause.values and clause.attribute in PLACES for clause in row)
+
+
+def _tells_domain(row: Sequence[_Clause[Principal]]) -> bool:
+    """Return whether a row says itself of which trust domains it is; `*` in `trustDomains` says: of all."""
+    return any(
+        clause.values
+        and (
+            clause.attribute is SOURCES["trust_domains"]
+            or (clause.attribute is SOURCES["principals"] and not any(text.startswith("*") for text in clause.values))
+        )
+        for clause in row
     )
 
 
