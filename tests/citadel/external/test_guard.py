@@ -199,11 +199,25 @@ async def test_orders_go_few_at_a_time_and_none_is_lost() -> None:
 
 async def test_an_authority_that_says_nothing_is_given_up() -> None:
     guard, authority, _ = guard_of(asyncio.Event().wait, seconds=0.05, concurrency=1)
-    first, second = asyncio.create_task(refusal(guard)), asyncio.create_task(refusal(guard))
-    assert str(await first) == "acme gave no answer within 0.05 s"
-    assert str(await second) == "acme is busy: no answer within 0.05 s"
+    assert str(await refusal(guard)) == "acme gave no answer within 0.05 s"
     assert authority.at_once == 0
     assert guard.report().failed == 1
+
+
+async def test_who_waited_too_long_for_a_place_says_nothing_of_the_authority() -> None:
+    gate = asyncio.Event()
+
+    async def late() -> bytes:
+        await gate.wait()
+        return b"pem"
+
+    guard, authority, _ = guard_of(late, seconds=0.2, concurrency=1)
+    await guard._places.acquire()  # as by an order that is under way
+    assert str(await refusal(guard)) == "acme is busy: no order could be sent within 0.2 s"
+    assert (authority.calls, guard.report().failed, guard.report().waiting) == (0, 0, 0)
+    guard._places.release()
+    gate.set()
+    assert await guard.sign(ORDER) == b"pem"
 
 
 @pytest.mark.parametrize(

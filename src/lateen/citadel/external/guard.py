@@ -116,15 +116,15 @@ class Guard:
     async def sign(self, order: Order) -> bytes:
         """Return what the authority signed, unchecked. Raises `Unavailable`, `Refused`, `BadInput`.
 
-        The time-out covers the wait for a place too. Callers are served in the order of arrival.
+        The time-out is for the wait for a place, and again for the answer: an order that waited long must not make the
+        authority look slow. Callers are served in the order of arrival.
         """
-        deadline = self._clock() + self._seconds
         self.waiting += 1
         try:
             async with asyncio.timeout(self._seconds):
                 await self._places.acquire()
         except TimeoutError:
-            raise Unavailable(f"{self.name} is busy: no answer within {self._seconds:g} s") from None
+            raise Unavailable(f"{self.name} is busy: no order could be sent within {self._seconds:g} s") from None
         finally:
             self.waiting -= 1
         try:
@@ -132,7 +132,7 @@ class Guard:
             if not self.breaker.admit(self._clock()):
                 left = max(self.breaker.closed_again_at - self._clock(), 0.0)
                 raise Unavailable(f"{self.name} is not asked for another {left:.1f} s: {self.fault}")
-            return await self._send(order, max(deadline - self._clock(), 0.0))
+            return await self._send(order)
         finally:
             self._places.release()
 
@@ -162,10 +162,10 @@ class Guard:
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self._authority.close()
 
-    async def _send(self, order: Order, seconds: float) -> bytes:
+    async def _send(self, order: Order) -> bytes:
         self.orders += 1
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self._seconds):
                 answer = await self._call(order)
         except (Refused, BadInput) as error:
             self.refused += 1
