@@ -7,6 +7,7 @@ reaches a socket in it is one of the local user's own.
     mesh.json            the running control plane: pid, start time, config folder (written atomically, removed on exit)
     ca/                  what signs: root certificate and key (0600), and where their rotation stands
     cacerts/             a signing certificate and roots to use instead (`lateen up --ca-certs` names another folder)
+    authority/           of an authority elsewhere: its roots, the intermediate with its key (0600)
     jwt/                 keys of JWT-SVIDs (0600), a new one each day
     federation.json      bundles of other trust domains, as they were fetched last
     bundle.json          number of the SPIFFE bundle that others were told last
@@ -76,6 +77,10 @@ class Settings:
     @property
     def ca_dir(self) -> Path:
         return self.state / "ca"
+
+    @property
+    def authority_dir(self) -> Path:
+        return self.state / "authority"
 
     @property
     def jwt_dir(self) -> Path:

@@ -102,6 +102,16 @@ class Roots:
         return sorted_roots((*self.signing.roots, *(self.other.roots if self.other is not None else ())))
 
     @property
+    def issued(self) -> int:
+        """How many certificates were issued since the start."""
+        return self.authority.issued
+
+    @property
+    def signing_path(self) -> str:
+        """By which way certificates are signed now (`lateen.wire.trust`); "" where that is not known."""
+        return self.authority.signing_path
+
+    @property
     def revoked(self) -> bytes:
         """Revocation lists of all that may have signed what is in use; none while some of them keep none.
 

@@ -203,8 +203,9 @@ def check_leaf(leaf: x509.Certificate, request: LeafRequest, signer: x509.Certif
         yield "its key is not the requested one"
     if leaf.issuer != signer.subject:
         yield f"its issuer is {leaf.issuer.rfc4514_string()!r}, wanted {signer.subject.rfc4514_string()!r}"
-    if leaf.not_valid_after_utc > min(request.validity.not_after, signer.not_valid_after_utc):
-        yield f"it holds until {leaf.not_valid_after_utc}, wanted {request.validity.not_after} at the latest"
+    latest = min(request.validity.not_after, signer.not_valid_after_utc)
+    if leaf.not_valid_after_utc > latest:
+        yield f"it holds until {leaf.not_valid_after_utc}, wanted {latest} at the latest"
 
 
 def _is_authority(leaf: x509.Certificate) -> bool:

@@ -126,6 +126,8 @@ def _wait(options: argparse.Namespace, settings: Settings, report: AuthorityRepo
 
 def _print_status(report: AuthorityReport) -> None:
     sys.stdout.write(f"trust domain {report.trust_domain}, {report.source}\n")
+    for name, value in report.elsewhere.items():
+        sys.stdout.write(f"  {name}: {value}\n")
     if report.problem:
         sys.stdout.write(styled(f"not in force: {report.problem}\n", "31"))
     sys.stdout.write("\nSIGNS\n")

@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cert-chain.pem, root-cert.pem, or tls.crt, tls.key, ca.crt (default: cacerts in the state folder, if there)",
     )
     parser.add_argument(
+        "--authority",
+        metavar="FILE",
+        help="file that names an authority elsewhere which signs: a Vault, a signer of Kubernetes, or a class of a "
+        "package; see docs/operations/external-authorities.md",
+    )
+    parser.add_argument(
         "--root-key",
         choices=("p256", "p384", "rsa2048", "rsa4096"),
         default="p256",
@@ -106,6 +112,8 @@ def run(options: argparse.Namespace) -> int:
         )
     elif options.bundle_endpoint_cert or options.bundle_endpoint_key or options.bundle_refresh:
         raise BadInput("--bundle-endpoint-cert, --bundle-endpoint-key and --bundle-refresh want --bundle-endpoint")
+    if options.authority and options.ca_certs:
+        raise BadInput("--authority and --ca-certs exclude each other: one of them says what signs")
     settings = Settings.from_env(state=options.state)
     return asyncio.run(
         run_control_plane(
@@ -117,6 +125,7 @@ def run(options: argparse.Namespace) -> int:
                     trust_domain=options.trust_domain,
                     lifetime=options.cert_ttl,
                     bundle_endpoint=endpoint,
+                    authority=Path(options.authority) if options.authority else None,
                     plugged=Path(options.ca_certs) if options.ca_certs else None,
                     settle=options.root_settle,
                     root=RootWish(options.root_key, options.root_ttl or RootWish().lifetime),

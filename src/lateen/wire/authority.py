@@ -69,7 +69,8 @@ class RotationInfo(_Message, frozen=True, kw_only=True):
 
 class AuthorityReport(_Message, frozen=True, kw_only=True):
     trust_domain: str
-    source: str  # "self-signed" or the folder that was plugged in
+    source: str  # "self-signed", "elsewhere", or the folder that was plugged in
+    elsewhere: dict[str, str] = {}  # what is known of an authority elsewhere, for people
     problem: str = ""  # why what is plugged in is not in force
     chain: tuple[LinkInfo, ...]  # what signs now, up to its root
     roots: tuple[LinkInfo, ...]  # all that are believed now

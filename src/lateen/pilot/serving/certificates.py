@@ -30,7 +30,7 @@ from lateen.citadel.jwt_service import JwtService
 from lateen.citadel.material import material_files
 from lateen.citadel.roots import Roots
 from lateen.citadel.server_identity import ServerIdentity
-from lateen.citadel.service import DEFAULT_LIFETIME, CertificateService, Lifetimes
+from lateen.citadel.service import DEFAULT_LIFETIME, CertificateService, Issuer, Lifetimes
 from lateen.citadel.store import RootWish
 from lateen.errors import BadInput
 from lateen.pilot.serving.bundle_endpoint import (
@@ -41,6 +41,7 @@ from lateen.pilot.serving.bundle_endpoint import (
     Sequence,
 )
 from lateen.pilot.serving.expiry import root_problems
+from lateen.pilot.serving.external import Elsewhere, RootsElsewhere
 from lateen.pilot.serving.federation import Federation
 from lateen.pilot.serving.root_service import RootService
 from lateen.pilot.serving.trust import Proxies
@@ -66,6 +67,7 @@ class CertificateOptions:
     trust_domain: str = "cluster.local"
     lifetime: timedelta | None = None  # default and maximum of workload certificates; None: Citadel's own
     bundle_endpoint: BundleEndpointOptions | None = None
+    authority: Path | None = None  # file that names an authority elsewhere; None: Citadel signs by itself
     plugged: Path | None = None  # folder of a signing certificate and its roots; None: `cacerts` of the state, if any
     root: RootWish = field(default_factory=RootWish)  # of self-signed roots that are made
     settle: timedelta | None = None  # that new roots are believed at least before they sign; None: as others need
@@ -101,12 +103,14 @@ class Certificates:
         self.options = options
         self.turned_away_count = 0
         self.federation: Federation | None = None  # who else is believed
+        self.elsewhere: Elsewhere | None = None  # who signs, where this process does not
         self._proxies: Proxies | None = None
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         """Raises `BadInput`, naming the file, for material that must not be used, and `OSError`."""
         async with contextlib.AsyncExitStack() as stack:
+            await self._open_authority(stack)
             self._open(stack)
             await self._open_bundle_endpoint(stack)
             self._stack = stack.pop_all()
@@ -115,21 +119,43 @@ class Certificates:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
+    async def _open_authority(self, stack: contextlib.AsyncExitStack) -> None:
+        """Set what signs, which roots are believed, and the certificate of the control plane itself."""
+        settings, options = self.settings, self.options
+        issuer: Issuer
+        if options.authority is not None:
+            folder = settings.authority_dir
+            self.elsewhere = await Elsewhere.open(stack, options.authority, options.trust_domain, folder)
+        if self.elsewhere is not None and self.elsewhere.issuer is not None:
+            self.roots = RootsElsewhere(self.elsewhere, options.trust_domain, settings.ca_dir)
+            self.authority = self.roots.authority
+            self.server_identity = await self.elsewhere.server_identity(stack, self.authority, options.lifetime)
+            issuer = self.elsewhere.issuer
+        else:
+            plugged = _plugged_folder(settings, options) if self.elsewhere is None else self.elsewhere.plugged
+            self.roots = Roots.open(settings.ca_dir, options.trust_domain, plugged=plugged, wish=options.root)
+            issuer = self.authority = self.roots.authority
+            self.server_identity = (
+                ServerIdentity(self.authority)
+                if options.lifetime is None
+                else ServerIdentity(self.authority, lifetime=options.lifetime)
+            )
+        self._issuer = issuer
+
     def _open(self, stack: contextlib.AsyncExitStack) -> None:
         settings, options = self.settings, self.options
         lifetime = options.lifetime
-        self.roots = Roots.open(
-            settings.ca_dir, options.trust_domain, plugged=_plugged_folder(settings, options), wish=options.root
-        )
-        self.authority = self.roots.authority
         self.audit = AuditLog(settings.state)
         stack.callback(self.audit.close)
         self.roots.on_step = self._root_step
         self.roots.issued_until = self._issued_until
-        self.root_service = RootService(self.roots, default=settings.plugged_dir, settle=options.settle_time)
+        plugs_in = settings.plugged_dir if self.elsewhere is None else None
+        self.root_service = RootService(self.roots, default=plugs_in, settle=options.settle_time)
+        if self.elsewhere is not None:
+            self.root_service.elsewhere = self.elsewhere.describe
         self.authenticators = (LocalTrust(options.trust_domain),)
         self.service = CertificateService(
-            self.authority,
+            self._issuer,
             self.authenticators,
             lifetimes=Lifetimes() if lifetime is None else Lifetimes.exactly(lifetime),
             audit=self.audit,
@@ -141,9 +167,6 @@ class Certificates:
         stack.push_async_callback(_ended, rooting)
         rotating = asyncio.create_task(self._rotate_jwt_keys(), name="jwt keys")
         stack.push_async_callback(_ended, rotating)
-        self.server_identity = (
-            ServerIdentity(self.authority) if lifetime is None else ServerIdentity(self.authority, lifetime=lifetime)
-        )
 
     def create_join_token(self, wanted: JoinTokenRequest, listen: str) -> JoinTokenCreated:
         """Make a join token; `listen` is where it can be used. Raises `BadInput`, `Refused`, `Unavailable`."""
@@ -168,7 +191,7 @@ class Certificates:
             keys = {**self.federation.jwt_keys(), **keys}
         bundle = TrustBundle.of(roots)
         documents = tuple((domain, format_jwt_bundle(keys[domain]).decode()) for domain in sorted(keys))
-        return TrustUpdate(bundle, self.authority.signing_path, documents, self.roots.revoked.decode("ascii"))
+        return TrustUpdate(bundle, self.roots.signing_path, documents, self.roots.revoked.decode("ascii"))
 
     def follow(self, proxies: Proxies) -> None:
         """Have proxies told what is believed, from now on, and rotations wait for them."""
@@ -226,7 +249,8 @@ class Certificates:
         """Return what is wrong with certificates now, for `lateen status`."""
         longest = self.options.lifetime or DEFAULT_LIFETIME
         federated = self.federation.problems() if self.federation is not None else []
-        found = [*federated, *self._audit_problems(), *root_problems(self.roots, longest_leaf=longest)]
+        signing = self.elsewhere.problems() if self.elsewhere is not None else []
+        found = [*federated, *signing, *self._audit_problems(), *root_problems(self.roots, longest_leaf=longest)]
         if self.root_service.fault:
             text = f"roots are not looked after, a rotation stands still: {self.root_service.fault}"
             found.append(Problem(str(self.settings.ca_dir), 0, "", text))

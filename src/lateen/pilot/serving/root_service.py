@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -104,6 +104,7 @@ class RootService:
         self._default = default
         self.census: Census = Nobody()
         self.fault = ""  # why the last look did not come to its end
+        self.elsewhere: Callable[[], Mapping[str, str]] | None = None  # what is known of an authority elsewhere
         self._clock = clock
         self._stamps = file_stamps(roots.plugged) if roots.plugged is not None else ()
         self._seen = self._stamps
@@ -150,7 +151,7 @@ class RootService:
 
     def _count(self) -> _Look:
         holders, version = self.census.holders(), self.census.version()
-        path = self.roots.authority.signing_path
+        path = self.roots.signing_path
         untrusting: list[Waiting] = []
         unrenewed: list[Waiting] = []
         names: set[str] = set()
@@ -208,14 +209,19 @@ class RootService:
         state, chain = roots.state, roots.signing.chain
         return AuthorityReport(
             trust_domain=roots.authority.trust_domain,
-            source=str(roots.plugged) if roots.plugged is not None else "self-signed",
+            source="elsewhere"
+            if self.elsewhere is not None
+            else str(roots.plugged)
+            if roots.plugged is not None
+            else "self-signed",
+            elsewhere=dict(self.elsewhere()) if self.elsewhere is not None else {},
             problem=roots.problem,
             chain=tuple(
                 link_info(link, "root" if link == chain[-1] else "intermediate" if n else "signer")
                 for n, link in enumerate(chain)
             ),
             roots=tuple(link_info(root, "root") for root in roots.trusted),
-            signing_path=roots.authority.signing_path,
+            signing_path=roots.signing_path,
             bundle_version=self.census.version(),
             trusting=look.trusting,
             workloads=look.workloads,
@@ -231,7 +237,7 @@ class RootService:
                 ),
                 without=state.without,
             ),
-            issued=roots.authority.issued,
+            issued=roots.issued,
         )
 
 
