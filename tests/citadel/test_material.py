@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.fakes.certs import key_pem, p256_csr, pem_of
@@ -143,6 +145,26 @@ CLIENTS_ONLY = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
 def test_what_may_not_sign_is_refused(tmp_path: Path, way: list[Link], words: str) -> None:
     plug(tmp_path / "ca", way, [ROOT])
     with pytest.raises(BadInput, match=words):
+        load_material(tmp_path / "ca", NOW, TD)
+
+
+KEY_TYPE, CURVE = b"\x2a\x86\x48\xce\x3d\x02\x01", b"\x2a\x86\x48\xce\x3d\x03\x01\x07"  # ecPublicKey, P-256
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(lambda der: der.replace(KEY_TYPE, KEY_TYPE[:-1] + b"\x77"), id="key of an unknown type"),
+        pytest.param(lambda der: der.replace(CURVE, CURVE[:-1] + b"\x77"), id="unknown curve"),
+        pytest.param(lambda der: der.replace(b"\x03\x42\x00\x04", b"\x03\x42\x00\x09"), id="no point"),
+    ],
+)
+def test_keys_that_cannot_be_read_are_refused_in_order(tmp_path: Path, harm: Callable[[bytes], bytes]) -> None:
+    plug(tmp_path / "ca", [SIGNER, MIDDLE], [ROOT])
+    body = base64.encodebytes(harm(SIGNER.certificate.public_bytes(serialization.Encoding.DER)))
+    pem = b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+    (tmp_path / "ca" / "ca-cert.pem").write_bytes(pem)
+    with pytest.raises(BadInput, match=f"{tmp_path}.*cannot be read"):
         load_material(tmp_path / "ca", NOW, TD)
 
 

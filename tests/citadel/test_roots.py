@@ -438,5 +438,76 @@ def test_a_crash_between_two_files_leaves_one_state_or_the_other(world: World, m
     assert len([e for e in (world.folder / "ca").iterdir() if e.name.startswith("gen-")]) == 1, "the rest is swept"
 
 
+def test_a_first_start_that_crashes_is_done_over(world: World, monkeypatch: Any) -> None:
+    root = world.link("root")
+    signer = world.link("signer", root)
+    world.plug([signer], [root])
+    monkeypatch.setattr("lateen.citadel.keystore.Keystore.put_state", _crash)
+    with pytest.raises(OSError, match="power"):
+        world.open()
+    monkeypatch.undo()
+    kept = world.folder / "ca"
+    (half,) = kept.iterdir()
+    shutil.copytree(half, kept / f".{half.name}-x1")  # killed before the set was whole
+    (kept / ".rotation.json.x2").write_bytes(b"{")
+    assert signer_of(world.open()) == signer.certificate
+    assert {entry.name for entry in kept.iterdir()} == {half.name, "rotation.json"}
+    # What was in force and has lost its state is no new mesh.
+    (kept / "rotation.json").unlink()
+    other = world.link("other")
+    assert world.plugged is not None
+    swap(world.plugged, [other], [other])
+    with pytest.raises(BadInput, match="is missing though its folder is not empty"):
+        world.open()
+
+
+def test_lists_that_ran_out_while_it_was_down_can_be_replaced(world: World) -> None:
+    root = world.link("root")
+    signer = world.link("signer", root)
+    world.plug([signer], [root])
+    assert world.plugged is not None
+    plug(world.plugged, [signer], [root], crl=crl_of(root, now=START) + crl_of(signer, now=START))
+    world.open()
+    world.clock.advance(31 * DAY)
+    roots = world.open()
+    assert "out of date; put a newer one there" in roots.problem
+    lists = crl_of(root, now=world.clock.now) + crl_of(signer, now=world.clock.now)
+    plug(world.plugged, [signer], [root], crl=lists)
+    roots = world.open()
+    assert roots.problem == ""
+    assert roots.revoked == lists
+
+
+def test_an_old_root_that_expires_beside_others_ends_nothing(world: World) -> None:
+    old, root = world.link("old", life=DAY), world.link("root")
+    signer = world.link("signer", root)
+    world.plug([signer], [old, root])
+    roots = world.open()
+    assert believed(roots) == {old.certificate, root.certificate}
+    other = world.link("other", life=10 * DAY)
+    assert world.plugged is not None
+    swap(world.plugged, [other], [other])
+    world.clock.advance(2 * DAY)
+    roots = world.open()
+    assert signer_of(roots) == signer.certificate, "nothing is signed by a root that nobody has proven to trust"
+    assert roots.state.phase is Phase.DISTRIBUTING
+    assert believed(roots) == {root.certificate, other.certificate}
+
+
+def test_more_roots_than_two_sets_may_have_are_refused_and_leave_no_trace(world: World) -> None:
+    root = world.link("root")
+    many = [world.link(f"r{n}") for n in range(16)]
+    world.plug([root], [root, *many])
+    with pytest.raises(BadInput, match=r"root-cert\.pem: 17 roots, at most 16 wanted"):
+        world.open()
+    assert not (world.folder / "ca").exists()
+    assert world.plugged is not None
+    plug(world.plugged, [root], [root, *many[1:]])
+    assert len(believed(world.open())) == 16
+    others = [world.link(f"s{n}") for n in range(16)]
+    plug(world.plugged, others[:1], others)
+    assert len(believed(world.open())) == 32
+
+
 def _crash(*_: object) -> None:
     raise OSError("power cut")

@@ -33,6 +33,7 @@ __all__ = ["FIRST", "Keystore", "material_of_root"]
 FIRST: Final = "first"  # the root that lies in the folder itself
 STATE_FILE: Final = "rotation.json"
 _PREFIX: Final = "gen-"
+_UNFINISHED: Final = (f".{_PREFIX}", f".{STATE_FILE}.")  # what a crash leaves of a set, or of the state
 _MAX_STATE_BYTES: Final = 64 * 1024
 
 
@@ -43,12 +44,22 @@ class Keystore:
         self.folder = folder
         self._trust_domain = trust_domain
 
-    def is_new(self) -> bool:
-        """Whether nothing was ever kept here; half of a root is something."""
+    def has_root(self) -> bool:
+        """Whether a self-signed root is in the folder itself, or half of one."""
+        return any((self.folder / file).exists() for file in (KEY_FILE, CERTIFICATE_FILE))
+
+    def is_new(self, first: Material) -> bool:
+        """Whether nothing was ever in force here; half of a root was.
+
+        A first start that ended between the material and the state that names it has left `first`, the material that
+        was to be put, or parts of it.
+        """
+        own = _name_of(first)
         try:
-            return not any(self.folder.iterdir())
+            names = [entry.name for entry in self.folder.iterdir()]
         except FileNotFoundError:
             return True
+        return all(name == own or name.startswith(_UNFINISHED) for name in names)
 
     def state(self) -> RotationState | None:
         """Return where the rotation stands; None before the first one. Raises `BadInput`, `OSError`."""
@@ -81,11 +92,11 @@ class Keystore:
             return material_of_root(root)
         if not name.startswith(_PREFIX) or "/" in name or not (self.folder / name).is_dir():
             raise BadInput(f"{self.folder / STATE_FILE}: names {name!r}, which is not there; restore {self.folder}")
-        return load_material(self.folder / name, now, self._trust_domain)
+        return load_material(self.folder / name, now, self._trust_domain, kept=True)
 
     def put(self, material: Material) -> str:
         """Keep a set of material and return its name. The same set twice has one name."""
-        name = f"{_PREFIX}{material.digest}"
+        name = _name_of(material)
         if (self.folder / name).is_dir():
             return name
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,10 +114,16 @@ class Keystore:
         for entry in self.folder.iterdir():
             if entry.name.startswith((_PREFIX, f".{_PREFIX}")) and entry.name not in kept:
                 shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name.startswith(_UNFINISHED):
+                entry.unlink(missing_ok=True)
         if FIRST not in kept:
             for file in (KEY_FILE, CERTIFICATE_FILE):  # the key first: half of a root is no root
                 with contextlib.suppress(FileNotFoundError):
                     (self.folder / file).unlink()
+
+
+def _name_of(material: Material) -> str:
+    return f"{_PREFIX}{material.digest}"
 
 
 def material_of_root(root: RootMaterial) -> Material:

@@ -34,6 +34,7 @@ from lateen.citadel.store import CERTIFICATE_FILE, KEY_FILE, PrivateKey, parse_k
 from lateen.citadel.template import check_key
 from lateen.errors import BadInput, Expired
 from lateen.wire.svid import UNREADABLE
+from lateen.wire.trust import MAX_ROOTS
 
 __all__ = [
     "CHAIN_FILE",
@@ -55,6 +56,7 @@ _ISTIO = (CERTIFICATE_FILE, KEY_FILE, CHAIN_FILE, ROOTS_FILE)
 _KUBERNETES = (_TLS_CERTIFICATE, _TLS_KEY, _TLS_ROOTS)
 
 MAX_FILE_BYTES = 1 << 20  # a revocation list may be long
+MAX_OWN_ROOTS = MAX_ROOTS // 2  # in a rotation those of two sets are believed
 MAX_CHAIN = 10  # certificates between a leaf and its root; BoringSSL takes no more than 100
 
 Stamps = tuple[tuple[str, int, int, int, int], ...]
@@ -140,8 +142,20 @@ def file_stamps(folder: Path) -> Stamps:
     return tuple(stamps)
 
 
-def load_material(folder: Path, now: datetime, trust_domain: str) -> Material:
-    """Return what a folder holds. Raises `BadInput`, naming the file and the reason, and `OSError`."""
+def load_material(folder: Path, now: datetime, trust_domain: str, *, kept: bool = False) -> Material:
+    """Return what a folder holds. Raises `BadInput`, naming the file and the reason, and `OSError`.
+
+    A root that has expired is left out, unless the way up ends there: it vouches for nobody any more. What is `kept`
+    because it was good once may have revocation lists that are out of date by now: without it, newer ones could not
+    be put in their place.
+    """
+    try:
+        return _load(folder, now, trust_domain, kept=kept)
+    except UNREADABLE as error:  # `cryptography` reads keys, names and numbers only when they are asked for
+        raise BadInput(f"{folder}: a certificate or list cannot be read: {error}") from error
+
+
+def _load(folder: Path, now: datetime, trust_domain: str, *, kept: bool) -> Material:
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o022:
         raise BadInput(f"{folder}: mode {mode:04o} lets others put files there, 0700 or 0755 wanted")
@@ -153,20 +167,23 @@ def load_material(folder: Path, now: datetime, trust_domain: str) -> Material:
     first, *rest = _certificates(certificate_path)
     chain = rest if names is _KUBERNETES else [*rest, *_certificates(folder / CHAIN_FILE, empty=True)]
     roots = sorted_roots(_certificates(roots_path))
+    if len(roots) > MAX_OWN_ROOTS:
+        raise BadInput(f"{roots_path}: {len(roots)} roots, at most {MAX_OWN_ROOTS} wanted")
     key = parse_key(key_path)
     if isinstance(key, str):
         raise BadInput(f"{key_path}: {key}")
     if key.public_key() != first.public_key():
         raise BadInput(f"{key_path}: does not belong to {certificate_path}")
+    way = _way_up(first, chain, roots, certificate_path)
+    roots = tuple(root for root in roots if root in way or now < root.not_valid_after_utc)
     for root in roots:
         _check_authority(root, roots_path, now, trust_domain, below=0)
-    way = _way_up(first, chain, roots, certificate_path)
     for below, link in enumerate(way):
         place = certificate_path if not below else roots_path if link in roots else folder / names[-2]
         _check_authority(link, place, now, trust_domain, below=below)
     crl = _read(folder / CRL_FILE) if names is _ISTIO and (folder / CRL_FILE).exists() else b""
     if crl:
-        crl = _check_crl(crl, way, folder / CRL_FILE, now)
+        crl = _check_crl(crl, way, folder / CRL_FILE, None if kept else now)
     return Material(certificate=first, key=key, intermediates=tuple(way[:-1]), root=way[-1], roots=roots, crl=crl)
 
 
@@ -249,8 +266,10 @@ def _lists(data: bytes) -> list[x509.CertificateRevocationList]:
     return [x509.load_pem_x509_crl(block.lstrip() + end + b"\n") for block in data.split(end)[:-1]]
 
 
-def _check_crl(data: bytes, way: Sequence[x509.Certificate], path: Path, now: datetime) -> bytes:
+def _check_crl(data: bytes, way: Sequence[x509.Certificate], path: Path, now: datetime | None) -> bytes:
     """Return the lists and nothing else. Raises `BadInput` unless there is one of every authority of the chain.
+
+    Without `now`, none is out of date.
 
     Envoy refuses every peer of an authority that it has no list of, or one whose time is over.
     """
@@ -264,7 +283,7 @@ def _check_crl(data: bytes, way: Sequence[x509.Certificate], path: Path, now: da
             raise BadInput(
                 f"{path}: no revocation list of {_name(link)}; one of every authority of the chain is wanted"
             )
-        if any(each.next_update_utc is not None and each.next_update_utc <= now for each in own):
+        if now is not None and any(each.next_update_utc is not None and each.next_update_utc <= now for each in own):
             raise BadInput(f"{path}: the revocation list of {_name(link)} is out of date; put a newer one there")
         serials = {each.serial_number for each in way}
         if any(each.get_revoked_certificate_by_serial_number(serial) for each in own for serial in serials):

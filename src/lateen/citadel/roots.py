@@ -77,8 +77,9 @@ class Roots:
         now = clock()
         state = store.state()
         created = False
-        if state is None and plugged is not None and store.is_new():
-            signing = load_material(plugged, now, trust_domain)
+        first = _first_plugged(store, plugged, now, trust_domain) if state is None else None
+        if first is not None:
+            signing = first
             state = RotationState(signing=store.put(signing))
             store.put_state(state)
         elif state is None:
@@ -245,6 +246,14 @@ class Roots:
             else:
                 self._log.info("plugged-in certificates in force", folder=str(self.plugged))
         self.problem = text
+
+
+def _first_plugged(store: Keystore, plugged: Path | None, now: datetime, trust_domain: str) -> Material | None:
+    """Return what is plugged in, for a mesh that has nothing in force yet. Raises `BadInput`, `OSError`."""
+    if plugged is None or store.has_root():
+        return None
+    material = load_material(plugged, now, trust_domain)
+    return material if store.is_new(material) else None
 
 
 def _load_signing(
