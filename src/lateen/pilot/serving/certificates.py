@@ -200,9 +200,20 @@ class Certificates:
         self.publish_trust()
 
     def publish_trust(self) -> None:
-        """Have every proxy told what `trust` is now; call it after anything in it has changed."""
-        if self._proxies is not None:
-            self._proxies.slice.put(self.trust)
+        """Have every proxy told what `trust` is now; call it after anything in it has changed.
+
+        Does not raise. What cannot be told is a problem, and until it can be no proxy counts as one that trusts it: a
+        rotation stands still rather than sign by what nobody has heard of.
+        """
+        if self._proxies is None:
+            return
+        try:
+            update = self.trust
+        except BadInput as error:
+            self._proxies.untold = str(error)
+        else:
+            self._proxies.untold = ""
+            self._proxies.slice.put(update)
 
     def _root_step(self, said: str) -> None:
         self.audit.append(AuditEntry(time=audit_time(utc_now()), event="roots-changed", reason=said))
@@ -254,6 +265,11 @@ class Certificates:
         if self.root_service.fault:
             text = f"roots are not looked after, a rotation stands still: {self.root_service.fault}"
             found.append(Problem(str(self.settings.ca_dir), 0, "", text))
+        if self._proxies is not None and self._proxies.untold:
+            text = (
+                f"proxies are not told whom to believe now, and go by what they were told last: {self._proxies.untold}"
+            )
+            return [*found, Problem("", 0, "", text)]
         trust = self.trust
         if trust.revoked and len(trust.bundle.roots) > 1:
             text = (

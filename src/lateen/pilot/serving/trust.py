@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from lateen.pilot.translate.pack import resource_of_bytes
 from lateen.pilot.xds.source import Delta, Resource
@@ -18,6 +19,8 @@ from lateen.wire.trust import TrustUpdate
 from lateen.wire.trust_messages import TRUST_RESOURCE, TRUST_TYPE_URL, encode_trust
 
 __all__ = ["Holding", "Proxies", "TrustSlice", "trust_holders"]
+
+UNTOLD: Final = "untold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class Proxies:
         registrations: Callable[[], Iterable[Registration]],
     ) -> None:
         self.slice = slice
+        self.untold = ""  # why what is believed now cannot be told
         self._streams = streams
         self._registrations = registrations
 
@@ -83,7 +87,8 @@ class Proxies:
         return {stream.proxy.name for stream in self._streams()}
 
     def version(self) -> str:
-        return self.slice.version
+        """Return what all are to hold; what nobody can hold while that cannot be told."""
+        return UNTOLD if self.untold else self.slice.version
 
 
 def trust_holders(streams: Iterable[Stream]) -> dict[str, Holding]:
