@@ -195,6 +195,28 @@ async def test_a_set_is_read_once_it_has_stopped_changing(tmp_path: Path) -> Non
         await mesh.service.rotate(RotateOrder(action="intermediate"))
 
 
+async def test_a_set_that_could_not_be_kept_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_link("root", now=START)
+    folder = tmp_path / "plugged"
+    plug(folder, [make_link("one", root, now=START)], [root])
+    mesh = Mesh(tmp_path, folder)
+    other = make_link("two", root, now=START)
+    swap(folder, [other], [root])
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lateen.citadel.keystore.write_atomically", full)
+    for _ in range(3):
+        mesh.service.look()
+    assert "No space left" in mesh.roots.problem
+    monkeypatch.undo()
+    mesh.clock.advance(timedelta(minutes=1))
+    mesh.service.look()
+    assert mesh.roots.problem == ""
+    assert mesh.roots.signing.certificate == other.certificate
+
+
 def told(mesh: Mesh, **fields: Any) -> list[tuple[str, str]]:
     return [(p.level, p.message) for p in root_problems(mesh.roots, mesh.clock.now, **fields)]
 

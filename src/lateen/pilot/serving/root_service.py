@@ -45,6 +45,7 @@ log = structlog.get_logger(__name__)
 
 BUSY_SECONDS: Final = 0.2  # between looks while a rotation is on
 IDLE_SECONDS: Final = 1.0  # and else: files that were plugged in, a root that grows old
+RETRY: Final = timedelta(seconds=30)  # after plugged-in files that could not be put in force
 MAX_WITHOUT: Final = 1000
 
 
@@ -108,6 +109,7 @@ class RootService:
         self._clock = clock
         self._stamps = file_stamps(roots.plugged) if roots.plugged is not None else ()
         self._seen = self._stamps
+        self._tried = clock()  # when plugged-in files were read last
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what `server.add_generic_rpc_handlers` wants."""
@@ -145,8 +147,11 @@ class RootService:
             return
         stamps = file_stamps(self.roots.plugged)
         settled, self._seen = stamps == self._seen, stamps
-        if settled and stamps != self._stamps:
-            self._stamps = stamps
+        now = self._clock()
+        # The same files again, too: a disk was full, a clock was off, a certificate did not hold yet.
+        again = bool(self.roots.problem) and now - self._tried >= RETRY
+        if settled and (stamps != self._stamps or again):
+            self._stamps, self._tried = stamps, now
             self.roots.look_at_plugged()
 
     def _count(self) -> _Look:
