@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lateen.errors import BadInput
-from lateen.pilot.serving.client_hello import MAX_GREETING_BYTES, greeted_name
+from lateen.pilot.serving.client_hello import MAX_GREETING_BYTES, MAX_RECORDS, greeted_name
 
 
 def greeting(name: str | None) -> bytes:
@@ -38,7 +38,7 @@ def test_real_greetings() -> None:
     assert greeted_name(NAMELESS) == ""
 
 
-@given(st.integers(1, 700), st.binary(max_size=50))
+@given(st.integers(len(NAMED) // MAX_RECORDS + 1, 700), st.binary(max_size=50))
 def test_spread_and_followed_by_anything(size: int, more: bytes) -> None:
     assert greeted_name(spread(NAMED, size) + more) == "join.lateen.local"
 
@@ -75,6 +75,7 @@ def test_noise_fails_in_order(data: bytes) -> None:
         pytest.param(b"\x16\x02\x00\x00\x05hello", id="other-version"),
         pytest.param(b"\x16\x03\x01\x00\x00", id="empty-record"),
         pytest.param(b"\x16\x03\x01\x40\x01", id="long-record"),
+        pytest.param(spread(b"\x16\x03\x01\x00\x00\x01\x00\x7f\xff" + bytes(96), 1)[: 6 * 65], id="crumbs"),
         pytest.param(b"\x16\x03\x03\x00\x04\x02\x00\x00\x00", id="server"),
         pytest.param(b"\x16\x03\x01\x00\x04\x01" + (MAX_GREETING_BYTES + 1).to_bytes(3, "big"), id="long-message"),
         pytest.param(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00", id="empty-message"),

@@ -10,9 +10,10 @@ from typing import Final
 
 from lateen.errors import BadInput
 
-__all__ = ["MAX_GREETING_BYTES", "greeted_name"]
+__all__ = ["MAX_GREETING_BYTES", "MAX_RECORDS", "greeted_name"]
 
 MAX_GREETING_BYTES: Final = 32 * 1024  # with post-quantum key shares a greeting has about 2 kB
+MAX_RECORDS: Final = 64  # clients need one or two
 
 _HANDSHAKE: Final = 22
 _MAX_RECORD_BYTES: Final = 2**14
@@ -26,8 +27,11 @@ def greeted_name(data: bytes) -> str | None:
 
     Raises `BadInput` for what cannot become a greeting.
     """
-    message, place = bytearray(), 0
+    message, place, records = bytearray(), 0, 0
     while place < len(data) and not _is_whole(message):
+        # All of them are read anew with each byte that arrives: a greeting in crumbs would cost its square.
+        if (records := records + 1) > MAX_RECORDS:
+            raise BadInput(f"TLS greeting in more than {MAX_RECORDS} records")
         if data[place] != _HANDSHAKE:
             raise BadInput("no TLS")
         header = data[place : place + 5]
