@@ -30,6 +30,7 @@ from lateen.citadel.audit import AuditEntry, read_audit
 from lateen.errors import BadInput, Refused, Unavailable, Unsupported
 from lateen.pilot.serving.certificates import CertificateOptions
 from lateen.pilot.serving.control_plane import ControlPlane, ControlPlaneOptions
+from lateen.pilot.serving.elsewhere import _check_address
 from lateen.pilot.xds.server import DELTA_METHOD, SERVICE, SOTW_METHOD
 from lateen.settings import Settings
 from lateen.wire.ca import CREATE_CERTIFICATE, IDENTITY_METADATA, IstioCertificateRequest, IstioCertificateResponse
@@ -377,7 +378,7 @@ async def test_an_agent_registers_its_own_identity_and_no_other(port: Port) -> N
         ):
             with pytest.raises(Refused, match="may not speak for"):
                 await control.register(other)
-        for ip in ("127.0.0.1x", "0.0.0.0", "224.0.0.1", "169.254.169.254", "::", "fe80::1"):
+        for ip in ("127.0.0.1x", "0.0.0.0", "224.0.0.1", "169.254.169.254", "::", "fe80::1", "::ffff:169.254.169.254"):
             with pytest.raises(BadInput, match="ip: "):
                 await control.register(registration("x", ip=ip))
         assert [one.name for one in port.plane.registrations] == ["reviews-v1"]
@@ -390,6 +391,14 @@ async def test_an_agent_registers_its_own_identity_and_no_other(port: Port) -> N
         for method in (control.status, control.proxy_status, control.metrics):
             with pytest.raises(Unsupported):
                 await method(Query())
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", "::ffff:0.0.0.0"])
+def test_nobody_from_afar_leads_others_to_their_own_machines(ip: str) -> None:
+    with pytest.raises(BadInput, match="is no address at which others reach a workload"):
+        _check_address(ip, "10.0.0.9:4711")
+    _check_address("::ffff:10.0.0.9", "[::ffff:10.0.0.9]:4711")
+    _check_address("127.0.0.1", "[::ffff:127.0.0.1]:4711")
 
 
 async def test_who_asks_stands_in_the_trail(port: Port) -> None:

@@ -194,13 +194,19 @@ def _identity_of(context: Any, trust_domain: str) -> SpiffeId:
 def _check_address(ip: str, peer: str) -> None:
     """Raise `BadInput` for an address that would send other workloads' traffic to somewhere on their own machines."""
     try:
-        address = ipaddress.ip_address(ip)
-        caller = ipaddress.ip_address(peer.rpartition(":")[0].strip("[]"))
+        address = _unwrapped(ip)
+        caller = _unwrapped(peer.rpartition(":")[0].strip("[]"))
     except ValueError as error:
         raise BadInput(f"ip: {error}") from error
     special = address.is_unspecified or address.is_multicast or address.is_link_local
     if special or (address.is_loopback and not caller.is_loopback):
         raise BadInput(f"ip: {ip} is no address at which others reach a workload; name one with --address")
+
+
+def _unwrapped(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return an address; of an IPv4 one in IPv6's clothes what the kernel connects to. Raises `ValueError`."""
+    address = ipaddress.ip_address(text)
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:
