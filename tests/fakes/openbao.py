@@ -25,7 +25,7 @@ from tests.fakes.certs import StrangeAuthority, key_pem, pem_of
 LOOK_SECONDS = 30.0
 ROLE = {
     "allowed_uri_sans": "spiffe://cluster.local/*",
-    "allowed_domains": "pilot.lateen.local",
+    "allowed_domains": "pilot.lateen.local,join.lateen.local",
     "allow_bare_domains": True,
     "require_cn": False,
     "use_csr_common_name": False,

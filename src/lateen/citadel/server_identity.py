@@ -24,7 +24,7 @@ from lateen.wire.join import JOIN_NAME
 from lateen.wire.renewal import MAX_JITTER, renewal_time
 from lateen.wire.spiffe import SpiffeId
 
-__all__ = ["LIFETIME", "SERVER_NAME", "Pair", "ServerIdentity", "own_identity"]
+__all__ = ["LIFETIME", "SERVER_NAME", "SERVER_NAMES", "Pair", "ServerIdentity", "own_identity"]
 
 SERVER_NAME = "pilot.lateen.local"  # what clients check: a Unix socket's path is no name that a certificate can hold
 SERVER_NAMES = (SERVER_NAME, JOIN_NAME)

@@ -25,7 +25,7 @@ from lateen.citadel.external.guard import Guard
 from lateen.citadel.external.identity import FILE_NAME, AwaitedServerIdentity
 from lateen.citadel.external.interface import ExternalAuthority, Order
 from lateen.citadel.external.issuer import ExternalIssuer, own_csr
-from lateen.citadel.server_identity import SERVER_NAME
+from lateen.citadel.server_identity import SERVER_NAMES
 from lateen.citadel.service import CertificateService
 from lateen.errors import BadInput, Refused, Unavailable
 from lateen.wire.ca import CREATE_CERTIFICATE, IDENTITY_METADATA, IstioCertificateRequest, IstioCertificateResponse
@@ -242,7 +242,7 @@ async def test_its_own_certificate_outlives_a_restart_without_the_authority(own:
     identity = await own.open()
     leaf = x509.load_pem_x509_certificate(identity.issued.leaf)
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == [SERVER_NAME]
+    assert names.get_values_for_type(x509.DNSName) == list(SERVER_NAMES)
     assert (own.folder / FILE_NAME).stat().st_mode & 0o777 == 0o600
     own.elsewhere.act = away
     again = await own.open()

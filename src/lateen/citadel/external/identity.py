@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from lateen.citadel.authority import Authority, Clock, IssuedChain, utc_now
 from lateen.citadel.external.check import MAX_CHAIN_BYTES, check_external_leaf, parse_chain
 from lateen.citadel.external.issuer import ExternalIssuer, own_csr
-from lateen.citadel.server_identity import LIFETIME, SERVER_NAME, Pair, ServerIdentity, own_identity
+from lateen.citadel.server_identity import LIFETIME, SERVER_NAMES, Pair, ServerIdentity, own_identity
 from lateen.citadel.template import LeafRequest, Validity
 from lateen.errors import BadInput, LateenError
 from lateen.wire.files import write_atomically
@@ -116,8 +116,8 @@ class AwaitedServerIdentity(ServerIdentity):
 async def _obtain(issuer: ExternalIssuer, folder: Path, lifetime: timedelta, jitter: float = 0.0) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     identity = own_identity(issuer.trust_domain)
-    csr = own_csr(key, identity, (SERVER_NAME,))
-    issued = await issuer.issue(csr, identity, lifetime, (SERVER_NAME,))
+    csr = own_csr(key, identity, SERVER_NAMES)
+    issued = await issuer.issue(csr, identity, lifetime, SERVER_NAMES)
     key_pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -150,7 +150,7 @@ def _load(path: Path, issuer: ExternalIssuer, clock: Clock, log: Any) -> Pair | 
         spiffe_id=own_identity(issuer.trust_domain),
         validity=Validity(leaf.not_valid_before_utc, leaf.not_valid_after_utc),
         serial=leaf.serial_number,
-        dns_names=(SERVER_NAME,),
+        dns_names=SERVER_NAMES,
     )
     problems = list(check_external_leaf(leaf, between, request, issuer.roots, clock()))
     if problems:
