@@ -29,7 +29,7 @@ def shop() -> Iterator[MeshRun]:
 
 def test_the_shop_works_over_the_proxies(shop: MeshRun) -> None:
     assert shop.get("/productpage").status == 200
-    assert shop.reviewers(12) == {"v1", "v2", "v3"}
+    assert shop.reviewers(40) == {"v1", "v2", "v3"}  # which one is chance
     assert shop.get("/api/v1/products/0/ratings").json["ratings"]
 
 
