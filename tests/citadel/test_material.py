@@ -169,7 +169,7 @@ def test_keys_that_cannot_be_read_are_refused_in_order(tmp_path: Path, harm: Cal
     pem = b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
     (tmp_path / "ca" / "ca-cert.pem").write_bytes(pem)
     with pytest.raises(BadInput, match=f"{tmp_path}.*cannot be read"):
-        load_material(tmp_path / "ca", NOW, TD)
+        load_material(tmp_path / "ca", now(), TD)
 
 
 def test_a_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
