@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tests.pilot.serving.conftest import Bench
 from tests.pilot.serving.test_envoy_filters import cluster, envoy_filter, http_filters, lua, merge_cluster
 from tests.pilot.serving.test_tasting import FakeJudge, errors, joined, judged
 
+from lateen.pilot.model.envoy_filters import PatchId
+from lateen.pilot.serving.gate import Gate, Place
+from lateen.pilot.serving.memory import Memory
 from lateen.pilot.serving.source import MeshProxy
-from lateen.pilot.xds.type_urls import RDS
+from lateen.pilot.translate.patches.outcome import Mark, MarkedResource
+from lateen.pilot.xds.source import Resource
+from lateen.pilot.xds.type_urls import LDS, RDS
 
 CHOSEN = "workloadSelector: {labels: {app: productpage}}"
 BAD = "{alt_stat_name: never-taken}"
+
+DENY = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin, namespace: default}
+spec: {action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}
+"""
 
 
 def vhost(name: str, host: str = "reviews") -> str:
@@ -67,6 +81,41 @@ async def test_a_filter_that_turns_bad_keeps_its_last_good_version(shop: Bench) 
         told = errors(shop)
         assert told
         assert all("the last good version stays" in text for text in told)
+
+
+async def test_a_bad_filter_holds_up_no_policy(shop: Bench) -> None:
+    async with judged(shop, FakeJudge()):
+        proxy = await joined(shop, "reviews-v1")
+        shop.apply(envoy_filter(lua("good", "{context: SIDECAR_INBOUND}"), name="a-good"))
+        await shop.pilot.source.settled()
+        shop.apply(envoy_filter(lua("never-taken", "{context: SIDECAR_INBOUND}"), name="bad"))
+        await shop.pilot.source.settled()
+        names = http_filters(proxy, "virtualInbound")
+        assert "good" in names
+        assert "envoy.filters.http.rbac" not in names
+        shop.apply(DENY)
+        await shop.pilot.source.settled()
+        names = http_filters(proxy, "virtualInbound")
+        assert "good" in names
+        assert "envoy.filters.http.rbac" in names
+        assert "never-taken" not in names
+        told = errors(shop)
+        assert told
+        assert all("EnvoyFilter default/bad" in text for text in told)
+
+
+def test_what_acts_in_a_last_good_version_is_known_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lateen.pilot.serving.memory.judge_identity", lambda: "this one")
+    before, after = Gate(), Gate()
+    patched, plain = Place("workload a", LDS, "virtualInbound"), Place("workload b", LDS, "virtualInbound")
+    mark = Mark("virtualInbound", (PatchId("default", "lua", 3),))
+    before.last_good[patched] = MarkedResource("virtualInbound", "1", b"x", mark)
+    before.last_good[plain] = Resource("virtualInbound", "2", b"y")
+    Memory(tmp_path / "tasted", before).save()
+    Memory(tmp_path / "tasted", after).load()
+    assert after.last_good == before.last_good
 
 
 @pytest.mark.parametrize("spec", [CHOSEN, ""], ids=["new view", "same view"])

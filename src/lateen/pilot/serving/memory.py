@@ -16,8 +16,10 @@ import structlog
 
 from lateen import __version__
 from lateen.errors import LateenError
+from lateen.pilot.model.envoy_filters import PatchId
 from lateen.pilot.serving.gate import Gate, Place
 from lateen.pilot.taste.bootstrap import encode_bootstrap
+from lateen.pilot.translate.patches.outcome import Mark, MarkedResource
 from lateen.pilot.xds.source import Resource
 from lateen.wire.envoy import find_envoy
 from lateen.wire.files import write_atomically
@@ -37,6 +39,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: str
     body: bytes
+    touched: tuple[tuple[str, str, int], ...] = ()  # the patches that act in it
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +80,7 @@ class Memory:
             self._gate.book.write(version, "")
         for kept in found.last_good:
             place = Place(kept.scope, kept.type_url, kept.name)
-            self._gate.last_good[place] = Resource(kept.name, kept.version, kept.body)
+            self._gate.last_good[place] = _resource(kept)
         self._saved = self._state()
 
     def save_soon(self) -> None:
@@ -107,10 +110,7 @@ class Memory:
         if state == self._saved or not self._judge:
             return None
         self._saved = state
-        kept = [
-            _Kept(scope=place.scope, type_url=place.type_url, name=place.name, version=one.version, body=one.body)
-            for place, one in self._gate.last_good.items()
-        ]
+        kept = [_kept(place, one) for place, one in self._gate.last_good.items()]
         return msgspec.msgpack.encode(_File(judge=self._judge, good=self._gate.book.good(), last_good=kept))
 
     def _write(self, content: bytes) -> None:
@@ -121,3 +121,22 @@ class Memory:
 
     def _state(self) -> tuple[int, int]:
         return self._gate.book.writes, hash(tuple(self._gate.last_good.items()))
+
+
+def _kept(place: Place, one: Resource) -> _Kept:
+    touched = one.mark.touched if isinstance(one, MarkedResource) else ()
+    return _Kept(
+        scope=place.scope,
+        type_url=place.type_url,
+        name=place.name,
+        version=one.version,
+        body=one.body,
+        touched=tuple((patch.namespace, patch.name, patch.index) for patch in touched),
+    )
+
+
+def _resource(kept: _Kept) -> Resource:
+    if not kept.touched:
+        return Resource(kept.name, kept.version, kept.body)
+    mark = Mark(kept.name, tuple(PatchId(*patch) for patch in kept.touched))
+    return MarkedResource(kept.name, kept.version, kept.body, mark)

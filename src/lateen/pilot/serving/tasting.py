@@ -145,7 +145,8 @@ class Tasting:
         """Find the patches of EnvoyFilters that make a resource bad; None when it is bad without them.
 
         They are put in one after the other, in their order, and stay where Envoy takes the result. What is served is
-        the last good version, as ever; where there is none, the resource without the bad patches.
+        the resource without the bad patches, so that they hold up nothing else, policies least of all. Only where
+        earlier versions of theirs act in the last good version, that stays.
         """
         if wanted.again is None:
             return None
@@ -164,10 +165,12 @@ class Tasting:
             else:
                 without -= {patch}
                 best = candidate
+        acted = last.mark.touched if isinstance(last, MarkedResource) else ()
+        spared = bool(bad) and not set(bad) & set(acted)
         return Patch(
             wanted.version,
             last.version if last is not None else "",
-            best if self._gate.stands_in(place, last) else None,
+            best if spared or self._gate.stands_in(place, last) else None,
             tuple(f"{patch.key} {patch.path}" for patch in bad),
             words,
             tuple(_path_of(patch) for patch in bad),
