@@ -163,6 +163,7 @@ def test_a_mesh_lives_by_a_vault_and_outlives_its_outage(bao: OpenBao, tmp_path:
         mesh.wait_ready("front-v1", "back-v1", "late-v1")
         eventually(lambda: reaches(mesh, "late", "back"), what="the late one is in", seconds=45)
         assert mesh.run("ca", "rotate", "root").returncode == 1
+        assert "by itself" in mesh.run("ca", "rotate", "intermediate").stderr
     finally:
         mesh.close()
 

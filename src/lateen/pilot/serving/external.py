@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn, Self, cast
+from typing import Any, Final, NoReturn, Self, cast
 
 import structlog
 from cryptography import x509
@@ -38,6 +39,9 @@ __all__ = ["Elsewhere", "RootsElsewhere"]
 
 log = structlog.get_logger(__name__)
 
+TELL_LIES_SECONDS: Final = 3600.0  # after the last one
+RUN_AGAIN_SECONDS: Final = 30.0
+
 
 class Elsewhere:
     """One external authority, its tasks, and what it has signed for this process."""
@@ -60,6 +64,8 @@ class Elsewhere:
         self._guard = guard
         self._folder = folder
         self._identity: AwaitedServerIdentity | None = None
+        self._lies = 0  # that were known at `_lied_at`
+        self._lied_at = 0.0
 
     @classmethod
     async def open(cls, stack: contextlib.AsyncExitStack, file: Path, trust_domain: str, folder: Path) -> Self:
@@ -130,7 +136,9 @@ class Elsewhere:
             found.append(f"the next intermediate is late: {self.keeper.fault}")
         if self._identity is not None and self._identity.fault:
             found.append(f"the control plane's own certificate is not renewed: {self._identity.fault}")
-        if report.lies:
+        if report.lies > self._lies:
+            self._lies, self._lied_at = report.lies, time.monotonic()
+        if self._lies and time.monotonic() - self._lied_at < TELL_LIES_SECONDS:
             found.append(
                 f"{report.lies} certificates of {self.config.kind} were not what was asked for, and handed to nobody"
             )
@@ -197,10 +205,15 @@ def _make_private(folder: Path) -> None:
 
 
 async def _run(authority: ExternalAuthority, kind: str) -> None:
-    try:
-        await authority.run()
-    except Exception as error:  # somebody else's class: orders tell what follows from it
-        log.error("task of an authority ended", authority=kind, error=f"{type(error).__name__}: {error}")
+    """Do what the authority's class has to do between orders, again after a while where that fails."""
+    while True:
+        try:
+            await authority.run()
+        except Exception as error:  # somebody else's class: orders tell what follows from it
+            log.error("task of an authority failed", authority=kind, error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(RUN_AGAIN_SECONDS)
+        else:
+            return
 
 
 def _keep_running(stack: contextlib.AsyncExitStack, work: Awaitable[None], name: str) -> None:

@@ -190,7 +190,7 @@ class RootService:
             case "root":
                 roots.rotate("asked for")
             case "intermediate":
-                raise Refused(_about_intermediates(roots))
+                raise Refused(_about_intermediates(roots) if self.elsewhere is None else _ABOUT_THE_AUTHORITY)
             case "abort":
                 roots.abort()
             case "finish":
@@ -244,6 +244,12 @@ class RootService:
             ),
             issued=roots.issued,
         )
+
+
+_ABOUT_THE_AUTHORITY = (
+    "the authority elsewhere is asked for the next intermediate by itself, at two thirds of the life of this one; "
+    "where it signs each certificate there is none"
+)
 
 
 def _about_intermediates(roots: Roots) -> str:
