@@ -21,6 +21,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,6 +45,7 @@ __all__ = [
     "file_stamps",
     "load_material",
     "material_files",
+    "revoked_in",
     "signature_hash",
     "write_material",
 ]
@@ -264,6 +266,12 @@ def _covers(constraint: str, host: str) -> bool:
 def _lists(data: bytes) -> list[x509.CertificateRevocationList]:
     end = b"-----END X509 CRL-----"
     return [x509.load_pem_x509_crl(block.lstrip() + end + b"\n") for block in data.split(end)[:-1]]
+
+
+@lru_cache(maxsize=4)  # those of one mesh, asked for with each call from afar
+def revoked_in(crl: bytes) -> frozenset[tuple[bytes, int]]:
+    """Return what lists in PEM revoke: the issuer's name in DER and the serial number of each certificate."""
+    return frozenset((each.issuer.public_bytes(), entry.serial_number) for each in _lists(crl) for entry in each)
 
 
 def _check_crl(data: bytes, way: Sequence[x509.Certificate], path: Path, now: datetime | None) -> bytes:

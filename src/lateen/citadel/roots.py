@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 import structlog
+from cryptography import x509
 
 from lateen.citadel.authority import Authority, Clock, new_serial, utc_now
 from lateen.citadel.keystore import FIRST, Keystore, material_of_root
-from lateen.citadel.material import Material, load_material, sorted_roots
+from lateen.citadel.material import Material, load_material, revoked_in, sorted_roots
 from lateen.citadel.rotation import Facts, Phase, RotationState, abort, advance, begin, finish, go_without, waits_for
 from lateen.citadel.store import RootWish, make_root
 from lateen.errors import Expired, LateenError, Refused
@@ -120,6 +121,12 @@ class Roots:
         """
         parts = [self.signing.crl, *([self.other.crl] if self.other is not None else [])]
         return b"".join(dict.fromkeys(parts)) if all(parts) else b""
+
+    def is_revoked(self, certificate: x509.Certificate) -> bool:
+        """Tell whether any list names it. One that is out of date counts, too: what is revoked stays so."""
+        name = certificate.issuer.public_bytes(), certificate.serial_number
+        lists = (self.signing.crl, self.other.crl if self.other is not None else b"")
+        return any(name in revoked_in(crl) for crl in lists if crl)
 
     def look_at_plugged(self) -> None:
         """Read the plugged-in folder and do what its content asks for. Does not raise: a fault is told."""

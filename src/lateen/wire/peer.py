@@ -13,7 +13,7 @@ from cryptography import x509
 
 from lateen.wire.svid import UNREADABLE, spiffe_id_of
 
-__all__ = ["PEER_PREFIX", "AuthContext", "peer_spiffe_id", "peer_text"]
+__all__ = ["PEER_PREFIX", "AuthContext", "peer_certificate", "peer_spiffe_id", "peer_text"]
 
 PEER_PREFIX: Final = "lateen-door/"  # <random>/<what the door knows>: the name of a relay's end
 _MAX_TEXT: Final = 100
@@ -32,14 +32,20 @@ def peer_spiffe_id(context: AuthContext) -> str | None:
     not gRPC's ready-made strings: gRPC ends a SAN at its first zero byte, so "spiffe://td/ns/a/sa/b\\0..." would be
     taken for another's identity.
     """
+    certificate = peer_certificate(context)
+    identity = spiffe_id_of(certificate) if certificate is not None else None
+    return None if identity is None else str(identity)
+
+
+def peer_certificate(context: AuthContext) -> x509.Certificate | None:
+    """Return the certificate that the peer's TLS handshake verified; None without one that can be read."""
     pems = tuple(context.auth_context().get("x509_pem_cert", ()))
     if len(pems) != 1:
         return None
     try:
-        identity = spiffe_id_of(x509.load_pem_x509_certificate(pems[0]))
+        return x509.load_pem_x509_certificate(pems[0])
     except UNREADABLE:
         return None
-    return None if identity is None else str(identity)
 
 
 def peer_text(context: Any) -> str:

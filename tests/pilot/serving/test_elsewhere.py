@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from grpc import StatusCode
 from tests.fakes.certs import StrangeAuthority, key_pem, p256_csr, pem_of, uri
+from tests.fakes.pki import crl_of, make_link, plug
 
 from lateen.agent.link import RemoteLink
 from lateen.agent.log import Log
@@ -517,3 +518,45 @@ async def test_one_process_may_have_many_streams_and_few_that_ask_for_certificat
 
     assert await served(port.plane.settings.xds_local_socket) == count
     assert await served(port.plane.settings.ca_socket) == CONNECTIONS_OF_ONE
+
+
+async def test_a_revoked_certificate_is_not_renewed_and_opens_nothing(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    config, plugged = tmp_path / "c", tmp_path / "plugged"
+    config.mkdir()
+    (config / "groups.yaml").write_text(GROUPS)
+    root = make_link("root")
+    signer = make_link("signer", root)
+    plug(plugged, [signer], [root], crl=crl_of(root) + crl_of(signer))
+    state = tmp_path_factory.mktemp("s")
+    options = ControlPlaneOptions(
+        config=config, network="explicit", listen=("127.0.0.1", 0), certificates=CertificateOptions(plugged=plugged)
+    )
+    async with ControlPlane(Settings(state=state), options) as plane:
+        stop = asyncio.Event()
+        serving = asyncio.create_task(plane.serve(stop))
+        port = Port(plane, state)
+        query = GroupQuery(namespace="default", name="mine")
+        revoked, other = await port.member(), await port.member()
+        chains = [chain + pem_of(signer.certificate) for _, chain in (revoked, other)]
+        serial = x509.load_pem_x509_certificate(revoked[1]).serial_number
+        async with port.channel(key=revoked[0], chain=chains[0]) as channel:
+            await ask(channel, ec.generate_private_key(ec.SECP256R1()))
+            plug(plugged, [signer], [root], crl=crl_of(root) + crl_of(signer, revoked=[serial]))
+            plane.certificates.roots.look_at_plugged()
+            with pytest.raises(grpc.aio.AioRpcError, match="client certificate is revoked") as caught:
+                await ask(channel, ec.generate_private_key(ec.SECP256R1()))
+            assert code(caught) is StatusCode.UNAUTHENTICATED
+            with pytest.raises(Refused, match="client certificate is revoked"):
+                await ControlClient(channel, timeout=5).group(query)
+            stream = channel.stream_stream(f"/{SERVICE}/{DELTA_METHOD}")()
+            with pytest.raises(grpc.aio.AioRpcError, match="client certificate is revoked") as caught:
+                await stream.read()
+            assert code(caught) is StatusCode.UNAUTHENTICATED
+        async with port.channel(key=other[0], chain=chains[1]) as channel:
+            await ask(channel, ec.generate_private_key(ec.SECP256R1()))
+            assert (await ControlClient(channel, timeout=5).group(query)).service_account == "reviews"
+        stop.set()
+        await serving
+    assert f"client certificate {serial:x} is revoked" in [entry.reason for entry in read_audit(state)]

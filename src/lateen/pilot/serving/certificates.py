@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import structlog
@@ -32,7 +32,7 @@ from lateen.citadel.roots import Roots
 from lateen.citadel.server_identity import ServerIdentity
 from lateen.citadel.service import DEFAULT_LIFETIME, CertificateService, Issuer, Lifetimes
 from lateen.citadel.store import RootWish
-from lateen.errors import BadInput
+from lateen.errors import BadInput, Refused
 from lateen.pilot.serving.bundle_endpoint import (
     BundleEndpoint,
     BundleEndpointOptions,
@@ -47,6 +47,7 @@ from lateen.pilot.serving.root_service import RootService
 from lateen.pilot.serving.trust import Proxies
 from lateen.settings import Settings
 from lateen.wire.join import JoinTokenCreated, JoinTokenRequest, pins_of
+from lateen.wire.peer import peer_certificate
 from lateen.wire.spiffe import SpiffeId
 from lateen.wire.spiffe_bundle import Bundle, format_jwt_bundle
 from lateen.wire.trust import TrustBundle, TrustUpdate
@@ -286,6 +287,13 @@ class Certificates:
             f"audit lines cannot be written: the last {audit.gap} are lost, {audit.lost} since the start; see the log"
         )
         return [Problem(str(audit.path), 0, "", text, "warning")]
+
+    def check_client(self, context: Any) -> None:
+        """Raise `Refused` for a call whose certificate is revoked: gRPC's own check of a handshake has no lists."""
+        certificate = peer_certificate(context)
+        if certificate is not None and self.roots.is_revoked(certificate):
+            self.turned_away(f"client certificate {certificate.serial_number:x} is revoked")
+            raise Refused("client certificate is revoked")
 
     def turned_away(self, reason: str) -> None:
         """Put into the trail that a connection was not let in."""

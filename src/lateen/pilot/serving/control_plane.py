@@ -281,7 +281,7 @@ class ControlPlane:
         local.add_generic_rpc_handlers((*self.certificates.handlers(), control_handlers(self)))
         aged = connection_age(self.certificates.options.lifetime or Lifetimes().default)
         secure, plain = grpc.aio.server(options=[*options, *aged]), grpc.aio.server(options=options)
-        self.ads.add_to_server(secure, trust=Trust.MUTUAL_TLS)
+        self.ads.add_to_server(secure, trust=Trust.MUTUAL_TLS, admit=self.certificates.check_client)
         self.ads.add_to_server(plain, trust=Trust.LOCAL)
         servers = [local, secure, plain]
         self.settings.xds_socket.unlink(missing_ok=True)

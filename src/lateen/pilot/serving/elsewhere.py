@@ -35,6 +35,7 @@ from lateen.wire.peer import peer_spiffe_id, peer_text
 from lateen.wire.spiffe import SpiffeId, parse_spiffe_id
 
 if TYPE_CHECKING:
+    from lateen.pilot.serving.certificates import Certificates
     from lateen.pilot.serving.control_plane import ControlPlane
 
 __all__ = ["Greeting", "elsewhere_listener"]
@@ -94,15 +95,15 @@ async def elsewhere_listener(plane: ControlPlane, address: tuple[str, int]) -> A
     trust_domain = certificates.options.trust_domain
     aged = connection_age(certificates.options.lifetime or Lifetimes().default)
     mutual = grpc.aio.server(options=(*MEMBER_OPTIONS, *aged))
-    by_certificate = [ClientCertificate(trust_domain)]
+    by_certificate = [ClientCertificate(trust_domain, revoked=certificates.roots.is_revoked)]
     mutual.add_generic_rpc_handlers(
         (
             certificates.service.handler(by_certificate),
             JwtService(certificates.jwts, by_certificate, audit=certificates.audit).handler(),
-            join_handlers(lambda context: _Agent(plane, _identity_of(context, trust_domain), peer_text(context))),
+            join_handlers(lambda context: _Agent(plane, _identity_of(context, certificates), peer_text(context))),
         )
     )
-    plane.ads.add_to_server(mutual, trust=Trust.MUTUAL_TLS)
+    plane.ads.add_to_server(mutual, trust=Trust.MUTUAL_TLS, admit=certificates.check_client)
     joining = grpc.aio.server(options=JOIN_OPTIONS)
     joining.add_generic_rpc_handlers((certificates.service.handler([BearerJoinToken(certificates.join_tokens)]),))
     with contextlib.ExitStack() as stack:
@@ -181,7 +182,9 @@ class _Agent:
             raise Refused(f"{self._identity} may not speak for {namespace}/{account}")
 
 
-def _identity_of(context: Any, trust_domain: str) -> SpiffeId:
+def _identity_of(context: Any, certificates: Certificates) -> SpiffeId:
+    trust_domain = certificates.options.trust_domain
+    certificates.check_client(context)
     text = peer_spiffe_id(context)
     if text is None:
         raise Refused("a client certificate of a workload is wanted")

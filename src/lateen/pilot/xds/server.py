@@ -167,14 +167,24 @@ class AdsServer:
     def stats(self) -> Stats:
         return self.hub.stats
 
-    def add_to_server(self, server: Any, *, trust: Trust) -> None:
-        """Serve on all ports of a `grpc.aio` server; `trust` says what proves an identity there."""
+    def add_to_server(self, server: Any, *, trust: Trust, admit: Callable[[Any], None] = lambda _: None) -> None:
+        """Serve on all ports of a `grpc.aio` server; `trust` says what proves an identity there.
+
+        `admit` is asked about each stream's context before anything else, and raises `Refused`.
+        """
+
+        async def serve(context: Any, *, sotw: bool) -> None:
+            try:
+                admit(context)
+            except Refused as fault:
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(fault))
+            await self._serve(context, trust, sotw=sotw)
 
         async def delta(_requests: Any, context: Any) -> None:
-            await self._serve(context, trust, sotw=False)
+            await serve(context, sotw=False)
 
         async def sotw(_requests: Any, context: Any) -> None:
-            await self._serve(context, trust, sotw=True)
+            await serve(context, sotw=True)
 
         # Without serialisers requests and responses are bytes.
         methods = {
