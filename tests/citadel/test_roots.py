@@ -365,6 +365,23 @@ def test_an_aborted_set_is_not_tried_again(world: World) -> None:
     assert believed(roots) == {own, other.certificate}
 
 
+def test_files_that_are_put_back_end_the_rotation_to_those_taken_away(world: World) -> None:
+    old, new = world.link("old"), world.link("new")
+    world.plug([old], [old])
+    roots = world.open()
+    assert world.plugged is not None
+    for _ in range(2):
+        swap(world.plugged, [new], [new])
+        roots.look_at_plugged()
+        assert believed(roots) == {old.certificate, new.certificate}
+        swap(world.plugged, [old], [old])
+        roots.look_at_plugged()
+        roots.advance(Facts())
+        assert roots.state.phase is Phase.STEADY
+        assert signer_of(roots) == old.certificate
+        assert believed(roots) == {old.certificate}
+
+
 def test_a_change_during_a_rotation(world: World) -> None:
     links = [world.link(f"root {n}") for n in range(3)]
     world.plug([links[0]], [links[0]])

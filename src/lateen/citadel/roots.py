@@ -140,7 +140,12 @@ class Roots:
 
     def _plug(self, material: Material) -> None:
         state, digest = self.state, material.digest
-        if digest == self.signing.digest or (state.phase is Phase.DISTRIBUTING and self._other_is(digest)):
+        if digest == self.signing.digest and state.phase is Phase.DISTRIBUTING:
+            # Whoever puts the files in force back wants the others no more; nothing was signed by them.
+            state = abort(state, self._clock(), self._clock())
+            self._step(state, f"rotation aborted: {self.plugged} has what signs again")
+            self._tell_problem("")
+        elif digest == self.signing.digest or (state.phase is Phase.DISTRIBUTING and self._other_is(digest)):
             self._tell_problem("")
         elif digest == state.declined:
             self._tell_problem(f"{self.plugged}: its rotation was aborted; what was in force before stays")
