@@ -146,12 +146,35 @@ def test_a_file_that_went_while_nobody_looked_is_forgotten(tmp_path: Path) -> No
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_secrets_are_not_copied(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "secret",
+    [
+        SECRET,
+        SECRET.replace(b"Secret", b'"\\x53ecret"'),
+        b"apiVersion: v1\nkind: List\nitems:\n- " + SECRET.replace(b"\n", b"\n  ").rstrip() + b"\n",
+        SECRET.replace(b"\n", b"\r\n"),
+    ],
+    ids=["plain", "escaped", "in a list", "crlf"],
+)
+def test_secrets_are_not_copied_and_take_nothing_with_them(tmp_path: Path, secret: bytes) -> None:
     folder = Folder(decode_documents, LastGood(tmp_path))
     folder.write({"a.yaml": service("a")})
-    folder.write({"a.yaml": service("a") + b"---\n" + SECRET})
+    folder.write({"a.yaml": secret})
     assert list(tmp_path.iterdir()) == []  # nor is what it held before: that is not its last good state
-    assert told(Folder(decode_documents, LastGood(tmp_path)).write({"a.yaml": b"kind: ["})) == []
+    for whole in (
+        service("a", 1) + b"---\n" + secret + b"--- # more\n" + service("b", 2),
+        b"---\n" + secret + b"---\n" + service("a", 1) + b"---\n" + service("b", 2),
+    ):
+        folder.write({"a.yaml": whole})
+        (copy,) = tmp_path.iterdir()
+        assert b"topsecret" not in copy.read_bytes()
+        after = Folder(decode_documents, LastGood(tmp_path))
+        changes = after.write({"a.yaml": b"kind: ["})
+        assert told(changes) == [("a", 1), ("b", 2)]
+        lines = {change.key.name: change.obj.origin.line for change in changes if change.obj is not None}
+        assert lines == {
+            obj.key.name: obj.origin.line for obj in decode_documents(whole, "").objects if obj.key.name in "ab"
+        }
 
 
 def test_copies_are_private_and_half_of_one_is_none(tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 While it runs, a file that breaks keeps its last good resources in force (`folder`). Without this a restart forgot them:
 the policies of a file that somebody was just editing were in force no more, and what they forbid was open to all.
 
-One copy a file in a folder of the state, 0600, under a name made of both hashes: `<path>-<content>`. What holds Secrets
-is not copied: keys are in their own files alone, and a proxy without its Secret refuses connections by itself.
+One copy a file in a folder of the state, 0600, under a name made of both hashes: `<path>-<content>`. Documents
+with Secrets are left out of it: keys are in their own files alone, and a proxy without its Secret refuses connections
+by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -19,10 +21,12 @@ from typing import Any
 import structlog
 
 from lateen.api.base import Object
+from lateen.api.decode import decode_documents
 
 __all__ = ["LastGood"]
 
 _DIGEST_BYTES = 16
+_DOCUMENTS = re.compile(rb"^(?=---(?:\s|$))", re.MULTILINE)
 
 
 class LastGood:
@@ -54,8 +58,11 @@ class LastGood:
     def keep(self, path: str, data: bytes, objects: Iterable[Object]) -> None:
         """Take `data`, which is good and says these resources."""
         if any(obj.key.kind == "Secret" for obj in objects):
-            self.forget(path)
-            return
+            without = _without_secrets(data)
+            if without is None:
+                self.forget(path)
+                return
+            data = without
         of_path = _digest(path.encode())
         name = f"{of_path}-{_digest(data)}"
         before = self._names.get(of_path)
@@ -85,6 +92,23 @@ class LastGood:
         here = {_digest(path.encode()) for path in paths}
         for of_path in self._names.keys() - here:
             (self._folder / self._names.pop(of_path)).unlink(missing_ok=True)
+
+
+def _without_secrets(data: bytes) -> bytes | None:
+    """Return a good file with empty lines for each document that holds a Secret; None when nothing else is in it.
+
+    A document begins where a line begins with `---`: nothing else may stand there (YAML 1.2.2, section 9.1.2).
+    """
+    pieces = []
+    others = 0
+    for piece in _DOCUMENTS.split(data):
+        decoded = decode_documents(piece, "")
+        secret = any(obj.key.kind == "Secret" for obj in decoded.objects)
+        if any(problem.level == "error" for problem in decoded.problems):
+            return None  # it was good as a whole: not cut where it should be
+        pieces.append(b"\n" * piece.count(b"\n") if secret else piece)
+        others += 0 if secret else len(decoded.objects)
+    return b"".join(pieces) if others else None
 
 
 def _digest(data: bytes) -> str:
