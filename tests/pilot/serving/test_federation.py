@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.fakes.certs import StrangeAuthority, key_pem, pem_of, uri
+from tests.fakes.pki import make_link
 from tests.pilot.serving.test_bundle_endpoint import Mesh, serving
 
 from lateen.api.decode import decode_documents
@@ -115,6 +116,21 @@ def test_roots_as_they_are(tmp_path: Path) -> None:
     }
     federation.configure(config('  caCertificates: [{pem: "no"}]\n'))
     assert [problem.field for problem in federation.problems()] == ["spec.caCertificates[0].pem"]
+
+
+def test_more_roots_than_a_trust_domain_may_have_are_told(tmp_path: Path) -> None:
+    pems = [pem_of(make_link(f"r{n}").certificate).decode() for n in range(33)]
+    parts = ("".join(pems[:20]), "".join(pems[20:]))
+    entries = "".join(
+        "  - trustDomains: [there.example]\n    pem: |\n" + "".join(f"      {line}\n" for line in part.splitlines())
+        for part in parts
+    )
+    federation = make(Net(), tmp_path, SimpleNamespace(now=0.0))
+    federation.configure(config("  caCertificates:\n" + entries))
+    assert federation.roots([OWN_ROOT]) == {"here.example": (OWN_ROOT,)}
+    (problem,) = federation.problems()
+    assert (problem.level, problem.field) == ("error", "spec.caCertificates")
+    assert "nobody of 'there.example' is believed: 33 roots, at most 32 wanted" in problem.message
 
 
 @pytest.mark.parametrize(

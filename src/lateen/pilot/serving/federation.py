@@ -144,10 +144,7 @@ class Federation:
 
     def roots(self, own: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """Return all roots by trust domain. The own ones count for aliases, too, that have none of their own."""
-        found: dict[str, set[str]] = {domain: set(roots) for domain, roots in self._given.items()}
-        for source, bundle in self._current():
-            for domain in source.trust_domains:
-                found.setdefault(domain, set()).update(bundle.roots)
+        found = self._found()
         others = {domain: tuple(sorted(roots)) for domain, roots in found.items() if len(roots) <= MAX_ROOTS}
         named = {domain for source in self._states for domain in source.trust_domains} | set(found)
         mine = tuple(dict.fromkeys((*own, *others.pop(self._trust_domain, ()))))
@@ -167,9 +164,21 @@ class Federation:
         if self._obj is None:
             return []
         found = [self._obj.problem(place, text) for place, text in self._faults]
+        for domain, roots in sorted(self._found().items()):
+            if len(roots) > MAX_ROOTS and domain != self._trust_domain:
+                text = f"nobody of {domain!r} is believed: {len(roots)} roots, at most {MAX_ROOTS} wanted"
+                found.append(self._obj.problem("spec.caCertificates", text))
         for state in self._states.values():
             if state.error:
                 found.append(self._obj.problem(f"{state.place}.spiffeBundleUrl", self._told(state), "warning"))
+        return found
+
+    def _found(self) -> dict[str, set[str]]:
+        """Return what is given and fetched, by trust domain, however much it is."""
+        found: dict[str, set[str]] = {domain: set(roots) for domain, roots in self._given.items()}
+        for source, bundle in self._current():
+            for domain in source.trust_domains:
+                found.setdefault(domain, set()).update(bundle.roots)
         return found
 
     async def stop(self) -> None:
