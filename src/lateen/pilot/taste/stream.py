@@ -78,7 +78,7 @@ class TasteStream:
         data = delta_response(type_url=type_url, nonce=nonce, version="", parts=parts, removed=removed)
         try:
             await self._context.write(data)
-        except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+        except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.BaseError) as error:
             raise Unavailable("the tasting envoy ended") from error
         return answer
 
