@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -249,3 +250,14 @@ def test_what_is_known_is_listed(configured: Load) -> None:
     assert refusal(configured, "kind: xyzzyxyzzy\n") == [
         '1: kind: "xyzzyxyzzy" is no authority that is built in or installed, wanted kubernetes, vault'
     ]
+
+
+def test_the_examples_of_the_page_are_taken(configured: Load) -> None:
+    page = Path(__file__).parents[3] / "docs" / "operations" / "external-authorities.md"
+    blocks = re.findall(r"```yaml\n(kind: (vault|kubernetes)\n.*?)```", page.read_text(), re.DOTALL)
+    whole = [(text, kind) for text, kind in blocks if "parameters:\n" in text]
+    assert [kind for _, kind in whole] == ["vault", "kubernetes"]
+    for text, kind in whole:
+        # One login of those that the page shows.
+        one = re.sub(r"    (?:appRole|kubernetes): \{.*\n", "", text)
+        assert configured(one).kind == kind

@@ -51,7 +51,8 @@ SERVERS = {
 }
 POLICIES = Authorization(
     policies=in_force(
-        "{rules: [{from: [{source: {namespaces: [default]}}]}, {to: [{operation: {paths: [/open]}}]}]}",
+        "{rules: [{from: [{source: {namespaces: [default]}},"
+        " {source: {trustDomains: [partner.test], namespaces: [default]}}]}, {to: [{operation: {paths: [/open]}}]}]}",
         "{action: DENY, rules: [{from: [{source: {principals: ['*/sa/bad']}}]}]}",
         "{action: DENY, rules: [{when: [{key: connection.sni, values: [bad.test]}]}]}",
     ),
