@@ -16,11 +16,11 @@ from bench.tls import make_csr
 from lateen.api.decode import decode_documents
 from lateen.citadel.authority import Authority
 from lateen.flow import Graph
+from lateen.folders.folder import Change
 from lateen.pilot.model.mesh import View
 from lateen.pilot.registry.registrations import to_workload
 from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.pilot import Pilot
-from lateen.pilot.sources.folder import Change
 from lateen.pilot.translate.clusters import build_outbound_cluster
 from lateen.pilot.translate.endpoints import build_endpoints
 from lateen.pilot.translate.inbound import build_inbound_clusters, build_inbound_listeners

@@ -15,12 +15,12 @@ from bench.processes import rss_bytes
 from bench.rows import Row
 from lateen.api.base import Object
 from lateen.api.decode import decode_documents
+from lateen.folders.folder import Change
 from lateen.pilot.registry.registrations import to_workload
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.scopes import RDS
-from lateen.pilot.sources.folder import Change
 from lateen.pilot.xds.source import Delta, Identity, NodeInfo, Proxy
 
 __all__ = ["routing_rows"]

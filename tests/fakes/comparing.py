@@ -36,12 +36,12 @@ from lateen.api.security import From, Rule, To
 from lateen.authz import Decision, Normalisation, Policy, decide, default_normalisation, policy_of
 from lateen.authz.decide import Provider
 from lateen.authz.normalise import normalise_path, split_target
+from lateen.folders.folder import Change
 from lateen.pilot.model.values import InboundListenerInput
 from lateen.pilot.model.values_jwt import RequestAuth
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.pilot import Pilot
-from lateen.pilot.sources.folder import Change
 
 Document = dict[str, Any]
 Fields = dict[str, Any]  # of `InboundListenerInput`

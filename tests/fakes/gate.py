@@ -41,13 +41,13 @@ from tests.fakes.proxies import (
 from lateen.agent.bootstrap import STATS_TAGS
 from lateen.api.base import Problem
 from lateen.api.decode import decode_documents
+from lateen.folders.folder import Change
 from lateen.pilot.model.jwks import JwksSource
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.scopes import CDS, ECDS, EDS, LDS
 from lateen.pilot.serving.source import MeshProxy
-from lateen.pilot.sources.folder import Change
 from lateen.pilot.translate.matches import JWT_FILTER
 from lateen.pilot.xds.source import Identity as NodeIdentity
 from lateen.pilot.xds.source import NodeInfo

@@ -39,12 +39,12 @@ from tests.fakes.proxies import (
 )
 
 from lateen.api.decode import decode_documents
+from lateen.folders.folder import Change
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.scopes import CDS, EDS, LDS, RDS
 from lateen.pilot.serving.source import MeshProxy
-from lateen.pilot.sources.folder import Change
 from lateen.pilot.xds.source import Identity, NodeInfo
 
 NODE = "client"

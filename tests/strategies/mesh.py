@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 
 from lateen.api.base import Object
 from lateen.api.decode import decode_documents
+from lateen.folders.folder import Change
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.source import MeshProxy
-from lateen.pilot.sources.folder import Change
 from lateen.pilot.translate.matches import JWT_FILTER
 from lateen.pilot.xds.references import references
 from lateen.pilot.xds.source import Identity, NodeInfo, Resource

@@ -10,11 +10,11 @@ import pytest
 from tests.fakes.proxies import ConfigServer
 
 from lateen.api.decode import decode_documents
+from lateen.folders.folder import Change
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.source import MeshProxy
-from lateen.pilot.sources.folder import Change
 from lateen.pilot.xds.source import Delta, Identity, NodeInfo
 
 SHOP = {

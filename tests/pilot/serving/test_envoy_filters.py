@@ -19,9 +19,9 @@ from tests.pilot.serving.conftest import Bench, make_workload
 from tests.pilot.serving.test_pilot import names, routes
 
 from lateen.api.decode import decode_documents
+from lateen.folders.folder import Change
 from lateen.pilot.serving.scopes import CDS, ECDS, LDS, RDS
 from lateen.pilot.serving.source import MeshProxy
-from lateen.pilot.sources.folder import Change
 
 REVIEWS = "outbound|9080||reviews.default.svc.cluster.local"
 DETAILS = "outbound|9080||details.default.svc.cluster.local"

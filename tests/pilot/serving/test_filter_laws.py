@@ -12,8 +12,8 @@ from tests.pilot.serving.conftest import Bench, make_workload
 from tests.pilot.serving.test_envoy_filters import APP, HCM, envoy_filter, lua, merge_cluster
 
 from lateen.api.decode import decode_documents
+from lateen.folders.folder import Change
 from lateen.pilot.serving.source import MeshProxy
-from lateen.pilot.sources.folder import Change
 from lateen.pilot.translate.patches.types import message_class
 from lateen.pilot.translate.patches.values import MESSAGES
 from lateen.pilot.xds.type_urls import CDS, LDS, RDS

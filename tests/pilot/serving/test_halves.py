@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import pytest
 
 from lateen.api.decode import decode_documents
+from lateen.folders.folder import Change
 from lateen.pilot.model.ties import NO_TIES, Tie, Ties, givers_of, service_tie, ties_of
 from lateen.pilot.serving.halves import PATIENCE_SECONDS, Halves, WaitingRoom
-from lateen.pilot.sources.folder import Change
 
 A = service_tie("a.default.svc.cluster.local")
 V1, V2 = (("subset", A[1], name) for name in ("v1", "v2"))

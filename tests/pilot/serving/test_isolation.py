@@ -28,11 +28,11 @@ from tests.strategies.resources import KINDS, resource
 
 from lateen.api.base import Object
 from lateen.api.decode import decode_documents
+from lateen.folders.folder import Change
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.source import MeshProxy
-from lateen.pilot.sources.folder import Change
 from lateen.pilot.xds.references import references
 from lateen.pilot.xds.server import DELTA_METHOD, SERVICE, SOTW_METHOD, AdsServer
 from lateen.pilot.xds.source import Identity, NodeInfo

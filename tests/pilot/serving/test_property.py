@@ -19,9 +19,9 @@ from tests.strategies.resources import KINDS, resource
 
 from lateen.api.base import Object, ResourceKey
 from lateen.api.decode import decode_documents
+from lateen.folders.folder import Change
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import VipTable
-from lateen.pilot.sources.folder import Change
 
 EXAMPLES = int(os.environ.get("LATEEN_PROPERTY_EXAMPLES", "12"))
 MESH = """

@@ -26,6 +26,8 @@ from lateen import __version__
 from lateen.api.base import Problem, ResourceKey
 from lateen.citadel.service import SERVER_OPTIONS, Lifetimes
 from lateen.errors import BadInput, LateenError, Refused, Unsupported
+from lateen.folders.folder import Change, Folder
+from lateen.folders.watch import read_changes, scan, watch_folder
 from lateen.logs import configure_logging
 from lateen.net.client import Lease, ensure_holder
 from lateen.net.process import start_ticks
@@ -48,10 +50,8 @@ from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.reports import Reporter
 from lateen.pilot.serving.tasting import Tasting
 from lateen.pilot.serving.trust import Proxies
-from lateen.pilot.sources.folder import Change, Folder
 from lateen.pilot.sources.last_good import LastGood
 from lateen.pilot.sources.secrets import decode_with_secrets, folder_problems
-from lateen.pilot.sources.watch import read_changes, scan, watch_folder
 from lateen.pilot.taste.taster import Taster
 from lateen.pilot.xds.batching import Batcher
 from lateen.pilot.xds.node import Trust

@@ -17,8 +17,8 @@ from typing import Any
 import structlog
 
 from lateen.api.base import ResourceKey
+from lateen.folders.folder import Change
 from lateen.pilot.model.ties import NO_TIES, Tie, Ties, givers_of, ties_of
-from lateen.pilot.sources.folder import Change
 
 __all__ = ["PATIENCE_SECONDS", "Halves", "WaitingRoom"]
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from lateen.api.base import Object, Problem
 from lateen.api.decode import MAX_FILE_BYTES, decode_documents
 from lateen.errors import BadInput, Unavailable
+from lateen.folders.folder import Folder
+from lateen.folders.watch import read_changes, scan
 from lateen.pilot.registry.values import Workload
 from lateen.pilot.registry.vips import VipTable
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.tasting import Judge, Tasting
-from lateen.pilot.sources.folder import Folder
-from lateen.pilot.sources.watch import read_changes, scan
 from lateen.pilot.xds.source import Identity, NodeInfo
 
 __all__ = ["STDIN", "Offline", "read_files"]

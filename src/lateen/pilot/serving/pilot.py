@@ -14,6 +14,7 @@ import structlog
 from lateen.api.base import Object, Problem, ResourceKey
 from lateen.errors import Unavailable
 from lateen.flow import Graph
+from lateen.folders.folder import Change
 from lateen.pilot.model.authorization import Authorizations
 from lateen.pilot.model.authorization_findings import AuthorizationFindings
 from lateen.pilot.model.claims import Claims
@@ -42,7 +43,6 @@ from lateen.pilot.serving.quarantine import Quarantine
 from lateen.pilot.serving.render import Render
 from lateen.pilot.serving.scopes import Scopes
 from lateen.pilot.serving.source import MeshSource
-from lateen.pilot.sources.folder import Change
 from lateen.pilot.translate.patches.bootstrap import bootstrap_patches
 from lateen.pilot.translate.patches.check import patch_problems
 from lateen.wire.local import BootstrapPatch, ProxySettings

@@ -8,9 +8,9 @@ import pytest
 import structlog
 
 from lateen.api.decode import decode_documents
-from lateen.pilot.sources.folder import Change, Folder
+from lateen.folders.folder import Change, Folder
+from lateen.folders.watch import read_changes, scan
 from lateen.pilot.sources.last_good import LastGood
-from lateen.pilot.sources.watch import read_changes, scan
 
 
 def service(name: str, port: int = 80) -> bytes:

@@ -1,0 +1,1 @@
+"""Mixer: policy and telemetry that need more than a proxy knows."""

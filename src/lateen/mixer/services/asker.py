@@ -1,0 +1,156 @@
+"""Who asks: the proxy of a call, from the metadata that Pilot wrote and from the certificate that it shows.
+
+In:  a call's metadata; the SPIFFE ID of its TLS client, None where the socket has no TLS.
+Out: one `Asking`, the same object for equal metadata, so that whatever is worked out of it is worked out once.
+Rules: docs/design/0022-mixer-process.md "Who is believed". What a proxy says that its certificate contradicts is
+refused; it is not corrected, since then one of both is not what it should be.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Value
+
+from lateen.errors import BadInput, Refused
+from lateen.mixer.services.places import struct_to_python
+from lateen.wire.mixer import ASKER, CONNECTION, ORIGIN, PEER, SERVICE, Asker
+from lateen.wire.spiffe import SpiffeId, parse_spiffe_id
+
+__all__ = ["Askers", "Asking", "Service", "read_blob"]
+
+MAX_METADATA: Final = 16 * 1024
+KEPT: Final = 4096
+_ASKER: Final = msgspec.json.Decoder(Asker, strict=True)
+_NOBODY: Final = Asker()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The service that is reached."""
+
+    host: str = ""
+    name: str = ""
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """All that is known of the proxy that asks, and of what it says beside the question."""
+
+    asker: Asker
+    identity: SpiffeId | None = None  # of its certificate
+    peer: Mapping[str, str] = field(default_factory=dict)  # what it says of its workload
+    service: Service = Service()
+
+    @property
+    def uid(self) -> str | None:
+        """The proxy's name: `<workload>.<namespace>`."""
+        name = self.peer.get("workload")
+        return f"{name}.{self.peer.get('workload_namespace', '')}" if name else None
+
+
+class Askers:
+    """Reads metadata, and remembers what it read."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, str, str, str], Asking] = OrderedDict()
+        self._identities: OrderedDict[bytes, SpiffeId] = OrderedDict()
+
+    def asking(self, metadata: Iterable[Any], identity: SpiffeId | None) -> tuple[Asking, str | None, str | None]:
+        """Return who asks, the client's origin and the connection's number.
+
+        Raises: BadInput for metadata that cannot be read, Refused for what the certificate contradicts.
+        """
+        asker = peer = service = ""
+        origin = connection = None
+        for name, value in metadata:
+            if name == ASKER:
+                asker = value
+            elif name == PEER:
+                peer = value
+            elif name == SERVICE:
+                service = value
+            elif name == ORIGIN:
+                origin = value
+            elif name == CONNECTION:
+                connection = value
+        key = (asker, peer, service, "" if identity is None else str(identity))
+        found = self._known.get(key)
+        if found is None:
+            if len(asker) + len(peer) + len(service) > MAX_METADATA:
+                raise BadInput(f"metadata of more than {MAX_METADATA} bytes")
+            found = _read(asker, peer, service, identity)
+            self._known[key] = found
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        return found, origin, connection
+
+
+def _read(asker: str, peer: str, service: str, identity: SpiffeId | None) -> Asking:
+    try:
+        said = _ASKER.decode(asker) if asker else _NOBODY
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise BadInput(f"metadata {ASKER}: {error}") from error
+    told = read_blob(peer) if peer and peer != "-" else {}
+    if identity is not None:
+        _agree("namespace of the rules", said.namespace, identity.namespace)
+        _agree("namespace that the proxy tells", told.get("workload_namespace", ""), identity.namespace)
+    host, name, namespace = [*(service or said.service).split("|"), "", "", ""][:3]
+    return Asking(said, identity, told, Service(_known(host), _known(name), _known(namespace)))
+
+
+def _known(text: str) -> str:
+    return "" if text == "-" else text
+
+
+def _agree(what: str, said: str, proven: str) -> None:
+    if said and said != proven:
+        raise Refused(f"{what} is {said!r}, the certificate says {proven!r}")
+
+
+def read_blob(text: str) -> dict[str, str]:
+    """Return what `wire.peer_env` wrote into a header or into metadata. Raises `BadInput`."""
+    try:
+        value = struct_to_python(Value.FromString(base64.b64decode(text, validate=True)))
+    except (binascii.Error, DecodeError, ValueError) as error:
+        raise BadInput(f"metadata {PEER}: {error}") from error
+    return texts_of(value)
+
+
+def texts_of(value: Any) -> dict[str, str]:
+    """Return the texts of a description; whatever else it holds is passed over."""
+    if not isinstance(value, dict):
+        return {}
+    return {name: text for name, text in value.items() if isinstance(text, str) and text != "unknown"}
+
+
+def caller_of(pems: Iterable[bytes], known: OrderedDict[bytes, SpiffeId]) -> SpiffeId:
+    """Return whose certificate a TLS client showed. Raises `Refused`: none, or not one workload's."""
+    from cryptography import x509
+
+    from lateen.wire.svid import UNREADABLE, spiffe_id_of
+
+    shown = tuple(pems)
+    if len(shown) != 1:
+        raise Refused("no client certificate")
+    found = known.get(shown[0])
+    if found is None:
+        try:
+            identity = spiffe_id_of(x509.load_pem_x509_certificate(shown[0]))
+        except UNREADABLE as error:
+            raise Refused(f"client certificate: {error}") from error
+        if identity is None:
+            raise Refused("client certificate names no workload")
+        found = parse_spiffe_id(str(identity))
+        known[shown[0]] = found
+        if len(known) > KEPT:
+            known.popitem(last=False)
+    return found
