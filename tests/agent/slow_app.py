@@ -1,4 +1,7 @@
-"""An application for tests: `/slow` answers when `/release` was asked for, everything else at once."""
+"""An application for tests: `/slow` answers when `/release` was asked for, everything else at once.
+
+`/metrics` is OpenMetrics.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,9 @@ class Handler(BaseHTTPRequestHandler):
             released.wait(20)
         body = f"{os.getpid()} {self.path}".encode()
         self.send_response(200)
+        if self.path == "/metrics":
+            body = b"# TYPE orders counter\norders_total 7\n# EOF\n"
+            self.send_header("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -16,6 +16,7 @@ from lateen.agent.identity import Identity
 from lateen.agent.metrics import Metric, format_metrics, rename_istio
 from lateen.agent.readers import metrics_readers
 from lateen.agent.readiness import ProxyState, Readiness, proxy_state
+from lateen.agent.scraping import Scraper, Target
 from lateen.agent.status import Facts, StatusHandler
 from lateen.errors import Unavailable
 from lateen.wire.http_server import Request
@@ -156,14 +157,17 @@ def test_stats_are_numbers() -> None:
     assert parse_stats(text) == {"cluster.a: b.c": 7}
 
 
-def handler(admin: Admin, state: Readiness, log: Any, *, metrics: bool = True) -> StatusHandler:
+def handler(
+    admin: Admin, state: Readiness, log: Any, *, metrics: bool = True, scraper: Scraper | None = None
+) -> StatusHandler:
     async def sign(_: bytes, __: int) -> list[str]:
         raise AssertionError("not asked")
 
     identity = Identity(sign, namespace="a", service_account="b", lifetime=None, log=log)
     facts = Facts(identity=identity, dns=DnsStats(5, 2, 1), envoy_restarts=3, startup_seconds=0.25, now=0.0)
     readers = metrics_readers("10.77.0.9", ["10.1.0.0/16"])
-    return StatusHandler(lambda: state, admin, (lambda: facts) if metrics else None, readers=readers)
+    tell = (lambda: facts) if metrics else None
+    return StatusHandler(lambda: state, admin, tell, readers=readers, scraper=scraper, log=log)
 
 
 async def test_health(tmp_path: Path, log: Any) -> None:
@@ -211,10 +215,54 @@ async def test_whose_business_metrics_are(tmp_path: Path, log: Any, client: str,
     assert (await answer(Request("GET", "/healthz/ready", "", client))).status == 503  # for everybody: it is not ready
 
 
+APPLICATION = b"# TYPE orders counter\norders 7\n# TYPE istio_requests_total counter\nistio_requests_total 9\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told", "failures", "left_out"),
+    [
+        pytest.param(with_length(APPLICATION), True, 0, 1, id="text"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/openmetrics-text; version=1.0.0\r\n\r\n"
+            b"# TYPE orders counter\norders_total 7\n# EOF\n",
+            True,
+            0,
+            0,
+            id="OpenMetrics",
+        ),
+        pytest.param(with_length(b"<html>"), False, 1, 0, id="broken"),
+        pytest.param(with_length(b"", "500 Oops"), False, 1, 0, id="failing"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n\r\nx", False, 1, 0, id="of another kind"
+        ),
+    ],
+)
+async def test_an_application_is_told_behind_the_mesh_or_counted(
+    tmp_path: Path, log: Any, answer: bytes, told: bool, failures: int, left_out: int
+) -> None:
+    admin, scraper = Admin(tmp_path / "admin.sock"), Scraper(Target(port=9102), tmp_path / "app.sock")
+    status = handler(admin, Readiness(), log, scraper=scraper)
+    async with fake_admin(admin.path, with_length(PROMETHEUS)), fake_admin(scraper.socket, answer):
+        text = (await status(Request("GET", "/stats/prometheus", ""))).body.decode()
+        mesh = (await status(Request("GET", "/stats/mesh", ""))).body.decode()
+    for body in (text, mesh):
+        assert body.count("# TYPE istio_requests_total counter\n") == 1
+        assert 'istio_requests_total{reporter="source",path="envoy_istio_x"} 3\n' in body
+        assert "\nistio_requests_total 9" not in body
+    assert ("orders 7\n" in text or "orders_total 7\n" in text) is told
+    assert "orders" not in mesh
+    # The second look tells of the first.
+    assert "istio_agent_scrapes_total 1\n" in mesh
+    assert f'istio_agent_scrape_failures_total{{type="application"}} {failures}\n' in mesh
+    assert f"istio_agent_scrape_families_left_out {left_out}\n" in mesh
+    assert ("application's metrics left out" in log.buffer.getvalue()) is bool(failures)
+
+
 async def test_metrics_without_envoy_are_the_agents(tmp_path: Path, log: Any) -> None:
     response = await handler(Admin(tmp_path / "none"), Readiness(), log)(Request("GET", "/metrics", ""))
     assert response.status == 200
     assert b"istio_agent_num_outgoing_requests" in response.body
+    assert b'istio_agent_scrape_failures_total{type="envoy"} 1\n' in response.body
 
 
 @pytest.mark.parametrize(

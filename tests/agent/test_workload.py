@@ -83,12 +83,12 @@ class Running:
         reader, writer = await asyncio.open_connection(ip or self.ip, port)
         return await exchange(reader, writer, path)
 
-    async def listens(self) -> None:
+    async def listens(self, count: int = 2) -> None:
         """Wait until Envoy has the listener that was pushed, beside its own for metrics."""
         admin = Admin(self.folder / "admin.sock")
         name = "listener_manager.total_listeners_active"
         async with asyncio.timeout(10):
-            while (await admin.stats(name)).get(name) != 2:  # noqa: ASYNC110  # of another process
+            while (await admin.stats(name)).get(name) != count:  # noqa: ASYNC110  # of another process
                 await asyncio.sleep(0.01)
 
     async def begin(self, path: str) -> asyncio.Task[tuple[int, bytes]]:
@@ -144,7 +144,7 @@ async def running(
                 mesh.serve_inbound(ip=last.ip, port=9080, target=last.ports[0].target, mtls=mtls)
                 await until(lambda: run.task.done() or mesh.last.ready)
             assert not run.task.done(), (await run.task, log.buffer.getvalue())
-            await run.listens()
+            await run.listens(3 if fields.get("annotations") else 2)
         yield run
     finally:
         run.stop.hurry()
@@ -221,6 +221,30 @@ async def test_the_proxy_is_started_as_the_mesh_says(mesh: FakeMesh, log: Any, u
         assert b"cluster.inbound" in (await admin.request("GET", "/stats?filter=cluster.inbound")).body
         environment = Path(f"/proc/{mesh.last.envoy_pid}/environ").read_bytes().split(b"\0")
         assert b"GREETING=ahoy" in environment
+
+
+async def test_its_applications_metrics_are_told_with_its_own(mesh: FakeMesh, log: Any, until: Any) -> None:
+    annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "9080"}
+    async with running(mesh, log, until, annotations=annotations) as run:
+        status, text = await run.get("/stats/prometheus", 15020)
+        assert status == 200
+        assert b"envoy_server_live" in text
+        assert text.endswith(b"# TYPE orders_total counter\norders_total 7\n")
+        assert b'istio_agent_scrape_failures_total{type="application"} 0\n' in text
+        assert b"orders" not in (await run.get("/stats/mesh", 15020))[1]
+        # An Envoy that is started again is asked by the same way.
+        was = mesh.last.envoy_pid
+        os.kill(was, signal.SIGKILL)
+        await until(lambda: mesh.last.envoy_pid not in (0, was) and mesh.last.ready)
+        assert b"orders_total 7\n" in (await run.get("/stats/prometheus", 15020))[1]
+
+
+async def test_the_mesh_may_want_no_metrics_of_applications(mesh: FakeMesh, log: Any, until: Any) -> None:
+    mesh.joined = msgspec.structs.replace(mesh.joined, proxy=ProxySettings(merge_metrics=False))
+    annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "9080"}
+    async with running(mesh, log, until, serve=False, annotations=annotations) as run:
+        await until(lambda: mesh.registrations and mesh.last.envoy_pid)
+        assert "application_metrics" not in (run.folder / "bootstrap.json").read_text()
 
 
 async def test_the_key_is_on_no_disk(mesh: FakeMesh, log: Any, until: Any) -> None:

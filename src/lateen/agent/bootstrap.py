@@ -23,6 +23,7 @@ __all__ = ["PROMETHEUS_PORT", "BootstrapInput", "build_bootstrap", "encode_boots
 PROMETHEUS_PORT: Final = 15090
 CONTROL_PLANE_ROOTS: Final = "CONTROLPLANECA"  # of the mesh alone, whoever else peers may be (`secret_store`)
 ADMIN_CLUSTER: Final = "prometheus_stats"
+APPLICATION_CLUSTER: Final = "application_metrics"
 PILOT_NAME: Final = "pilot.lateen.local"  # of the control plane's certificate; a Unix socket's path cannot be in one
 
 SOL_SOCKET: Final = 1  # asm-generic/socket.h
@@ -98,6 +99,7 @@ class BootstrapInput:
     own_service: str = ""  # hostname, for sharing between zones; "" for a proxy that does not
     server_name: str = PILOT_NAME
     proxy: ProxySettings = AGENTS_CHOICE  # what the mesh says: statistics, runtime, limits
+    application_metrics: tuple[str, int] | None = None  # socket by which the agent asks, port of the application
 
 
 def build_bootstrap(inp: BootstrapInput) -> dict[str, Any]:
@@ -122,8 +124,12 @@ def build_bootstrap(inp: BootstrapInput) -> dict[str, Any]:
                 _pipe_cluster(SDS_CLUSTER, inp.sds_socket, http2=True),
                 _admin(inp),
                 *([_own_service(inp.own_service)] if inp.own_service else []),
+                *([_application_cluster(inp.application_metrics[1])] if inp.application_metrics else []),
             ],
-            "listeners": [_prometheus_listener(inp.prometheus_address, inp.metrics_readers)],
+            "listeners": [
+                _prometheus_listener(inp.prometheus_address, inp.metrics_readers),
+                *([_application_listener(inp.application_metrics[0])] if inp.application_metrics else []),
+            ],
         },
         "cluster_manager": {
             **_cluster_manager(inp.mark),
@@ -367,6 +373,44 @@ def _prometheus_listener(address: str, readers: Networks) -> dict[str, Any]:
                             ],
                         },
                     },
+                ]
+            }
+        ],
+    }
+
+
+def _application_cluster(port: int) -> dict[str, Any]:
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    return {
+        "name": APPLICATION_CLUSTER,
+        "alt_stat_name": f"{APPLICATION_CLUSTER};",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": APPLICATION_CLUSTER,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+    }
+
+
+def _application_listener(socket: str) -> dict[str, Any]:
+    # Bytes, to one port of the workload's loopback: what they say is between the agent and the application.
+    return {
+        "name": APPLICATION_CLUSTER,
+        "address": {"pipe": {"path": socket, "mode": 0o600}},
+        "ignore_global_conn_limit": True,
+        "bypass_overload_manager": True,
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "envoy.filters.network.tcp_proxy",
+                        "typed_config": {
+                            "@type": _type("filters.network.tcp_proxy.v3.TcpProxy"),
+                            "stat_prefix": APPLICATION_CLUSTER,
+                            "cluster": APPLICATION_CLUSTER,
+                        },
+                    }
                 ]
             }
         ],

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from lateen import __version__
 from lateen.agent.readers import check_networks
+from lateen.agent.scraping import RESERVED_PORTS, application_metrics
 from lateen.errors import BadInput
 from lateen.wire.local import Probe, Registered, WorkloadPort
 from lateen.wire.local_cluster import SELF_DISCOVERY
@@ -26,8 +27,6 @@ __all__ = ["HostListener", "Mode", "Node", "Place", "WorkloadSpec", "build_node"
 Mode = Literal["capture", "explicit"]
 
 MAX_NAME = 40  # the paths of a workload's sockets hold its name: settings.SUN_PATH_BYTES
-# Istio's, docs: "ports"; 15054 is Lateen's own.
-RESERVED_PORTS = frozenset({15000, 15001, 15006, 15008, 15020, 15021, 15053, 15054, 15090})
 CANONICAL_NAME = "service.istio.io/canonical-name"
 CANONICAL_REVISION = "service.istio.io/canonical-revision"
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -122,6 +121,7 @@ def check_spec(spec: WorkloadSpec) -> None:
         if (getattr(spec, name) or timedelta(0)) < timedelta(0):
             raise BadInput(f"{name}: must not be negative, got {getattr(spec, name)}")
     check_networks(spec.metrics_from)
+    application_metrics(spec.annotations)
     _check_ports(spec.ports)
 
 

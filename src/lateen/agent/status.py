@@ -1,33 +1,51 @@
 """What others may ask of an agent over HTTP: is the workload ready, and its metrics.
 
     15021           GET /healthz/ready
-    15020           GET /healthz/ready; for `readers`: /stats/prometheus, /metrics
+    15020           GET /healthz/ready; for `readers`: /stats/prometheus, /metrics, /stats/mesh
     w/NAME/agent.sock   the same as 15020, for the CLI on the host
+
+`/stats/mesh` leaves out what the application says of itself: whoever looks at edges every second does not ask it.
 
 Ports and paths are Istio's.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from lateen import __version__
 from lateen.agent.admin import Admin
 from lateen.agent.dns import DnsStats
+from lateen.agent.exposition import append, is_openmetrics, is_text
 from lateen.agent.identity import Identity
+from lateen.agent.log import Log
 from lateen.agent.metrics import CONTENT_TYPE, Metric, format_metrics, merge
 from lateen.agent.readers import Networks, may_read
 from lateen.agent.readiness import Readiness
+from lateen.agent.scraping import Answer, Scraper
 from lateen.errors import Unavailable
 from lateen.wire.http_server import Request, Response, text_response
 
-__all__ = ["Facts", "StatusHandler", "agent_metrics", "resident_bytes"]
+__all__ = ["Facts", "ScrapeStats", "StatusHandler", "agent_metrics", "resident_bytes"]
 
 METRICS_PATHS: Final = frozenset({"/stats/prometheus", "/metrics"})
+MESH_PATH: Final = "/stats/mesh"
+FAILURES: Final = ("application", "envoy")  # as Istio's agent labels them
 _QUERY_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-=&%|^$*()\\")
+
+
+@dataclass(slots=True)
+class ScrapeStats:
+    """What became of the scrapes so far."""
+
+    scrapes: int = 0
+    failures: Counter[str] = field(default_factory=Counter)  # by whose part was missing
+    families_left_out: int = 0  # of the application's, in the last scrape: the mesh has them already
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,31 +69,86 @@ class StatusHandler:
         facts: Callable[[], Facts] | None,
         *,
         readers: Networks = (),
+        scraper: Scraper | None = None,
+        log: Log | None = None,
     ) -> None:
-        """`facts` None serves readiness only; metrics are for `readers`, and for the Unix socket."""
+        """`facts` None serves readiness only; metrics are for `readers`, and for the Unix socket.
+
+        `scraper` None: the application is asked for nothing.
+        """
         self._readiness = readiness
         self._admin = admin
         self._facts = facts
         self._readers = readers
+        self._scraper = scraper
+        self._log = log
+        self._told = ""
+        self.stats = ScrapeStats()
 
     async def __call__(self, request: Request) -> Response:
         if request.path == "/healthz/ready":
             state = self._readiness()
             return text_response(200, "") if state.ready else text_response(503, f"waiting: {state.waits_for()}\n")
-        if request.path in METRICS_PATHS and self._facts is not None:
+        if (request.path in METRICS_PATHS or request.path == MESH_PATH) and self._facts is not None:
             if not may_read(self._readers, request.client):
                 return text_response(403, "metrics are for the workload itself, and whom --metrics-from names\n")
-            return await self._metrics(request.query, self._facts())
+            return await self._metrics(request, self._facts())
         return text_response(404, "unknown path\n")
 
-    async def _metrics(self, query: str, facts: Facts) -> Response:
-        if not _QUERY_CHARACTERS.issuperset(query):
+    async def _metrics(self, request: Request, facts: Facts) -> Response:
+        if not _QUERY_CHARACTERS.issuperset(request.query):
             return text_response(400, "query with characters that no option of Envoy's has\n")
+        whole = request.path != MESH_PATH
+        # Both at once: the slower one is what the scrape takes.
+        envoy, application = await asyncio.gather(
+            self._envoy(request.query), self._application() if whole else _nothing()
+        )
+        if whole:
+            self.stats.scrapes += 1
+        own = format_metrics([*agent_metrics(facts), *scrape_metrics(self.stats)])
+        mesh = merge(own, envoy)
+        if application is None:
+            return Response(200, mesh, CONTENT_TYPE)
         try:
-            envoy = await self._admin.prometheus(query)
-        except Unavailable:
-            envoy = b""  # being started again; what the agent knows is told all the same
-        return Response(200, merge(format_metrics(agent_metrics(facts)), envoy), CONTENT_TYPE)
+            # In a thread: it may be megabytes, and names are resolved meanwhile.
+            found = await asyncio.to_thread(
+                append, mesh, application.body, openmetrics=is_openmetrics(application.content_type)
+            )
+        except ValueError as error:
+            self._failed("application", str(error))
+            return Response(200, mesh, CONTENT_TYPE)
+        self.stats.families_left_out = found.left_out
+        self._told = ""
+        return Response(200, found.text, CONTENT_TYPE)
+
+    async def _envoy(self, query: str) -> bytes:
+        try:
+            return await self._admin.prometheus(query)
+        except (Unavailable, TimeoutError):
+            self._failed("envoy", "")
+            return b""  # being started again; what the agent knows is told all the same
+
+    async def _application(self) -> Answer | None:
+        if self._scraper is None:
+            return None
+        try:
+            answer = await self._scraper.ask()
+            if not is_text(answer.content_type):
+                raise Unavailable(f"the application's metrics: text or OpenMetrics wanted, got {answer.content_type!r}")
+        except Unavailable as error:
+            self._failed("application", str(error))
+            return None
+        return answer
+
+    def _failed(self, whose: str, reason: str) -> None:
+        self.stats.failures[whose] += 1
+        if reason and reason != self._told and self._log is not None:
+            self._told = reason  # each complaint once, not every fifteen seconds
+            self._log.warning("application's metrics left out", reason=reason)
+
+
+async def _nothing() -> None:
+    return None
 
 
 def agent_metrics(facts: Facts) -> Iterable[Metric]:
@@ -115,6 +188,23 @@ def agent_metrics(facts: Facts) -> Iterable[Metric]:
             "istio_agent_dns_upstream_failures_total", "counter", "Names that the host did not find out.",
             facts.dns.failures,
         )  # fmt: skip
+
+
+def scrape_metrics(stats: ScrapeStats) -> Iterable[Metric]:
+    """Return what became of scrapes, this one included."""
+    yield _one("istio_agent_scrapes_total", "counter", "Times that metrics were asked for.", stats.scrapes)
+    yield Metric(
+        "istio_agent_scrape_failures_total",
+        "counter",
+        "Times that a part of the metrics was missing, by whose.",
+        tuple(((("type", whose),), float(stats.failures[whose])) for whose in FAILURES),
+    )
+    yield _one(
+        "istio_agent_scrape_families_left_out",
+        "gauge",
+        "Families of the application's last answer that the mesh has already.",
+        stats.families_left_out,
+    )
 
 
 def resident_bytes() -> int:

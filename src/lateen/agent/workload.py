@@ -38,6 +38,7 @@ from lateen.agent.readers import metrics_readers
 from lateen.agent.readiness import ProxyState, Readiness
 from lateen.agent.registration import Registrar
 from lateen.agent.resolvers import HostResolvers
+from lateen.agent.scraping import LISTENER_SOCKET, Scraper, application_metrics
 from lateen.agent.sds import SdsServer
 from lateen.agent.secret_store import SecretStore
 from lateen.agent.spec import build_node, effective_labels
@@ -168,7 +169,16 @@ class Workload:
         )
         ready = StatusHandler(lambda: self._readiness, self._admin, None)
         self._readers = metrics_readers(grounds.place.ip, spec.metrics_from)
-        everything = StatusHandler(lambda: self._readiness, self._admin, self._facts, readers=self._readers)
+        asked = application_metrics(spec.annotations, spec.ports) if mesh.proxy.merge_metrics and spec.argv else None
+        self._scraper = None if asked is None else Scraper(asked, self._folder / LISTENER_SOCKET)
+        everything = StatusHandler(
+            lambda: self._readiness,
+            self._admin,
+            self._facts,
+            readers=self._readers,
+            scraper=self._scraper,
+            log=log,
+        )
         self._health = HttpServer(ready, log)
         self._metrics = HttpServer(everything, log)
         self._app = Application(
@@ -231,6 +241,9 @@ class Workload:
             if spec.service and self._node.metadata.get("ENABLE_SELF_DISCOVERY") == "true"
             else "",
             proxy=self._mesh.proxy,
+            application_metrics=None
+            if self._scraper is None
+            else (str(self._scraper.socket), self._scraper.target.port),
         )
         document, verdicts = await patched_bootstrap(
             build_bootstrap(bootstrap), self._mesh.bootstrap, self._judge_bootstrap
@@ -291,6 +304,8 @@ class Workload:
     async def _start_envoy(self) -> Child:
         spec = self._spec
         self._admin.path.unlink(missing_ok=True)
+        if self._scraper is not None:
+            self._scraper.socket.unlink(missing_ok=True)
         argv = envoy_arguments(
             find_envoy(),
             self._folder / "bootstrap.json",
@@ -530,6 +545,8 @@ class Workload:
         raise Unavailable("the mesh network is gone: its holder ended")
 
     async def _close(self) -> None:
+        if self._scraper is not None:
+            await self._scraper.close()
         await self._workload_api.stop()
         await self._app_door.stop()
         for part in (self._dns, self._proxy_dns, self._health, self._metrics, self._sds):

@@ -37,6 +37,6 @@ class Looker:
 
     def _metrics(self, name: str) -> str:
         try:
-            return ask(self._settings, name, "/stats/prometheus", sock="agent.sock").decode()
+            return ask(self._settings, name, "/stats/mesh", sock="agent.sock").decode()
         except LateenError:
             return ""  # it is just leaving, or starts: its numbers come with it

@@ -42,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="a WorkloadGroup of the namespace: labels, ports, identity, place and health probe are what it says",
     )
+    parser.add_argument(
+        "--annotation",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="as prometheus.io/scrape=true, prometheus.io/port=9102: the application's metrics are told with the "
+        "proxy's; may be repeated",
+    )
     add_workload_arguments(parser)
     parser.add_argument("argv", metavar="COMMAND", nargs=argparse.REMAINDER, help="what to run, after --")
 
@@ -113,6 +121,7 @@ def run(options: argparse.Namespace) -> int:
         argv=tuple(argv),
         service_account=options.service_account or "default",
         group=options.group,
+        annotations=parse_labels(options.annotation, "annotation"),
     )
 
 
@@ -165,13 +174,13 @@ def run_spec(options: argparse.Namespace, **fields: object) -> int:
     return asyncio.run(work())
 
 
-def parse_labels(texts: list[str]) -> dict[str, str]:
-    """Return KEY=VALUE texts as labels. Raises `BadInput`."""
+def parse_labels(texts: list[str], what: str = "label") -> dict[str, str]:
+    """Return KEY=VALUE texts as labels or as `what`. Raises `BadInput`."""
     labels = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise BadInput(f"label must be KEY=VALUE, got {text!r}")
+            raise BadInput(f"{what} must be KEY=VALUE, got {text!r}")
         labels[key] = value
     return labels
 

@@ -159,7 +159,7 @@ class Demo:
         from lateen.cli.admin import ask
 
         try:
-            return ask(self.settings, name, "/stats/prometheus", sock="agent.sock").decode()
+            return ask(self.settings, name, "/stats/mesh", sock="agent.sock").decode()
         except LateenError:
             return ""  # starting or being restarted: its numbers come back with it
 

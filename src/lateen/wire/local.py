@@ -119,6 +119,7 @@ class ProxySettings(_Message, frozen=True, kw_only=True):
     stats_regexes: tuple[str, ...] = ()
     runtime: dict[str, str] = {}  # Envoy's runtime flags
     connection_limit: int | None = None  # connections from clients, all listeners together
+    merge_metrics: bool = True  # an application that its annotations say has metrics is asked for them
 
 
 AGENTS_CHOICE = ProxySettings()  # nobody says anything

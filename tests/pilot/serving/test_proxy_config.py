@@ -109,3 +109,9 @@ def test_of_several_for_the_same_workloads_the_younger_is_told(bench: Bench) -> 
     bench.apply(NAMESPACE + config("zzz", "shop", "{concurrency: 1}"))
     (problem,) = bench.pilot.problems()
     assert problem.message == "is not in force: ProxyConfig shop/ns is older and for the same workloads"
+
+
+def test_metrics_of_applications_are_merged_unless_the_mesh_says_not(bench: Bench) -> None:
+    assert told(bench, "web").merge_metrics
+    bench.apply(MESH.replace("spec:", "spec:\n  enablePrometheusMerge: false"))
+    assert not told(bench, "web").merge_metrics

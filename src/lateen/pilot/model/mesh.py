@@ -130,6 +130,7 @@ class MeshSettings:
     rule_export_to: tuple[str, ...] = (EVERYWHERE,)
     path_normalization: str = "DEFAULT"  # or NONE, BASE, MERGE_SLASHES, DECODE_AND_MERGE_SLASHES
     proxy: Any = None  # api MeshProxyConfig | None: defaultConfig, for proxies that start
+    merge_metrics: bool = True  # agents tell their application's metrics with their own
     gateway_topology: Any = None  # api Topology of defaultConfig: what stands in front of gateways
 
     @property
@@ -653,6 +654,7 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
             path=spec.access_log_file or "", json=encoding == "JSON", format=spec.access_log_format or ""
         ),
         proxy=spec.default_config,
+        merge_metrics=spec.enable_prometheus_merge is not False,
         gateway_topology=spec.default_config.gateway_topology if spec.default_config is not None else None,
     )
 

@@ -113,7 +113,6 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
                 "enableTracing",
                 "enableEnvoyAccessLogService",
                 "disableEnvoyListenerLog",
-                "enablePrometheusMerge",
                 "defaultProviders",
             ),
             "",
@@ -141,7 +140,6 @@ _HARMLESS: Mapping[tuple[str, str], tuple[Any, ...]] = {
     ("MeshConfig", "enableTracing"): (False,),
     ("MeshConfig", "enableEnvoyAccessLogService"): (False,),
     ("MeshConfig", "disableEnvoyListenerLog"): (False,),
-    ("MeshConfig", "enablePrometheusMerge"): (False,),
 }
 
 HEALTH_ANNOTATION = "proxy.istio.io/health-checks-enabled"

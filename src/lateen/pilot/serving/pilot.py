@@ -24,7 +24,7 @@ from lateen.pilot.model.findings import Findings
 from lateen.pilot.model.gateway import Gateways
 from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.jwks import JwksSource
-from lateen.pilot.model.mesh import Mesh
+from lateen.pilot.model.mesh import Mesh, MeshSettings
 from lateen.pilot.model.names import Names
 from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.overlaps import Overlaps
@@ -196,7 +196,9 @@ class Pilot:
 
     def proxy_for(self, workload: Workload) -> ProxySettings:
         """Return how the proxy of a workload that starts now is run."""
-        return proxy_settings(self.mesh.proxy.peek((workload.namespace, tuple(sorted(workload.labels.items())))))
+        settings: MeshSettings = self.mesh.settings.peek("mesh")
+        proxy = self.mesh.proxy.peek((workload.namespace, tuple(sorted(workload.labels.items()))))
+        return proxy_settings(proxy, merge_metrics=settings.merge_metrics)
 
     def note_bootstrap(self, proxy: str, verdicts: Mapping[str, str]) -> None:
         """Keep what a proxy's Envoy had against patches of its bootstrap."""

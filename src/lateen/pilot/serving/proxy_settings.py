@@ -14,7 +14,7 @@ from lateen.wire.local import ProxySettings
 __all__ = ["proxy_settings"]
 
 
-def proxy_settings(proxy: MeshProxyConfig) -> ProxySettings:
+def proxy_settings(proxy: MeshProxyConfig, *, merge_metrics: bool = True) -> ProxySettings:
     """Return the message; what is not set leaves the agent its own choice."""
     stats = proxy.proxy_stats_matcher or ProxyStatsMatcher()
     connections = proxy.connection_settings
@@ -35,6 +35,7 @@ def proxy_settings(proxy: MeshProxyConfig) -> ProxySettings:
         stats_regexes=stats.inclusion_regexps,
         runtime=dict(sorted((proxy.runtime_values or {}).items())),
         connection_limit=connections.global_downstream_connection_limit if connections is not None else None,
+        merge_metrics=merge_metrics,
     )
 
 
