@@ -22,6 +22,7 @@ reaches a socket in it is one of the local user's own.
     run/ca.sock          gRPC, local trust: certificates, registration, introspection
     run/xds.sock         gRPC, mutual TLS: ADS for proxies
     run/xds-local.sock   gRPC, local trust: ADS for proxyless clients of the same user
+    run/mixer.sock       gRPC, mutual TLS: Envoy's authorization, rate limit and access log services, for proxies
     run/taste/           the Envoy that tastes: its bootstrap, its socket, its last words
     run/net.sock         the network holder (namespaces, addresses)
     audit.jsonl          each certificate issued or refused, rotated; audit-strangers.jsonl: refused to nobody known
@@ -137,6 +138,10 @@ class Settings:
     @property
     def xds_socket(self) -> Path:
         return self.run / "xds.sock"
+
+    @property
+    def mixer_socket(self) -> Path:
+        return self.run / "mixer.sock"
 
     @property
     def xds_local_socket(self) -> Path:

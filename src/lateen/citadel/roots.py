@@ -128,6 +128,11 @@ class Roots:
         lists = (self.signing.crl, self.other.crl if self.other is not None else b"")
         return any(name in revoked_in(crl) for crl in lists if crl)
 
+    def revoked_serials(self) -> frozenset[str]:
+        """Return the serials, in hexadecimal, of all that any list names."""
+        lists = (self.signing.crl, self.other.crl if self.other is not None else b"")
+        return frozenset(f"{serial:x}" for crl in lists if crl for _, serial in revoked_in(crl))
+
     def look_at_plugged(self) -> None:
         """Read the plugged-in folder and do what its content asks for. Does not raise: a fault is told."""
         if self.plugged is None:

@@ -50,6 +50,24 @@ def _print(report: StatusReport, now: datetime) -> None:
     )
     counts = f"{plane.resources} resources, {plane.services} services, {plane.proxies} proxies connected"
     sys.stdout.write(f"{counts}\n\n")
+    if report.mixer is not None:
+        mixer = report.mixer
+        print_table(
+            ("mixer", "pid", "starts", "rules", "decisions", "denied", "log entries", "dropped"),
+            [
+                (
+                    styled(mixer.state, "32" if mixer.state == "serving" else "33"),
+                    mixer.pid or "-",
+                    mixer.starts,
+                    mixer.rules,
+                    mixer.decisions,
+                    mixer.denied,
+                    mixer.entries,
+                    mixer.dropped,
+                )
+            ],
+        )
+        sys.stdout.write("\n")
     if report.workloads:
         print_table(
             ("workload", "pid", "address", "state", "identity", "certificate expires in"),

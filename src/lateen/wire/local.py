@@ -31,6 +31,7 @@ __all__ = [
     "GroupInfo",
     "GroupQuery",
     "MetricsReport",
+    "MixerInfo",
     "PatchInfo",
     "Probe",
     "ProblemInfo",
@@ -235,8 +236,23 @@ class WorkloadInfo(_Message, frozen=True, kw_only=True):
     certificate: CertificateInfo | None
 
 
+class MixerInfo(_Message, frozen=True, kw_only=True):
+    """The process that decides rules which proxies cannot; it is there while a rule needs it."""
+
+    pid: int  # 0: it does not run
+    state: str  # "serving" | "starting" | "taking new rules" | "not running: <why>"
+    started: str  # RFC 3339
+    starts: int  # since the control plane started; more than one: it ended, or hung
+    rules: int
+    decisions: int
+    denied: int
+    entries: int  # of access logs that rules were given
+    dropped: int  # of access logs, without room
+
+
 class StatusReport(_Message, frozen=True, kw_only=True):
     control_plane: ControlPlaneInfo
+    mixer: MixerInfo | None = None
     workloads: tuple[WorkloadInfo, ...]
     errors: tuple[ProblemInfo, ...]
     warnings: tuple[ProblemInfo, ...]

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import msgspec
 import pytest
+from cryptography import x509
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from google.rpc.code_pb2 import PERMISSION_DENIED, RESOURCE_EXHAUSTED
@@ -86,7 +87,6 @@ def call(channel: grpc.aio.Channel, service: str, method: str, data: bytes, **as
 
 
 def with_server_name(authority: StrangeAuthority) -> Identity:
-    from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
     from tests.fakes.certs import key_pem, pem_of, uri
 
@@ -142,6 +142,17 @@ async def test_only_proxies_of_the_mesh_are_answered(tmp_path: Path) -> None:
             await call(channel, AUTHORIZATION, "Check", captured("check-http-mtls"), namespace="bank")
         assert told.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert [asker.namespace for asker in judge.askers] == ["shop"]
+
+
+async def test_a_revoked_certificate_is_refused_from_the_next_call_on(tmp_path: Path) -> None:
+    authority = StrangeAuthority()
+    ratings = make_identity(authority, "ratings", "shop")
+    serial = f"{x509.load_pem_x509_certificate(ratings.certificate).serial_number:x}"
+    async with served(tmp_path, Fixed(), server=with_server_name(authority), client=ratings) as (services, channel):
+        await call(channel, AUTHORIZATION, "Check", captured("check-http-mtls"))
+        services.revoked = frozenset({serial})
+        with pytest.raises(grpc.aio.AioRpcError, match="revoked"):
+            await call(channel, AUTHORIZATION, "Check", captured("check-http-mtls"))
 
 
 @pytest.mark.parametrize("who", ["nobody", "stranger", "no-workload"])

@@ -16,15 +16,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
+from cryptography import x509
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Value
 
 from lateen.errors import BadInput, Refused
 from lateen.mixer.services.places import struct_to_python
 from lateen.wire.mixer import ASKER, CONNECTION, ORIGIN, PEER, SERVICE, Asker
-from lateen.wire.spiffe import SpiffeId, parse_spiffe_id
+from lateen.wire.spiffe import SpiffeId
+from lateen.wire.svid import UNREADABLE, spiffe_id_of
 
-__all__ = ["Askers", "Asking", "Service", "read_blob"]
+__all__ = ["Askers", "Asking", "Callers", "Service", "read_blob", "texts_of"]
 
 MAX_METADATA: Final = 16 * 1024
 KEPT: Final = 4096
@@ -62,7 +64,6 @@ class Askers:
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str, str, str], Asking] = OrderedDict()
-        self._identities: OrderedDict[bytes, SpiffeId] = OrderedDict()
 
     def asking(self, metadata: Iterable[Any], identity: SpiffeId | None) -> tuple[Asking, str | None, str | None]:
         """Return who asks, the client's origin and the connection's number.
@@ -132,25 +133,34 @@ def texts_of(value: Any) -> dict[str, str]:
     return {name: text for name, text in value.items() if isinstance(text, str) and text != "unknown"}
 
 
-def caller_of(pems: Iterable[bytes], known: OrderedDict[bytes, SpiffeId]) -> SpiffeId:
-    """Return whose certificate a TLS client showed. Raises `Refused`: none, or not one workload's."""
-    from cryptography import x509
+class Callers:
+    """Reads clients' certificates, and remembers whose they are."""
 
-    from lateen.wire.svid import UNREADABLE, spiffe_id_of
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, tuple[SpiffeId, str]] = OrderedDict()
 
-    shown = tuple(pems)
-    if len(shown) != 1:
-        raise Refused("no client certificate")
-    found = known.get(shown[0])
-    if found is None:
-        try:
-            identity = spiffe_id_of(x509.load_pem_x509_certificate(shown[0]))
-        except UNREADABLE as error:
-            raise Refused(f"client certificate: {error}") from error
-        if identity is None:
-            raise Refused("client certificate names no workload")
-        found = parse_spiffe_id(str(identity))
-        known[shown[0]] = found
-        if len(known) > KEPT:
-            known.popitem(last=False)
-    return found
+    def caller(self, pems: Iterable[bytes], revoked: frozenset[str]) -> SpiffeId:
+        """Return whose certificate a TLS client showed. Raises `Refused`: none, revoked, or not one workload's."""
+        shown = tuple(pems)
+        if len(shown) != 1:
+            raise Refused("no client certificate")
+        found = self._known.get(shown[0])
+        if found is None:
+            found = self._known[shown[0]] = _certificate(shown[0])
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        identity, serial = found
+        if serial in revoked:
+            raise Refused("client certificate is revoked")
+        return identity
+
+
+def _certificate(pem: bytes) -> tuple[SpiffeId, str]:
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        identity = spiffe_id_of(certificate)
+    except UNREADABLE as error:
+        raise Refused(f"client certificate: {error}") from error
+    if identity is None:
+        raise Refused("client certificate names no workload")
+    return identity, f"{certificate.serial_number:x}"

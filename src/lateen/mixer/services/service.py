@@ -7,7 +7,6 @@ Why this server: docs/design/0022-mixer-process.md.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -17,14 +16,13 @@ import structlog
 
 from lateen.errors import BadInput, LateenError, Refused
 from lateen.mixer.services.answers import ALLOWED, Outcome, check_answer, limit_answer
-from lateen.mixer.services.asker import Askers, Asking, caller_of
+from lateen.mixer.services.asker import Askers, Asking, Callers
 from lateen.mixer.services.checks import CheckFiller
 from lateen.mixer.services.descriptors import DescriptorFiller
 from lateen.mixer.services.entries import EntryFiller
 from lateen.mixer.services.places import Bag, Reads
 from lateen.mixer.services.reports import ReportQueue
 from lateen.wire.mixer import Asker
-from lateen.wire.spiffe import SpiffeId
 
 __all__ = ["ACCESS_LOGS", "AUTHORIZATION", "RATE_LIMITS", "SERVER_OPTIONS", "Judge", "MixerServices", "ServiceStats"]
 
@@ -88,7 +86,7 @@ class MixerServices:
         self.revoked = revoked
         self._mutual_tls = mutual_tls
         self._askers = Askers()
-        self._callers: OrderedDict[bytes, SpiffeId] = OrderedDict()
+        self._callers = Callers()
         self.follow(judge)
 
     def follow(self, judge: Judge) -> None:
@@ -169,7 +167,7 @@ class MixerServices:
     def _asking(self, context: Any) -> tuple[Asking, str | None, str | None]:
         identity = None
         if self._mutual_tls:
-            identity = caller_of(context.auth_context().get("x509_pem_cert", ()), self._callers)
+            identity = self._callers.caller(context.auth_context().get("x509_pem_cert", ()), self.revoked)
         return self._askers.asking(context.invocation_metadata() or (), identity)
 
     async def _fail(self, context: Any, error: LateenError) -> None:

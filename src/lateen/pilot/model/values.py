@@ -17,6 +17,7 @@ from typing import Any, NewType
 
 from lateen.api.protocol import Protocol
 from lateen.pilot.model.values_authz import AS_IN_ISTIO, NO_AUTHORIZATION, Authorization, Spelling
+from lateen.pilot.model.values_called import NO_CALLS, MixerCalls
 from lateen.pilot.model.values_jwt import NO_REQUEST_AUTH, RequestAuth
 
 __all__ = [
@@ -469,6 +470,7 @@ class InboundListenerInput:
     request_auth: RequestAuth = NO_REQUEST_AUTH
     authorization: Authorization = NO_AUTHORIZATION
     spelling: Spelling = AS_IN_ISTIO
+    mixer: MixerCalls = NO_CALLS
     telemetry: Telemetry
     tracing_percent: float | None = None
 
@@ -519,6 +521,7 @@ class GatewayListenerInput:
     request_auth: RequestAuth = NO_REQUEST_AUTH
     authorization: Authorization = NO_AUTHORIZATION
     spelling: Spelling = AS_IN_ISTIO
+    mixer: MixerCalls = NO_CALLS
     telemetry: Telemetry
     tracing_percent: float | None = None
 

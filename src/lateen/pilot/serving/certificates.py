@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from cryptography import x509
 from lateen.api.base import Problem
 from lateen.citadel.audit import AuditEntry, AuditLog, audit_time, read_audit
 from lateen.citadel.authenticate import Authenticator, LocalTrust
-from lateen.citadel.authority import Authority, utc_now
+from lateen.citadel.authority import Authority, IssuedChain, utc_now
 from lateen.citadel.join_tokens import JoinTokens
 from lateen.citadel.jwt_authority import JwtAuthority
 from lateen.citadel.jwt_service import JwtService
@@ -47,6 +47,7 @@ from lateen.pilot.serving.root_service import RootService
 from lateen.pilot.serving.trust import Proxies
 from lateen.settings import Settings
 from lateen.wire.join import JoinTokenCreated, JoinTokenRequest, pins_of
+from lateen.wire.mixer import MIXER_ACCOUNT, MIXER_NAMESPACE
 from lateen.wire.peer import peer_certificate
 from lateen.wire.spiffe import SpiffeId
 from lateen.wire.spiffe_bundle import Bundle, format_jwt_bundle
@@ -215,6 +216,26 @@ class Certificates:
         else:
             self._proxies.untold = ""
             self._proxies.slice.put(update)
+
+    async def sign_for_mixer(self, csr: bytes) -> IssuedChain:
+        """Return a certificate for the Mixer of this control plane. Raises `LateenError`."""
+        identity = SpiffeId(self.options.trust_domain, MIXER_NAMESPACE, MIXER_ACCOUNT)
+        result = self._issuer.issue(csr, identity, self.options.lifetime or DEFAULT_LIFETIME)
+        issued = await result if isinstance(result, Awaitable) else result
+        entry = AuditEntry(
+            time=audit_time(utc_now()),
+            event="issued",
+            identity=str(identity),
+            source="control-plane",
+            serial=issued.serial,
+            not_after=audit_time(issued.not_after),
+        )
+        self.audit.append(entry)
+        return issued
+
+    def trust_for_mixer(self) -> tuple[bytes, frozenset[str]]:
+        """Return the mesh's own roots, and the serials of certificates that are revoked."""
+        return self.authority.root_pem, self.roots.revoked_serials()
 
     def _root_step(self, said: str) -> None:
         self.audit.append(AuditEntry(time=audit_time(utc_now()), event="roots-changed", reason=said))

@@ -46,6 +46,7 @@ from lateen.pilot.serving.halves import WaitingRoom
 from lateen.pilot.serving.keys import FetchOptions, make_key_keeper
 from lateen.pilot.serving.memory import Memory
 from lateen.pilot.serving.metrics import metrics_text
+from lateen.pilot.serving.mixer import MixerKeeper, rule_text
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.reports import Reporter
 from lateen.pilot.serving.tasting import Tasting
@@ -204,6 +205,14 @@ class ControlPlane:
         )
         self._stack.push_async_callback(self.certificates.federation.stop)
         self._follow_federation()
+        self.mixer = MixerKeeper(
+            settings.mixer_socket,
+            self.certificates.sign_for_mixer,
+            self.certificates.trust_for_mixer,
+            json=options.log_json,
+            on_change=self._show_problems,
+        )
+        self._tell_mixer()
         self.reporter = Reporter(self)
         await self._stack.enter_async_context(self._servers())
         self._stack.callback(self._leave_network)
@@ -312,6 +321,7 @@ class ControlPlane:
                 tasks.create_task(self._batcher.run(self._apply), name="batches"),
                 tasks.create_task(self._keep_network(), name="network"),
                 tasks.create_task(self.keys.run(), name="keys of issuers"),
+                tasks.create_task(self.mixer.run(), name="mixer"),
             ]
             await stop.wait()
             log.info("control plane stops")
@@ -379,6 +389,8 @@ class ControlPlane:
             self.keys.want(self.pilot.key_wants.all())
         if any(change.key.kind == "MeshConfig" for change in changes):
             self._follow_federation()
+        if any(change.key.kind == "Rule" for change in changes):
+            self._tell_mixer()
         try:
             save_vips(self.settings.vips_file, self.vips)
         except OSError as error:
@@ -394,6 +406,11 @@ class ControlPlane:
             configs = [obj for key, obj in self.pilot.mesh.objects.items() if key.kind == "MeshConfig"]
             self.certificates.federation.configure(min(configs, key=age_key, default=None))
 
+    def _tell_mixer(self) -> None:
+        """Have Mixer decide by the rules in force that proxies cannot."""
+        rules = [obj for key, obj in self.pilot.mesh.objects.items() if key.kind == "Rule"]
+        self.mixer.want([rule_text(obj) for obj in sorted(rules, key=lambda obj: obj.key)])
+
     def _federation_changed(self) -> None:
         self.certificates.publish_trust()
         self._show_problems()
@@ -407,6 +424,7 @@ class ControlPlane:
         found.extend(self.keys.problems(self.pilot.mesh.objects.get))
         found.extend(self.certificates.problems())
         found.extend(folder_problems(self._secrets))
+        found.extend(self.mixer.problems())
         return sorted(set(found), key=lambda p: (p.file, p.line, p.field, p.message))
 
     def _show_problems(self) -> None:

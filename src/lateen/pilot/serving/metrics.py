@@ -34,7 +34,7 @@ Samples = Mapping[str, float]  # labels as they are written -> value
 
 def metrics_text(plane: ControlPlane) -> str:
     """Return every metric, each with its type and help."""
-    return "".join(_lines(plane))
+    return "".join(_lines(plane)) + plane.mixer.metrics()
 
 
 def _lines(plane: ControlPlane) -> Iterator[str]:
@@ -113,6 +113,9 @@ def _lines(plane: ControlPlane) -> Iterator[str]:
         "1 for the phase that the rotation of what signs is in",
         {_labels(phase=phase.value): int(phase is plane.certificates.roots.state.phase) for phase in Phase},
     )
+    mixer = plane.mixer
+    yield from _metric("lateen_mixer_up", "gauge", "1 while Mixer runs", {"": int(mixer.pid > 0)})
+    yield from _metric("lateen_mixer_starts_total", "counter", "starts of Mixer", {"": mixer.starts})
     report = plane.certificates.root_service.tell()
     yield from _metric(
         "lateen_trust_bundle_workloads",

@@ -56,6 +56,7 @@ class Reporter:
                 services=self.services(),
                 proxies=len(connected),
             ),
+            mixer=plane.mixer.info(),
             workloads=tuple(
                 self._workload(registration, registration.name in connected)
                 for registration in plane.registrations

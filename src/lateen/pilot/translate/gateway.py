@@ -8,6 +8,7 @@ Rules: Istio `Gateway`, docs/api/translation.md "Gateways".
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from envoy.config.core.v3.address_pb2 import Address, SocketAddress
@@ -24,6 +25,7 @@ from lateen.pilot.translate.authz import Vouching, asks_server_name, vouching_of
 from lateen.pilot.translate.chains import TLS_INSPECTOR, build_chain
 from lateen.pilot.translate.guards import Guards, build_guards
 from lateen.pilot.translate.http_manager import gateway_manager
+from lateen.pilot.translate.mixer.called import http_reports, local_replies, tcp_reports
 from lateen.pilot.translate.names import listener_name
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import address
@@ -82,13 +84,15 @@ def _udp(host: str, port: int) -> Address:
 
 def _guards(inp: GatewayListenerInput) -> Mapping[Vouching, Guards]:
     needed = {vouching_of(server.tls) for server in inp.servers}
-    return {vouching: build_guards(inp.request_auth, inp.authorization, vouching) for vouching in needed}
+    return {vouching: build_guards(inp.request_auth, inp.authorization, vouching, inp.mixer) for vouching in needed}
 
 
 def _chains(
     server: GatewayServer, inp: GatewayListenerInput, name: str, by_vouching: Mapping[Vouching, Guards]
 ) -> Iterator[FilterChain]:
-    guards = by_vouching[vouching_of(server.tls)]
+    vouching = vouching_of(server.tls)
+    guards = by_vouching[vouching]
+    mixer = replace(inp.mixer, vouched=vouching is Vouching.MESH)
     socket = None
     if server.tls is not None:
         socket = build_quic_socket(server.tls) if inp.quic else build_server_socket(server.tls)
@@ -110,10 +114,17 @@ def _chains(
                     guards=guards.http,
                     spelling=inp.spelling,
                     early=guards.early,
+                    reports=http_reports(mixer, None),
+                    local_replies=local_replies(mixer),
                 )
             ],
         )
     for route in server.tcp:
         yield build_tcp_chain(
-            route, inp.telemetry, sni=server.sni or route.sni, transport_socket=socket, guards=guards.tcp
+            route,
+            inp.telemetry,
+            sni=server.sni or route.sni,
+            transport_socket=socket,
+            guards=guards.tcp,
+            reports=tcp_reports(mixer, route.service),
         )

@@ -7,16 +7,18 @@ Rules: docs/api/translation.md "Guards".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.listener.v3.listener_components_pb2 import Filter
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 
 from lateen.pilot.model.values_authz import Authorization
+from lateen.pilot.model.values_called import NO_CALLS, MixerCalls
 from lateen.pilot.model.values_jwt import RequestAuth
 from lateen.pilot.translate.authz import Decisions, Vouching, build_decisions
 from lateen.pilot.translate.jwt import build_jwt_filters, strip_outputs
+from lateen.pilot.translate.mixer.called import http_calls, tcp_calls
 
 __all__ = ["Guards", "build_guards"]
 
@@ -33,15 +35,21 @@ class Guards:
     tcp: tuple[Filter, ...] = ()
 
 
-def build_guards(request_auth: RequestAuth, authorization: Authorization, vouching: Vouching = Vouching.MESH) -> Guards:
+def build_guards(
+    request_auth: RequestAuth,
+    authorization: Authorization,
+    vouching: Vouching = Vouching.MESH,
+    mixer: MixerCalls = NO_CALLS,
+) -> Guards:
     """Return the guards of chains: external authorizers, then tokens, then AUDIT, DENY and ALLOW rules.
 
-    Authorizers go first, as in Istio, so what a token says is not known to them. `vouching` says whose identities are
-    believed there.
+    Authorizers go first, as in Istio, so what a token says is not known to them. Mixer is asked last, by whom all else
+    lets in. `vouching` says whose identities are believed there.
     """
     decisions: Decisions = build_decisions(authorization, vouching)
+    calls = replace(mixer, vouched=vouching is Vouching.MESH)
     return Guards(
         early=strip_outputs(request_auth),
-        http=(*decisions.http_asks, *build_jwt_filters(request_auth), *decisions.http_rules),
-        tcp=(*decisions.tcp_asks, *decisions.tcp_rules),
+        http=(*decisions.http_asks, *build_jwt_filters(request_auth), *decisions.http_rules, *http_calls(calls)),
+        tcp=(*decisions.tcp_asks, *decisions.tcp_rules, *tcp_calls(calls)),
     )

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.protocol_pb2 import (
     Http1ProtocolOptions,
@@ -29,6 +30,7 @@ from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
     HttpFilter,
+    LocalReplyConfig,
     Rds,
     RequestIDExtension,
 )
@@ -158,13 +160,15 @@ def inbound_manager(
     guards: Sequence[HttpFilter] = (),
     spelling: Spelling = AS_IN_ISTIO,
     early: Sequence[TypedExtensionConfig] = (),
+    reports: Sequence[AccessLog] = (),
+    local_replies: LocalReplyConfig | None = None,
 ) -> Filter:
     """Return the manager of requests that reach the workload.
 
     `mtls`: the chain ends mutual TLS, so what the client's proxy says of itself is read; otherwise the client is
     outside of the mesh, and what it claims is thrown away.
     `guards` decide about each request before anything else acts on it, and read it as `spelling` says;
-    `early` changes it before that.
+    `early` changes it before that. `reports` are loggers for what reads of requests beside people.
     """
     filters = (*guards, *((_GRPC_WEB,) if grpc_web else ()), *INBOUND_FILTERS)
     return _manager(
@@ -178,7 +182,8 @@ def inbound_manager(
         server_name=SERVER_NAME,
         http_protocol_options=_SIDECAR_H1,
         http2_protocol_options=Http2ProtocolOptions() if h2 else None,
-        access_log=[*inbound_http_loggers(mtls=mtls), *file_loggers(telemetry.access_log)],
+        access_log=[*inbound_http_loggers(mtls=mtls), *file_loggers(telemetry.access_log), *reports],
+        local_reply_config=local_replies,
         tracing=_tracing(tracing_percent, span=False),
     )
 
@@ -196,6 +201,8 @@ def gateway_manager(
     guards: Sequence[HttpFilter] = (),
     spelling: Spelling = AS_IN_ISTIO,
     early: Sequence[TypedExtensionConfig] = (),
+    reports: Sequence[AccessLog] = (),
+    local_replies: LocalReplyConfig | None = None,
 ) -> Filter:
     """Return the manager of requests that enter the mesh: nothing a client says about itself is believed.
 
@@ -218,7 +225,8 @@ def gateway_manager(
         codec_type=HttpConnectionManager.HTTP3 if http3 else HttpConnectionManager.AUTO,
         http3_protocol_options=Http3ProtocolOptions() if http3 else None,
         server_name=SERVER_NAME,
-        access_log=[*GATEWAY_HTTP, *file_loggers(telemetry.access_log)],
+        access_log=[*GATEWAY_HTTP, *file_loggers(telemetry.access_log), *reports],
+        local_reply_config=local_replies,
         tracing=_tracing(tracing_percent, span=True),
     )
 

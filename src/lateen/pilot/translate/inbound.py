@@ -47,6 +47,7 @@ from lateen.pilot.translate.clusters import build_inbound_cluster
 from lateen.pilot.translate.guards import Guards, build_guards
 from lateen.pilot.translate.http_manager import inbound_manager
 from lateen.pilot.translate.matches import EVERYTHING
+from lateen.pilot.translate.mixer.called import build_mixer_cluster, http_reports, local_replies, tcp_reports
 from lateen.pilot.translate.names import (
     INBOUND_PASSTHROUGH,
     VIRTUAL_INBOUND,
@@ -173,7 +174,7 @@ def build_inbound_listeners(inp: InboundListenerInput) -> tuple[Listener, ...]:
     """
     common = _Common(
         socket=build_mesh_downstream(trust_domains=inp.trust_domains, mesh_tls=inp.mesh_tls),
-        guards=build_guards(inp.request_auth, inp.authorization),
+        guards=build_guards(inp.request_auth, inp.authorization, mixer=inp.mixer),
     )
     own = tuple(_port_listener(inp, port, common) for port in inp.ports if port.bind)
     return (_virtual_inbound(inp, common), *own) if inp.capture else own
@@ -181,9 +182,10 @@ def build_inbound_listeners(inp: InboundListenerInput) -> tuple[Listener, ...]:
 
 def build_inbound_clusters(inp: InboundListenerInput) -> tuple[Cluster, ...]:
     """Return the clusters that the workload's listeners name, in order of the ports. Fixed ones are not among them."""
-    return tuple(
+    own = tuple(
         build_inbound_cluster(port, connect_timeout=inp.connect_timeout, localhost=inp.localhost) for port in inp.ports
     )
+    return (*own, build_mixer_cluster(inp.mixer)) if inp.mixer.needed else own
 
 
 def _virtual_inbound(inp: InboundListenerInput, common: _Common) -> Listener:
@@ -285,7 +287,7 @@ def _chains(target: _Target, inp: InboundListenerInput, common: _Common) -> Iter
     own = build_server_socket(target.tls) if target.tls is not None else None
     guards = common.guards
     if target.tls is not None:
-        guards = build_guards(inp.request_auth, inp.authorization, vouching_of(target.tls))
+        guards = build_guards(inp.request_auth, inp.authorization, vouching_of(target.tls), inp.mixer)
     for row in target.rows:
         http = row.handler is Handler.HTTP
         yield build_chain(
@@ -299,7 +301,13 @@ def _chains(target: _Target, inp: InboundListenerInput, common: _Common) -> Iter
             if http
             else [
                 *guards.tcp,
-                inbound_tcp(target.cluster, inp.telemetry, mtls=row.mtls, limits=target.limits),
+                inbound_tcp(
+                    target.cluster,
+                    inp.telemetry,
+                    mtls=row.mtls,
+                    limits=target.limits,
+                    reports=tcp_reports(inp.mixer, target.service),
+                ),
             ],
             transport_socket=common.socket if row.mtls else own,
             service=target.service,
@@ -319,6 +327,8 @@ def _http(target: _Target, inp: InboundListenerInput, row: _Row, guards: Guards)
         guards=guards.http,
         spelling=inp.spelling,
         early=guards.early,
+        reports=http_reports(inp.mixer, target.service),
+        local_replies=local_replies(inp.mixer),
     )
 
 

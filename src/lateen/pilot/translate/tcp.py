@@ -44,11 +44,12 @@ def build_tcp_chain(
     sni: Sequence[str] | None = None,
     transport_socket: TransportSocket | None = None,
     guards: Sequence[Filter] = (),
+    reports: Sequence[AccessLog] = (),
 ) -> FilterChain:
     """Return the filter chain of one route: what it matches, and where it goes.
 
     `sni` stands for the route's own server names, where TLS ends here (`transport_socket`) and not at the destination.
-    `guards` decide whether a connection goes on.
+    `guards` decide whether a connection goes on, `reports` are more loggers of it.
     """
     names = route.sni if sni is None else sni
     return build_chain(
@@ -62,20 +63,20 @@ def build_tcp_chain(
         if names or route.alpn or route.limited
         else None,
         transport_socket=transport_socket,
-        filters=[*guards, *_route_filters(route, telemetry)],
+        filters=[*guards, *_route_filters(route, telemetry, reports)],
         service=route.service,
         rule=route.rule,
     )
 
 
-def _route_filters(route: TcpRoute, telemetry: Telemetry) -> list[Filter]:
+def _route_filters(route: TcpRoute, telemetry: Telemetry, reports: Sequence[AccessLog]) -> list[Filter]:
     if route.redis_proxy and len(route.destinations) == 1:
         return [redis_filter(route.destinations[0].cluster, route.stat_prefix)]
     proxy = _proxy(
         stat_prefix=route.stat_prefix,
         tunneling_config=_tunneling(route.tunnel) if route.tunnel is not None else None,
         hash_policy=[_SOURCE_IP] if route.hash_source_ip else (),
-        access_log=[*OUTBOUND_TCP, *file_loggers(telemetry.access_log)],
+        access_log=[*OUTBOUND_TCP, *file_loggers(telemetry.access_log), *reports],
         **_limits(route.limits),
         **_target(route.destinations),
     )
@@ -95,7 +96,14 @@ def black_hole(telemetry: Telemetry) -> Filter:
     return _proxy(stat_prefix=BLACK_HOLE, cluster=BLACK_HOLE, access_log=file_loggers(telemetry.access_log))
 
 
-def inbound_tcp(cluster: str, telemetry: Telemetry, *, mtls: bool, limits: TcpLimits = NO_TCP_LIMITS) -> Filter:
+def inbound_tcp(
+    cluster: str,
+    telemetry: Telemetry,
+    *,
+    mtls: bool,
+    limits: TcpLimits = NO_TCP_LIMITS,
+    reports: Sequence[AccessLog] = (),
+) -> Filter:
     """Return the filter for connections to the application.
 
     `mtls`: the chain ends mutual TLS. The application is then connected to only once the client is known; before that,
@@ -106,7 +114,7 @@ def inbound_tcp(cluster: str, telemetry: Telemetry, *, mtls: bool, limits: TcpLi
         if mtls
         else {}
     )
-    loggers = [*inbound_tcp_loggers(mtls=mtls), *file_loggers(telemetry.access_log)]
+    loggers = [*inbound_tcp_loggers(mtls=mtls), *file_loggers(telemetry.access_log), *reports]
     return _proxy(stat_prefix=cluster, cluster=cluster, access_log=loggers, **waiting, **_limits(limits))
 
 
