@@ -24,17 +24,19 @@ if [ ${#packages[@]} -gt 0 ]; then
   fi
 fi
 
-# nginx comes in the package that starts it, so only its program is taken out of that.
-if ! PATH="$PATH:/usr/sbin:$venv/bin" command -v nginx >/dev/null; then
+# These come in packages that start them, so only their programs are taken out of those.
+for pair in nginx:usr/sbin/nginx prometheus:usr/bin/prometheus; do
+  name=${pair%%:*}
+  PATH="$PATH:/usr/sbin:$venv/bin" command -v "$name" >/dev/null && continue
   unpacked=$(mktemp -d)
-  if command -v apt-get >/dev/null && (cd "$unpacked" && apt-get download -qq nginx && dpkg-deb -x nginx_*.deb .) >/dev/null 2>&1; then
-    echo "test servers: taking nginx out of its package"
-    install -m 755 "$unpacked/usr/sbin/nginx" "$venv/bin/nginx"
+  if command -v apt-get >/dev/null && (cd "$unpacked" && apt-get download -qq "$name" && dpkg-deb -x "$name"_*.deb .) >/dev/null 2>&1; then
+    echo "test servers: taking $name out of its package"
+    install -m 755 "$unpacked/${pair##*:}" "$venv/bin/$name"
   else
-    echo "test servers: nginx could not be had: tests that need it are skipped; as root: apt-get install nginx"
+    echo "test servers: $name could not be had: tests that need it are skipped; as root: apt-get install $name"
   fi
   rm -rf "$unpacked"
-fi
+done
 
 if [ ! -x "$venv/bin/ferretdb" ]; then
   if go=$(command -v go || ls /usr/local/go/bin/go 2>/dev/null); then

@@ -12,9 +12,9 @@ from tests.fakes.agent_mesh import MESH
 
 from lateen.agent.bootstrap import BootstrapInput, build_bootstrap, encode_bootstrap
 from lateen.agent.envoy import find_envoy
-from lateen.agent.readers import metrics_readers
 from lateen.agent.spec import Place, WorkloadSpec, build_node
 from lateen.wire.local import ProxySettings
+from lateen.wire.readers import metrics_readers
 
 SPEC = WorkloadSpec(name="reviews-v3", service="reviews", version="v3", argv=("app",), locality="r/z")
 

@@ -14,12 +14,12 @@ from lateen.agent.admin import Admin, parse_stats
 from lateen.agent.dns import DnsStats
 from lateen.agent.identity import Identity
 from lateen.agent.metrics import Metric, format_metrics, rename_istio
-from lateen.agent.readers import metrics_readers
 from lateen.agent.readiness import ProxyState, Readiness, proxy_state
 from lateen.agent.scraping import Scraper, Target
 from lateen.agent.status import Facts, StatusHandler
 from lateen.errors import Unavailable
 from lateen.wire.http_server import Request
+from lateen.wire.readers import metrics_readers
 
 PROMETHEUS = b"""# TYPE envoy_istio_requests_total counter
 envoy_istio_requests_total{reporter="source",path="envoy_istio_x"} 3

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["command", "mariadb", "mongodb", "redis_server"]
+__all__ = ["command", "mariadb", "mongodb", "prometheus", "redis_server"]
 
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+_PATH = f"{os.environ.get('PATH', '')}:{Path(sys.executable).parent}:/usr/sbin:/sbin"
 
 
 def command(name: str, package: str) -> str:
@@ -71,3 +71,14 @@ def mongodb(folder: Path) -> list[str]:
     data = folder / "mongo"
     data.mkdir()
     return [str(server), "0.0.0.0:27017", str(data)]
+
+
+def prometheus(folder: Path, config: str, port: int) -> list[str]:
+    """Return the command of a Prometheus that keeps its data below `folder` and answers on 127.0.0.1:`port`."""
+    server = command("prometheus", "prometheus")
+    file = folder / "prometheus.yml"
+    file.write_text(config)
+    return [
+        *(server, f"--config.file={file}", f"--storage.tsdb.path={folder}/data", "--log.level=warn"),
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]

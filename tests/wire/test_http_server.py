@@ -153,3 +153,50 @@ async def test_over_a_unix_socket(log: Any, tmp_path: Path) -> None:
     assert (await reader.read()).endswith(b"/a ")
     writer.close()
     await server.stop()
+
+
+async def test_a_large_answer_arrives_whole_before_the_connection_ends(log: Any, tmp_path: Path) -> None:
+    body = b"x" * (4 << 20)  # more than the kernel takes at once
+
+    async def large(_: Request) -> Response:
+        return Response(200, body)
+
+    server = HttpServer(large, log)
+    await server.serve_path(tmp_path / "s")
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        writer.write(get("/", "connection: close"))
+        await asyncio.sleep(0)
+        answer = await reader.read()
+        assert answer.partition(b"\r\n\r\n")[2] == body
+        writer.close()
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("header", "host"),
+    [
+        pytest.param("host: 127.0.0.1:15014", "127.0.0.1:15014", id="address"),
+        pytest.param("host: [::1]:15014", "[::1]:15014", id="IPv6"),
+        pytest.param("host: a.example", "a.example", id="name"),
+        pytest.param('host: a"b', "", id="no host"),
+        pytest.param("x: y", "", id="none"),
+    ],
+)
+async def test_what_it_is_called(log: Any, header: str, host: str) -> None:
+    seen: list[str] = []
+
+    async def note(request: Request) -> Response:
+        seen.append(request.host)
+        return Response(200, b"")
+
+    server = HttpServer(note, log)
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
+    await server.serve_socket(sock)
+    try:
+        await talk(sock.getsockname()[1], f"GET / HTTP/1.1\r\n{header}\r\nconnection: close\r\n\r\n".encode())
+        assert seen == [host]
+    finally:
+        await server.stop()

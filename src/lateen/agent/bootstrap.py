@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lateen.agent.readers import Networks
 from lateen.agent.spec import Node
 from lateen.wire.envoy import RUNTIME, SDS_CLUSTER, XDS_CLUSTER
 from lateen.wire.local import AGENTS_CHOICE, ProxySettings
 from lateen.wire.local_cluster import LOCAL_CLUSTER, local_endpoints_name
+from lateen.wire.readers import Networks
 
 __all__ = ["PROMETHEUS_PORT", "BootstrapInput", "build_bootstrap", "encode_bootstrap"]
 

@@ -14,12 +14,12 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from lateen import __version__
-from lateen.agent.readers import check_networks
 from lateen.agent.scraping import RESERVED_PORTS, application_metrics
 from lateen.errors import BadInput
 from lateen.wire.local import Probe, Registered, WorkloadPort
 from lateen.wire.local_cluster import SELF_DISCOVERY
 from lateen.wire.locality import check_locality
+from lateen.wire.readers import check_networks
 from lateen.wire.spiffe import check_namespace, check_service_account
 
 __all__ = ["HostListener", "Mode", "Node", "Place", "WorkloadSpec", "build_node", "check_spec", "effective_labels"]

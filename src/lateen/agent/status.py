@@ -25,11 +25,11 @@ from lateen.agent.exposition import append, is_openmetrics, is_text
 from lateen.agent.identity import Identity
 from lateen.agent.log import Log
 from lateen.agent.metrics import CONTENT_TYPE, Metric, format_metrics, merge
-from lateen.agent.readers import Networks, may_read
 from lateen.agent.readiness import Readiness
 from lateen.agent.scraping import Answer, Scraper
 from lateen.errors import Unavailable
 from lateen.wire.http_server import Request, Response, text_response
+from lateen.wire.readers import Networks, may_read
 
 __all__ = ["Facts", "ScrapeStats", "StatusHandler", "agent_metrics", "resident_bytes"]
 

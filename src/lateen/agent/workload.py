@@ -34,7 +34,6 @@ from lateen.agent.on_demand import OnDemand
 from lateen.agent.place import Grounds
 from lateen.agent.probe import Health, at_the_workload, run_probe
 from lateen.agent.proxy_settings import CONCURRENCY, DRAIN, node_with, spec_with
-from lateen.agent.readers import metrics_readers
 from lateen.agent.readiness import ProxyState, Readiness
 from lateen.agent.registration import Registrar
 from lateen.agent.resolvers import HostResolvers
@@ -54,6 +53,7 @@ from lateen.wire.files import write_atomically
 from lateen.wire.http_server import HttpServer
 from lateen.wire.local import Registered, Registration
 from lateen.wire.peer_env import peer_environment
+from lateen.wire.readers import metrics_readers
 from lateen.wire.svid import read_certificate
 
 __all__ = ["Events", "Stdio", "Workload"]

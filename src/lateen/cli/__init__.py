@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "top": ("top", "every edge of the mesh, live: rate, success, times, mutual TLS"),
     "graph": ("graph", "who calls whom, from what was really seen"),
     "metrics": ("metrics", "metrics of a workload, or of the control plane, as Prometheus text"),
+    "prometheus-config": ("prometheus_config", "what a Prometheus is told, to scrape the mesh"),
     "doctor": ("doctor", "what this machine can do, and what to install for the rest"),
     "version": ("version", "versions of Lateen and of its Envoy"),
 }

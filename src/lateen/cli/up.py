@@ -87,6 +87,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=parse_duration_argument,
         help="how often others are to look for changes (default: 5m)",
     )
+    parser.add_argument(
+        "--metrics-listen",
+        metavar="ADDRESS:PORT",
+        type=parse_listen_argument,
+        help="serve the metrics of all workloads there, for a Prometheus, as 127.0.0.1:15014; 'lateen "
+        "prometheus-config' prints what that is told (default: nowhere)",
+    )
+    parser.add_argument(
+        "--metrics-from",
+        metavar="RANGE",
+        action="append",
+        default=[],
+        help="addresses that may read there, beside this machine's loopback; may be repeated",
+    )
     add_fetch_arguments(parser)
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
 
@@ -97,6 +111,8 @@ def run(options: argparse.Namespace) -> int:
     from lateen.pilot.serving.bundle_endpoint import DEFAULT_REFRESH, BundleEndpointOptions
     from lateen.pilot.serving.certificates import CertificateOptions
     from lateen.pilot.serving.control_plane import ControlPlaneOptions, run_control_plane
+    from lateen.pilot.serving.metrics_endpoint import MetricsEndpointOptions
+    from lateen.wire.readers import endpoint_readers
 
     endpoint = None
     if options.bundle_endpoint is not None:
@@ -114,6 +130,12 @@ def run(options: argparse.Namespace) -> int:
         raise BadInput("--bundle-endpoint-cert, --bundle-endpoint-key and --bundle-refresh want --bundle-endpoint")
     if options.authority and options.ca_certs:
         raise BadInput("--authority and --ca-certs exclude each other: one of them says what signs")
+    metrics = None
+    if options.metrics_listen is not None:
+        address, port = options.metrics_listen
+        metrics = MetricsEndpointOptions(address=address, port=port, readers=endpoint_readers(options.metrics_from))
+    elif options.metrics_from:
+        raise BadInput("--metrics-from wants --metrics-listen")
     settings = Settings.from_env(state=options.state)
     return asyncio.run(
         run_control_plane(
@@ -133,6 +155,7 @@ def run(options: argparse.Namespace) -> int:
                 fetch=fetch_options(options),
                 network=options.network,
                 listen=options.listen,
+                metrics=metrics,
                 log_json=options.log_json,
             ),
         )

@@ -8,6 +8,7 @@ handshake has as long as a request, and counts as saying nothing.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,7 @@ IDLE_SECONDS: Final = 30.0
 WRITE_SECONDS: Final = 10.0
 MAX_CONNECTIONS: Final = 64
 MAX_BODY_BYTES: Final = 4096  # of a request; it is read and dropped
+_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Request:
     path: str  # without the query
     query: str
     client: str = ""  # its IP address; "" over a Unix socket
+    host: str = ""  # as the client calls this server: HOST or HOST:PORT; "" unless it is such a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,8 @@ class HttpServer:
     ) -> None:
         seconds = HEAD_SECONDS
         keep = True
+        # An answer is written when all of it is with the kernel: what is left in here is lost when the connection ends.
+        writer.transport.set_write_buffer_limits(high=0)
         while keep:
             self._waiting[task] = None
             try:
@@ -187,7 +192,8 @@ async def _read_request(reader: asyncio.StreamReader, client: str) -> tuple[Requ
     connection = headers.get("connection", "").lower()
     keep = "close" not in connection and (words[2] == "HTTP/1.1" or "keep-alive" in connection)
     path, _, query = words[1].partition("?")
-    return Request(words[0], path, query, client), keep
+    host = headers.get("host", "")
+    return Request(words[0], path, query, client, host if _HOST.fullmatch(host) else ""), keep
 
 
 async def _write(writer: asyncio.StreamWriter, request: Request, response: Response, *, keep: bool) -> None:

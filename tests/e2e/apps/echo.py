@@ -1,4 +1,7 @@
-"""A small HTTP server for tests: says who called, on request slowly; `PORT` says where it listens."""
+"""A small HTTP server for tests: says who called, on request slowly; `PORT` says where it listens.
+
+`/metrics` says how often it was asked for anything else, as Prometheus' text.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+counting, asked = threading.Lock(), [0]
 APP = sys.argv[1] if len(sys.argv) > 1 else ""
 
 
@@ -18,6 +23,11 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # head and body leave together: apart, the second waits 40 ms for the ACK of the first
 
     def do_GET(self) -> None:
+        if self.path == "/metrics":
+            self.tell()
+            return
+        with counting:
+            asked[0] += 1
         query = parse_qs(urlsplit(self.path).query)
         time.sleep(float(query.get("sleep", ["0"])[0]))
         body = json.dumps(
@@ -29,6 +39,15 @@ class Handler(BaseHTTPRequestHandler):
             }
         ).encode()
         self.send_response(int(query.get("status", ["200"])[0]))
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    def tell(self) -> None:
+        body = f"# TYPE echo_requests_total counter\necho_requests_total {asked[0]}\n".encode()
+        self.send_response(200)
+        self.send_header("content-type", "text/plain; version=0.0.4")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -46,6 +46,7 @@ from lateen.pilot.serving.halves import WaitingRoom
 from lateen.pilot.serving.keys import FetchOptions, make_key_keeper
 from lateen.pilot.serving.memory import Memory
 from lateen.pilot.serving.metrics import metrics_text
+from lateen.pilot.serving.metrics_endpoint import MetricsEndpoint, MetricsEndpointOptions
 from lateen.pilot.serving.mixer import MixerKeeper, rule_text
 from lateen.pilot.serving.pilot import Pilot
 from lateen.pilot.serving.reports import Reporter
@@ -97,6 +98,7 @@ class ControlPlaneOptions:
     fetch: FetchOptions = field(default_factory=FetchOptions)
     network: str = "auto"  # "auto" | "capture" | "explicit"
     listen: tuple[str, int] | None = None  # IP and port for agents elsewhere; None: there are none
+    metrics: MetricsEndpointOptions | None = None  # where a Prometheus reads the mesh; None: nowhere
     log_json: bool = False
 
     @property
@@ -215,6 +217,8 @@ class ControlPlane:
         self._tell_mixer()
         self.reporter = Reporter(self)
         await self._stack.enter_async_context(self._servers())
+        if options.metrics is not None:
+            await self._serve_metrics(options.metrics)
         self._stack.callback(self._leave_network)
         self.network = await asyncio.to_thread(self._join_network)
         mesh = {
@@ -261,6 +265,17 @@ class ControlPlane:
         # It comes up while the rest does; whoever needs its word waits for it.
         warming = asyncio.create_task(self._warm_taster(self.taster), name="tasting envoy starts")
         self._stack.push_async_callback(_ended, warming)
+
+    async def _serve_metrics(self, options: MetricsEndpointOptions) -> None:
+        endpoint = MetricsEndpoint(
+            options,
+            own=lambda: metrics_text(self),
+            registrations=lambda: self.registrations,
+            folder=self.settings.workload_dir,
+        )
+        await endpoint.start()
+        self._stack.push_async_callback(endpoint.stop)
+        log.info("metrics of the mesh are served", address=endpoint.here)
 
     @staticmethod
     async def _warm_taster(taster: Taster) -> None:

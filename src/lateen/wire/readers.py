@@ -13,7 +13,7 @@ from typing import Final
 
 from lateen.errors import BadInput
 
-__all__ = ["Networks", "check_networks", "may_read", "metrics_readers"]
+__all__ = ["Networks", "check_networks", "endpoint_readers", "may_read", "metrics_readers"]
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
@@ -34,6 +34,11 @@ def check_networks(texts: Iterable[str]) -> Networks:
 def metrics_readers(own: str, more: Iterable[str] = ()) -> Networks:
     """Return from where the metrics of a workload with the address `own` are read. Raises `BadInput` for `more`."""
     return (*(ip_network(text) for text in LOOPBACK), ip_network(own), *check_networks(more))
+
+
+def endpoint_readers(more: Iterable[str] = ()) -> Networks:
+    """Return from where the metrics of the whole mesh are read at one address. Raises `BadInput` for `more`."""
+    return (*(ip_network(text) for text in LOOPBACK), *check_networks(more))
 
 
 def may_read(readers: Networks, client: str) -> bool:
