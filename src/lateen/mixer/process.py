@@ -155,6 +155,7 @@ class _Mixer:
                 case Identity():
                     if self._identity.take(message):
                         self._services.revoked = frozenset(message.revoked)
+                        self._services.trust_domain = message.trust_domain
                         if self._server is None:
                             await self._listen(self._identity.credentials())
                             channel.send(self._report())

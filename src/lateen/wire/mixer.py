@@ -88,6 +88,7 @@ class Identity(_Message, frozen=True, kw_only=True, tag="identity"):
     public_key: str  # PEM, as in the `Wish`
     chain: str  # PEM, leaf first
     roots: str  # PEM
+    trust_domain: str  # of the proxies that may ask
     renew_at: float  # seconds since 1970
     revoked: tuple[str, ...] = ()  # serials of certificates, hexadecimal
 

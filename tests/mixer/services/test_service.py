@@ -155,6 +155,15 @@ async def test_a_revoked_certificate_is_refused_from_the_next_call_on(tmp_path: 
             await call(channel, AUTHORIZATION, "Check", captured("check-http-mtls"))
 
 
+async def test_a_proxy_of_another_trust_domain_is_refused(tmp_path: Path) -> None:
+    authority = StrangeAuthority()
+    other = make_identity(authority, "ratings", "shop", "other.example")
+    async with served(tmp_path, Fixed(), server=with_server_name(authority), client=other) as (services, channel):
+        services.trust_domain = "cluster.local"
+        with pytest.raises(grpc.aio.AioRpcError, match=r"is of other\.example"):
+            await call(channel, AUTHORIZATION, "Check", captured("check-http-mtls"))
+
+
 @pytest.mark.parametrize("who", ["nobody", "stranger", "no-workload"])
 async def test_others_are_not(tmp_path: Path, who: str) -> None:
     authority = StrangeAuthority()

@@ -40,7 +40,12 @@ class Keeper:
         self.signed = 0
         self.changes = 0
         self.keeper = MixerKeeper(
-            self.sock, self.sign, lambda: (self.authority.root_pem, frozenset()), command=COMMAND, on_change=self.note
+            self.sock,
+            self.sign,
+            lambda: (self.authority.root_pem, frozenset()),
+            trust_domain="cluster.local",
+            command=COMMAND,
+            on_change=self.note,
         )
 
     def note(self) -> None:

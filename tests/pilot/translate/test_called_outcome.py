@@ -241,6 +241,15 @@ def test_what_happened_is_reported(stage: Stage) -> None:
     assert connection["destination"]["principal"] == "spiffe://cluster.local/ns/default/sa/app"
 
 
+def test_a_connection_that_nobody_uses_stays(stage: Stage) -> None:
+    """Envoy pings more often than gRPC's servers take by themselves: to them that is abuse, and ends connections."""
+    stage.get(stage.closed)
+    before = stage.stat("cluster.lateen-mixer.upstream_cx_destroy")
+    Event().wait(12)
+    assert stage.stat("cluster.lateen-mixer.upstream_cx_destroy") == before
+    assert stage.stat("cluster.lateen-mixer.http2.keepalive_timeout") == 0
+
+
 def refuses(stage: Stage) -> bool:
     answer = stage.get(stage.closed)
     if answer.status == 503:

@@ -37,6 +37,10 @@ SERVER_OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_metadata_size", 64 * 1024),
     ("grpc.so_reuseport", 0),
+    # Envoys ping every two seconds, to find one that hangs; gRPC's own limit would take that for abuse.
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
     # Envoys keep one connection; what a dead one left is found within a minute.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -79,11 +83,12 @@ class _Set:
 class MixerServices:
     """Answers calls by the rules that `follow` was given last."""
 
-    def __init__(self, judge: Judge, *, mutual_tls: bool, revoked: frozenset[str] = frozenset()) -> None:
+    def __init__(self, judge: Judge, *, mutual_tls: bool) -> None:
         """`mutual_tls`: callers are proxies of the mesh, and whoever shows no certificate of it is refused."""
         self.stats: Final = ServiceStats()
         self.reports: Final = ReportQueue(self._report)
-        self.revoked = revoked
+        self.revoked: frozenset[str] = frozenset()  # serials of certificates
+        self.trust_domain = ""  # of callers; "": any that the roots vouch for
         self._mutual_tls = mutual_tls
         self._askers = Askers()
         self._callers = Callers()
@@ -168,6 +173,8 @@ class MixerServices:
         identity = None
         if self._mutual_tls:
             identity = self._callers.caller(context.auth_context().get("x509_pem_cert", ()), self.revoked)
+            if self.trust_domain not in ("", identity.trust_domain):
+                raise Refused(f"client certificate is of {identity.trust_domain}, {self.trust_domain} wanted")
         return self._askers.asking(context.invocation_metadata() or (), identity)
 
     async def _fail(self, context: Any, error: LateenError) -> None:

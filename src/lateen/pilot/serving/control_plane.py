@@ -211,6 +211,7 @@ class ControlPlane:
             settings.mixer_socket,
             self.certificates.sign_for_mixer,
             self.certificates.trust_for_mixer,
+            trust_domain=options.trust_domain,
             json=options.log_json,
             on_change=self._show_problems,
         )

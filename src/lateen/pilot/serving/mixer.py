@@ -84,6 +84,7 @@ class MixerKeeper:
         sign: Sign,
         trust: Trust,
         *,
+        trust_domain: str,
         command: Sequence[str] = COMMAND,
         arguments: Sequence[str] = (),
         json: bool = False,
@@ -93,6 +94,7 @@ class MixerKeeper:
         self._sock = sock
         self._sign = sign
         self._trust = trust
+        self._trust_domain = trust_domain
         self._command = tuple(command)
         self._arguments = (*arguments, *(["--log-json"] if json else ()))
         self._on_change = on_change
@@ -280,6 +282,7 @@ class MixerKeeper:
             public_key=public,
             chain=b"".join((issued.leaf, *issued.chain)).decode(),
             roots=roots.decode(),
+            trust_domain=self._trust_domain,
             renew_at=renewal_time(
                 issued.not_before,
                 issued.not_after,

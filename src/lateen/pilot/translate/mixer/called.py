@@ -77,7 +77,8 @@ SLACK: Final = timedelta(milliseconds=150)  # beyond the slowest rule's own dead
 # Less than any question waits: one that gives up while it waits for a connection counts against nobody, and a Mixer
 # that accepts and says nothing would never be out.
 CONNECT_TIMEOUT: Final = timedelta(milliseconds=120)
-PING_INTERVAL: Final = timedelta(seconds=1)
+PING_INTERVAL: Final = timedelta(seconds=2)
+PING_TIMEOUT: Final = timedelta(seconds=1)
 OUT_TIME: Final = timedelta(seconds=1)  # after failures in a row
 FAILURES: Final = 3
 MAX_REQUESTS: Final = 2048
@@ -101,10 +102,8 @@ def build_mixer_cluster(calls: MixerCalls) -> Cluster:
     http = HttpProtocolOptions(
         explicit_http_config=HttpProtocolOptions.ExplicitHttpConfig(
             http2_protocol_options=Http2ProtocolOptions(
-                # One that stands still is found within two seconds, whether or not anybody asks.
-                connection_keepalive=KeepaliveSettings(
-                    interval=duration(PING_INTERVAL), timeout=duration(PING_INTERVAL)
-                )
+                # One that stands still is found within three seconds, whether or not anybody asks.
+                connection_keepalive=KeepaliveSettings(interval=duration(PING_INTERVAL), timeout=duration(PING_TIMEOUT))
             )
         )
     )
