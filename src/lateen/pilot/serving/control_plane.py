@@ -172,6 +172,14 @@ class ControlPlane:
         # What a killed control plane left: agents that start now must not follow it.
         settings.mesh_file.unlink(missing_ok=True)
         self.certificates = await self._stack.enter_async_context(Certificates(settings, options.certificates))
+        self.mixer = MixerKeeper(
+            settings.mixer_socket,
+            self.certificates.sign_for_mixer,
+            self.certificates.trust_for_mixer,
+            trust_domain=options.trust_domain,
+            json=options.log_json,
+            on_change=self._show_problems,
+        )
         self.vips = load_vips(settings.vips_file)
         self.pilot = Pilot(trust_domain=options.trust_domain, vips=self.vips)
         self.keys = make_key_keeper(settings, options.fetch, self.pilot, self._show_problems)
@@ -207,14 +215,6 @@ class ControlPlane:
         )
         self._stack.push_async_callback(self.certificates.federation.stop)
         self._follow_federation()
-        self.mixer = MixerKeeper(
-            settings.mixer_socket,
-            self.certificates.sign_for_mixer,
-            self.certificates.trust_for_mixer,
-            trust_domain=options.trust_domain,
-            json=options.log_json,
-            on_change=self._show_problems,
-        )
         self._tell_mixer()
         self.reporter = Reporter(self)
         await self._stack.enter_async_context(self._servers())
