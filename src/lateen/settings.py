@@ -25,6 +25,7 @@ reaches a socket in it is one of the local user's own.
     run/mixer.sock       gRPC, mutual TLS: Envoy's authorization, rate limit and access log services, for proxies
     run/taste/           the Envoy that tastes: its bootstrap, its socket, its last words
     run/net.sock         the network holder (namespaces, addresses)
+    run/traces.sock      HTTP: the traces that `lateen collector` has seen last
     audit.jsonl          each certificate issued or refused, rotated; audit-strangers.jsonl: refused to nobody known
     lock, run/net.lock   who is the one control plane, the one network holder
     log/                 logs of the network holder, and of every part of a demo
@@ -150,6 +151,10 @@ class Settings:
     @property
     def net_socket(self) -> Path:
         return self.run / "net.sock"
+
+    @property
+    def traces_socket(self) -> Path:
+        return self.run / "traces.sock"
 
     @property
     def taste_dir(self) -> Path:

@@ -12,7 +12,7 @@ import msgspec
 from lateen.errors import BadInput, Unavailable
 from lateen.settings import Settings
 
-__all__ = ["ask", "ask_json", "known_workloads"]
+__all__ = ["ask", "ask_json", "get_unix", "known_workloads"]
 
 TIMEOUT_SECONDS = 5.0
 
@@ -51,6 +51,17 @@ def ask(settings: Settings, workload: str, path: str, *, method: str = "GET", so
     if response.status != 200:
         raise Unavailable(f"the proxy of {workload} answered {response.status} to {path}: {body[:200].decode()!r}")
     return body
+
+
+def get_unix(path: Path, query: str) -> tuple[int, bytes]:
+    """Return status and body of a GET over a Unix socket. Raises `OSError`."""
+    connection = _UnixConnection(path)
+    try:
+        connection.request("GET", query)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
 
 
 def ask_json(settings: Settings, workload: str, path: str) -> Any:

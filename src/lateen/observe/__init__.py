@@ -1,1 +1,1 @@
-"""What people see of a mesh: edges from its metrics, as tables and as pictures. Knows neither proxies nor resources."""
+"""What people see of a mesh: edges from its metrics, traces from its spans. Knows neither proxies nor resources."""

@@ -1,4 +1,6 @@
-"""Answer GET requests over HTTP/1.1 on sockets that anybody may reach: small, and bounded in every direction.
+"""Answer requests over HTTP/1.1 on sockets that anybody may reach: small, and bounded in every direction.
+
+GET, and where it is told how large a body may be, POST.
 
 A request has 5 s to arrive and 8 kB of space; connections are kept for the next request. When too many are open, the
 one that has said nothing for the longest makes place, so silent connections cannot shut others out. With TLS, a
@@ -11,7 +13,7 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -25,6 +27,7 @@ IDLE_SECONDS: Final = 30.0
 WRITE_SECONDS: Final = 10.0
 MAX_CONNECTIONS: Final = 64
 MAX_BODY_BYTES: Final = 4096  # of a request; it is read and dropped
+_HEXADECIMAL: Final = frozenset(b"0123456789abcdefABCDEF")
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?", re.ASCII)
 
 
@@ -34,6 +37,8 @@ class Request:
     path: str  # without the query
     query: str
     client: str = ""  # its IP address; "" over a Unix socket
+    content_type: str = ""
+    body: bytes = b""  # of POST
     host: str = ""  # as the client calls this server: HOST or HOST:PORT; "" unless it is such a text
 
 
@@ -75,10 +80,14 @@ class HttpServer:
         *,
         max_connections: int = MAX_CONNECTIONS,
         tls: Callable[[], ssl.SSLContext] | None = None,
+        max_body: int = 0,
     ) -> None:
-        """`tls` gives the context of each connection as it comes, so certificates change between two; None: plain."""
+        """`max_body`: bytes of a POST, which is taken with 1 and more; such a body has `HEAD_SECONDS` to arrive, too.
+
+        `tls` gives the context of each connection as it comes, so certificates change between two; None: plain."""
         self._handler = handler
         self._tls = tls
+        self._max_body = max_body
         self._log = log
         self._max = max_connections
         self._servers: list[asyncio.Server] = []
@@ -141,7 +150,7 @@ class HttpServer:
             self._waiting[task] = None
             try:
                 async with asyncio.timeout(seconds):
-                    request, keep = await _read_request(reader, _client(writer))
+                    request, keep = await _read_request(reader, _client(writer), self._max_body)
                 self._waiting.pop(task, None)
                 response = await self._answer(request)
             except _Malformed as error:
@@ -151,7 +160,7 @@ class HttpServer:
             seconds = IDLE_SECONDS
 
     async def _answer(self, request: Request) -> Response:
-        if request.method not in ("GET", "HEAD"):
+        if request.method not in ("GET", "HEAD") and not (request.method == "POST" and self._max_body):
             return text_response(405, "GET wanted\n")
         try:
             return await self._handler(request)
@@ -165,7 +174,7 @@ def _client(writer: asyncio.StreamWriter) -> str:
     return str(peer[0]) if isinstance(peer, tuple) else ""
 
 
-async def _read_request(reader: asyncio.StreamReader, client: str) -> tuple[Request, bool]:
+async def _read_request(reader: asyncio.StreamReader, client: str, max_body: int) -> tuple[Request, bool]:
     """Return the next request, and whether the connection goes on after it."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -183,17 +192,59 @@ async def _read_request(reader: asyncio.StreamReader, client: str) -> tuple[Requ
         if not colon or not name or name != name.strip():
             raise _Malformed(400)
         headers[name.lower()] = value.strip()
-    if "transfer-encoding" in headers:
-        raise _Malformed(400)  # nothing here takes a body; what comes after one could be misread
-    length = headers.get("content-length", "0")
-    if not length.isascii() or not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-        raise _Malformed(413 if length.isdecimal() else 400)
-    await reader.readexactly(int(length))
+    body = await _read_body(reader, headers, max_body if words[0] == "POST" else 0)
     connection = headers.get("connection", "").lower()
     keep = "close" not in connection and (words[2] == "HTTP/1.1" or "keep-alive" in connection)
     path, _, query = words[1].partition("?")
     host = headers.get("host", "")
-    return Request(words[0], path, query, client, host if _HOST.fullmatch(host) else ""), keep
+    request = Request(
+        words[0],
+        path,
+        query,
+        client,
+        content_type=headers.get("content-type", "").partition(";")[0].strip().lower(),
+        body=body if words[0] == "POST" else b"",
+        host=host if _HOST.fullmatch(host) else "",
+    )
+    return request, keep
+
+
+async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str], most: int) -> bytes:
+    if "transfer-encoding" in headers:
+        # Where nothing takes a body, what comes after one could be misread; and both lengths are smuggling.
+        if not most or headers["transfer-encoding"].lower() != "chunked" or "content-length" in headers:
+            raise _Malformed(400)
+        return await _read_chunks(reader, most)
+    length = headers.get("content-length", "0")
+    if not length.isascii() or not length.isdecimal() or len(length) > 12 or int(length) > max(most, MAX_BODY_BYTES):
+        raise _Malformed(413 if length.isdecimal() else 400)
+    return await reader.readexactly(int(length))
+
+
+async def _read_chunks(reader: asyncio.StreamReader, most: int) -> bytes:
+    parts: list[bytes] = []
+    left = most
+    try:
+        while True:
+            text = (await reader.readuntil(b"\r\n"))[:-2].split(b";")[0].strip()
+            if not 0 < len(text) <= 8 or not _HEXADECIMAL.issuperset(text):
+                raise _Malformed(400)
+            size = int(text, 16)
+            if size > left:
+                raise _Malformed(413)
+            if not size:
+                break
+            left -= size
+            parts.append(await reader.readexactly(size))
+            if await reader.readexactly(2) != b"\r\n":
+                raise _Malformed(400)
+        while await reader.readuntil(b"\r\n") != b"\r\n":
+            left -= 1  # trailers: read and dropped, as many as a body could have bytes
+            if left < 0:
+                raise _Malformed(400)
+    except asyncio.LimitOverrunError as error:
+        raise _Malformed(400) from error
+    return b"".join(parts)
 
 
 async def _write(writer: asyncio.StreamWriter, request: Request, response: Response, *, keep: bool) -> None:
