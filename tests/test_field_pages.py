@@ -41,6 +41,7 @@ KINDS: tuple[str, ...] = (
     "Service",
     "ServiceEntry",
     "Sidecar",
+    "Telemetry",
     "VirtualService",
     "WorkloadEntry",
     "WorkloadGroup",

@@ -13,14 +13,16 @@ import pytest
 from lateen.agent.admin import Admin, parse_stats
 from lateen.agent.dns import DnsStats
 from lateen.agent.identity import Identity
-from lateen.agent.metrics import Metric, format_metrics, rename_istio
+from lateen.agent.metrics import Metric, format_metrics
 from lateen.agent.readiness import ProxyState, Readiness, proxy_state
 from lateen.agent.scraping import Scraper, Target
 from lateen.agent.status import Facts, StatusHandler
 from lateen.errors import Unavailable
 from lateen.wire.http_server import Request
+from lateen.wire.peer_env import peer_fields
 from lateen.wire.readers import metrics_readers
 
+LABELS = peer_fields(workload="w-v1", namespace="n", cluster="c", labels={"app": "shop"})
 PROMETHEUS = b"""# TYPE envoy_istio_requests_total counter
 envoy_istio_requests_total{reporter="source",path="envoy_istio_x"} 3
 # HELP envoy_istio_request_bytes bytes
@@ -30,19 +32,6 @@ envoy_istio_request_bytes_bucket{le="0.5"} 0
 envoy_server_live{} 1
 other_envoy_istio_x 1
 """
-
-
-def test_only_istios_families_are_renamed() -> None:
-    assert rename_istio(PROMETHEUS) == (
-        b"# TYPE istio_requests_total counter\n"
-        b'istio_requests_total{reporter="source",path="envoy_istio_x"} 3\n'
-        b"# HELP istio_request_bytes bytes\n"
-        b"# TYPE istio_request_bytes histogram\n"
-        b'istio_request_bytes_bucket{le="0.5"} 0\n'
-        b"# TYPE envoy_server_live gauge\n"
-        b"envoy_server_live{} 1\n"
-        b"other_envoy_istio_x 1\n"
-    )
 
 
 def test_format() -> None:
@@ -164,7 +153,9 @@ def handler(
         raise AssertionError("not asked")
 
     identity = Identity(sign, namespace="a", service_account="b", lifetime=None, log=log)
-    facts = Facts(identity=identity, dns=DnsStats(5, 2, 1), envoy_restarts=3, startup_seconds=0.25, now=0.0)
+    facts = Facts(
+        identity=identity, dns=DnsStats(5, 2, 1), envoy_restarts=3, labels=LABELS, startup_seconds=0.25, now=0.0
+    )
     readers = metrics_readers("10.77.0.9", ["10.1.0.0/16"])
     tell = (lambda: facts) if metrics else None
     return StatusHandler(lambda: state, admin, tell, readers=readers, scraper=scraper, log=log)
@@ -186,7 +177,8 @@ async def test_metrics_hold_both(tmp_path: Path, log: Any) -> None:
             response = await handler(admin, Readiness(), log)(Request("GET", path, "usedonly"))
             assert response.status == 200
             text = response.body.decode()
-            assert 'istio_requests_total{reporter="source"' in text
+            assert 'istio_requests_total{destination_app="unknown",' in text
+            assert 'source_app="shop",' in text
             assert "istio_agent_envoy_restarts_total 3\n" in text
             assert "istio_agent_dns_upstream_failures_total 1\n" in text
             assert 'istio_build{component="proxy",tag="' in text
@@ -247,7 +239,7 @@ async def test_an_application_is_told_behind_the_mesh_or_counted(
         mesh = (await status(Request("GET", "/stats/mesh", ""))).body.decode()
     for body in (text, mesh):
         assert body.count("# TYPE istio_requests_total counter\n") == 1
-        assert 'istio_requests_total{reporter="source",path="envoy_istio_x"} 3\n' in body
+        assert 'path="envoy_istio_x",reporter="source",' in body
         assert "\nistio_requests_total 9" not in body
     assert ("orders 7\n" in text or "orders_total 7\n" in text) is told
     assert "orders" not in mesh

@@ -53,8 +53,9 @@ from tests.fakes.tokens import jwks
 
 from lateen.api.base import EMPTY
 from lateen.api.protocol import Protocol
-from lateen.pilot.model.values import AccessLog, InboundListenerInput, InboundPort, MtlsMode, Telemetry
+from lateen.pilot.model.values import InboundListenerInput, InboundPort, MtlsMode
 from lateen.pilot.model.values_jwt import TokenFilterInput, TokenIssuer
+from lateen.pilot.model.values_telemetry import Telemetry
 from lateen.pilot.translate.clusters import build_fixed_clusters, build_inbound_cluster
 from lateen.pilot.translate.inbound import build_inbound_listeners
 from lateen.pilot.translate.jwt import build_token_filter
@@ -205,7 +206,7 @@ class Court:
                 "ports": self._inbound_ports(),
                 "passthrough_mtls": MtlsMode.PERMISSIVE,
                 "trust_domains": self._trust_domains,
-                "telemetry": Telemetry(access_log=AccessLog(path="", json=False, format="")),
+                "telemetry": Telemetry(),
                 **fields,
             }
         )

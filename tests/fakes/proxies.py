@@ -50,9 +50,10 @@ from envoy.service.secret.v3.sds_pb2_grpc import (
 from google.protobuf.message import Message
 from tests.fakes.certs import StrangeAuthority, key_pem, pem_of, uri
 
+from lateen.agent.standard_metrics import complete
 from lateen.pilot.translate.pack import TYPE_PREFIX, name_of, pack
 from lateen.wire.envoy import RUNTIME
-from lateen.wire.peer_env import peer_environment
+from lateen.wire.peer_env import peer_environment, peer_fields
 
 START_SECONDS = 15.0
 WILDCARDS = (TYPE_PREFIX + Cluster.DESCRIPTOR.full_name, TYPE_PREFIX + Listener.DESCRIPTOR.full_name)  # never by name
@@ -298,10 +299,9 @@ class RealEnvoy:
         self._log = folder / f"{node}.log"
         self._bootstrap = folder / f"{node}.json"
         self._bootstrap.write_text(json.dumps({**self._document(server.address.removeprefix("unix:")), **bootstrap}))
-        self._env = {
-            **os.environ,
-            **peer_environment(workload=node, namespace=namespace, cluster="Kubernetes", labels=labels or {}),
-        }
+        who: dict[str, Any] = {"workload": node, "namespace": namespace, "labels": labels or {}}
+        self._labels = peer_fields(cluster="Kubernetes", **who)
+        self._env = {**os.environ, **peer_environment(cluster="Kubernetes", **who)}
 
     def _document(self, path: str) -> dict[str, Any]:
         def cluster(name: str) -> dict[str, Any]:
@@ -383,8 +383,9 @@ class RealEnvoy:
             threading.Event().wait(0.05)
 
     def samples(self, name: str) -> list[Sample]:
-        """Return the samples of one metric, `istio_requests_total` for Envoy's `envoy_istio_requests_total`."""
-        return [sample for line in self.admin("/stats/prometheus").splitlines() for sample in _sample(line, name)]
+        """Return the samples of one metric as the agent tells them; of Envoy's own ones without their `envoy_`."""
+        told = complete(self.admin("/stats/prometheus").encode(), self._labels).decode()
+        return [sample for line in told.splitlines() for sample in _sample(line, name)]
 
     def wait_for(self, name: str, *, above: float = -1, **labels: str) -> Sample:
         """Return the first sample of `name` with these labels and a value above `above`, as soon as there is one."""
@@ -409,7 +410,7 @@ class _Stream:
 
 
 def _sample(line: str, name: str) -> Iterator[Sample]:
-    if not line.startswith(f"envoy_{name}{{"):
+    if not line.startswith((f"{name}{{", f"envoy_{name}{{")):
         return
     text, _, value = line.rpartition(" ")
     labels = text[text.index("{") + 1 : text.rindex("}")]

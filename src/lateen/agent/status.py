@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,9 +24,10 @@ from lateen.agent.dns import DnsStats
 from lateen.agent.exposition import append, is_openmetrics, is_text
 from lateen.agent.identity import Identity
 from lateen.agent.log import Log
-from lateen.agent.metrics import CONTENT_TYPE, Metric, format_metrics, merge
+from lateen.agent.metrics import CONTENT_TYPE, Metric, format_metrics
 from lateen.agent.readiness import Readiness
 from lateen.agent.scraping import Answer, Scraper
+from lateen.agent.standard_metrics import complete
 from lateen.errors import Unavailable
 from lateen.wire.http_server import Request, Response, text_response
 from lateen.wire.readers import Networks, may_read
@@ -55,6 +56,7 @@ class Facts:
     identity: Identity
     dns: DnsStats | None
     envoy_restarts: int
+    labels: Mapping[str, str]  # of the workload, as its metrics have them: `peer_env.PEER_FIELDS`
     startup_seconds: float  # from the start of the agent to the first readiness; 0 before
     now: float  # seconds since 1970
 
@@ -106,7 +108,7 @@ class StatusHandler:
         if whole:
             self.stats.scrapes += 1
         own = format_metrics([*agent_metrics(facts), *scrape_metrics(self.stats)])
-        mesh = merge(own, envoy)
+        mesh = own + complete(envoy, facts.labels)
         if application is None:
             return Response(200, mesh, CONTENT_TYPE)
         try:

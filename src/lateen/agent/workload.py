@@ -52,7 +52,7 @@ from lateen.settings import Settings
 from lateen.wire.files import write_atomically
 from lateen.wire.http_server import HttpServer
 from lateen.wire.local import Registered, Registration
-from lateen.wire.peer_env import peer_environment
+from lateen.wire.peer_env import peer_environment, peer_fields
 from lateen.wire.readers import metrics_readers
 from lateen.wire.svid import read_certificate
 
@@ -313,9 +313,9 @@ class Workload:
             log_level=spec.envoy_log_level,
             proxy=self._mesh.proxy,
         )
-        peer = peer_environment(
-            workload=spec.name, namespace=spec.namespace, cluster=self._mesh.cluster_id, labels=effective_labels(spec)
-        )
+        peer = peer_environment(**self._who())
+        # What its spans are of, for OpenTelemetry: the tracer's configuration is one for many proxies.
+        resource = {"OTEL_RESOURCE_ATTRIBUTES": f"service.name={self._node.cluster}"}
         log_file = self._folder / "envoy.log"
         shorten_log(log_file)
         with open(log_file, "ab") as out:  # noqa: ASYNC230  # one system call on a local folder
@@ -323,7 +323,7 @@ class Workload:
                 argv,
                 attachment=self._grounds.attachment,
                 # Nothing of the user's; what the agent says stands before what the mesh says.
-                env={**self._mesh.proxy.environment, "PATH": spec.env.get("PATH", os.defpath), **peer},
+                env={**resource, **self._mesh.proxy.environment, "PATH": spec.env.get("PATH", os.defpath), **peer},
                 cwd=self._folder,
                 role="proxy",
                 resolv_conf=self._folder / PROXY_RESOLV_CONF,
@@ -331,6 +331,16 @@ class Workload:
                 stdout=out,
                 stderr=out,
             )
+
+    def _who(self) -> dict[str, Any]:
+        """Return what decides the workload's labels in metrics."""
+        spec = self._spec
+        return {
+            "workload": spec.name,
+            "namespace": spec.namespace,
+            "cluster": self._mesh.cluster_id,
+            "labels": effective_labels(spec),
+        }
 
     async def _running_app(self) -> int:
         await self._app_runs.wait()
@@ -441,6 +451,7 @@ class Workload:
             identity=self._identity,
             dns=stats,
             envoy_restarts=self._envoy.restarts,
+            labels=peer_fields(**self._who()),
             startup_seconds=self._startup_seconds,
             now=time.time(),
         )

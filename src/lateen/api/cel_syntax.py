@@ -7,8 +7,9 @@ is an ordinary call, `has(a.b)`, as macros are.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
-__all__ = ["NESTING_LIMIT", "CelSyntaxError", "check_cel_syntax"]
+__all__ = ["NESTING_LIMIT", "CelSyntaxError", "Token", "check_cel_syntax", "tokens"]
 
 NESTING_LIMIT = 32  # deeper than anyone writes, shallower than Python's stack
 
@@ -33,20 +34,28 @@ _RESERVED = re.compile(
 _BINARY = ({"||"}, {"&&"}, _RELATIONS, {"+", "-"}, {"*", "/", "%"})  # loosest first
 
 
+class Token(NamedTuple):
+    """A word of an expression. `kind` is float, int, string, name, quoted, sign, or end."""
+
+    kind: str
+    text: str
+    at: int  # character where it begins, from 0
+
+
 class CelSyntaxError(ValueError):
     """A text is no CEL expression; the message says at which character (from 1) and what was seen."""
 
 
 def check_cel_syntax(text: str) -> None:
     """Return if `text` is a CEL expression. Raises `CelSyntaxError`."""
-    parser = _Parser(_tokens(text))
+    parser = _Parser(tokens(text))
     parser.expression()
     parser.expect_end()
 
 
-def _tokens(text: str) -> list[tuple[str, str, int]]:
-    """Return (kind, text, position) of each token, and one of kind `end` behind the last."""
-    tokens = []
+def tokens(text: str) -> list[Token]:
+    """Return the words of a text, and one of kind `end` behind the last. Raises `CelSyntaxError`."""
+    found = []
     at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)
@@ -55,17 +64,17 @@ def _tokens(text: str) -> list[tuple[str, str, int]]:
         kind = match.lastgroup or ""
         if kind != "blank":
             word = match.group()
-            tokens.append(("sign" if kind == "name" and word == "in" else kind, word, at))
+            found.append(Token("sign" if kind == "name" and word == "in" else kind, word, at))
         at = match.end()
-    tokens.append(("end", "", len(text)))
-    return tokens
+    found.append(Token("end", "", len(text)))
+    return found
 
 
 class _Parser:
     """Recursive descent over the grammar; keeps nothing but its place."""
 
-    def __init__(self, tokens: list[tuple[str, str, int]]) -> None:
-        self._tokens = tokens
+    def __init__(self, read: list[Token]) -> None:
+        self._tokens = read
         self._at = 0
         self._depth = 0
 

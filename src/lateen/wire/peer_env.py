@@ -1,15 +1,26 @@
 """How a proxy knows its own workload's labels: the environment that its agent gives to Envoy.
 
-Access loggers and filters name these variables (`%ENVIRONMENT(LATEEN_WORKLOAD)%`), which Envoy replaces once, when it
-loads the listener. So one listener serves every proxy of a view, and labels that never change cost a request nothing.
+Filters name these variables (`%ENVIRONMENT(LATEEN_WORKLOAD)%`), which Envoy replaces once, when it loads the listener.
+So one listener serves every proxy of a view. What proxies tell each other is one text, all labels in a fixed order:
+Envoy copies it as it is, and whoever reads metrics takes it apart (`lateen.agent.standard_metrics`).
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
+from typing import Final
 
-__all__ = ["PEER_BLOB", "PEER_FIELDS", "UNKNOWN", "peer_environment"]
+__all__ = [
+    "LEFT_OUT",
+    "PEER_FIELDS",
+    "PEER_ORDER",
+    "PEER_TEXT",
+    "UNKNOWN",
+    "pack_peer",
+    "peer_environment",
+    "peer_fields",
+    "unpack_peer",
+]
 
 # field of the standard metrics' labels (without source_/destination_) -> variable
 PEER_FIELDS: Mapping[str, str] = {
@@ -21,47 +32,52 @@ PEER_FIELDS: Mapping[str, str] = {
     "canonical_service": "LATEEN_CANONICAL_SERVICE",
     "canonical_revision": "LATEEN_CANONICAL_REVISION",
 }
-PEER_BLOB = "LATEEN_PEER"  # base64 of a serialised google.protobuf.Value: the same fields as one struct, sent to peers
-UNKNOWN = "LATEEN_UNKNOWN"  # the text "unknown": a fallback in formats, cheaper there than a literal of CEL
+PEER_TEXT: Final = "LATEEN_PEER"  # all of them as one text, sent to peers
+# Istio's order of what it tells of endpoints, and then what it does not tell.
+PEER_ORDER: Final = (
+    "workload",
+    "workload_namespace",
+    "canonical_service",
+    "canonical_revision",
+    "cluster",
+    "app",
+    "version",
+)
+SEPARATOR: Final = ";"
+UNKNOWN: Final = "unknown"
+LEFT_OUT: Final = "(left out)"  # the value of a label of the standard metrics that somebody does not want
 
 
 def peer_environment(*, workload: str, namespace: str, cluster: str, labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables for one workload. Labels follow Istio's rules for app, version and canonical names."""
+    """Return the variables for one workload."""
+    fields = peer_fields(workload=workload, namespace=namespace, cluster=cluster, labels=labels)
+    return {**{PEER_FIELDS[name]: value for name, value in fields.items()}, PEER_TEXT: pack_peer(fields)}
+
+
+def peer_fields(*, workload: str, namespace: str, cluster: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels of one workload. They follow Istio's rules for app, version and canonical names."""
     app = labels.get("app") or labels.get("app.kubernetes.io/name") or ""
     version = labels.get("version") or labels.get("app.kubernetes.io/version") or ""
-    fields = {
+    return {
         "workload": workload,
         "workload_namespace": namespace,
         "cluster": cluster,
-        "app": app or "unknown",
-        "version": version or "unknown",
+        "app": app or UNKNOWN,
+        "version": version or UNKNOWN,
         "canonical_service": labels.get("service.istio.io/canonical-name") or app or workload,
         "canonical_revision": labels.get("service.istio.io/canonical-revision") or version or "latest",
     }
-    env = {PEER_FIELDS[name]: value for name, value in fields.items()}
-    env[UNKNOWN] = "unknown"
-    env[PEER_BLOB] = base64.b64encode(_value_of(fields)).decode()
-    return env
 
 
-def _value_of(fields: Mapping[str, str]) -> bytes:
-    # google.protobuf.Value{struct_value(5): Struct{fields(1): map<string, Value{string_value(3)}>}}, written by hand:
-    # the agent, which needs this one message, then loads no protobuf for it.
-    entries = b""
-    for name in sorted(fields):
-        value = _field(3, fields[name].encode())
-        entries += _field(1, _field(1, name.encode()) + _field(2, value))
-    return _field(5, entries)
+def pack_peer(fields: Mapping[str, str]) -> str:
+    """Return the labels as one text. What cannot stand in a header or would end a field is replaced by `_`."""
+    return SEPARATOR.join(
+        "".join(char if " " < char < "\x7f" and char != SEPARATOR else "_" for char in fields.get(name, ""))
+        for name in PEER_ORDER
+    )
 
 
-def _field(number: int, data: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(data)) + data
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+def unpack_peer(text: str) -> dict[str, str]:
+    """Return all labels that a text tells; `unknown` where it tells nothing, as when there is no text."""
+    told = text.split(SEPARATOR)
+    return {name: (told[place] if place < len(told) else "") or UNKNOWN for place, name in enumerate(PEER_ORDER)}

@@ -16,6 +16,7 @@ from lateen.pilot.model.support import STORED_ONLY, UNTAKEN_FIELDS, unsupported
 _VERSIONS = {
     "Service": "v1",
     "Telemetry": "telemetry.istio.io/v1",
+    "TrafficExtension": "extensions.istio.io/v1alpha1",
     "PeerAuthentication": "security.istio.io/v1",
     "MeshConfig": "mesh.istio.io/v1alpha1",
     "MeshNetworks": "mesh.istio.io/v1alpha1",
@@ -135,6 +136,9 @@ _PORTS = "ports: [{port: 80, name: http}]"
             id="mutual tls",
         ),
         pytest.param(
+            "Telemetry", "{metrics: [{reportingInterval: 5s}]}", ["spec.metrics[0].reportingInterval"], id="telemetry"
+        ),
+        pytest.param(
             "MeshConfig",
             "{accessLogFile: /dev/stdout, outboundTrafficPolicy: {mode: REGISTRY_ONLY}, connectTimeout: 3s, "
             "proxyListenPort: 15001, enableTracing: false}",
@@ -144,8 +148,14 @@ _PORTS = "ports: [{port: 80, name: http}]"
         pytest.param(
             "MeshConfig",
             "{extensionProviders: [{name: ask, envoyExtAuthzGrpc: {service: a.b, port: 1}}, "
-            "{name: trace, zipkin: {service: a.b, port: 1}}]}",
-            ["spec.extensionProviders[1]"],
+            "{name: trace, zipkin: {service: a.b, port: 1, headers: [{name: x, envName: HOME}]}}, "
+            "{name: old, lightstep: {service: a.b, port: 1, accessToken: t}}, "
+            "{name: als, envoyHttpAls: {service: a.b, port: 1, filterStateObjectsToLog: [upstream_peer]}}]}",
+            [
+                "spec.extensionProviders[1].zipkin.headers[0].envName",
+                "spec.extensionProviders[2].lightstep",
+                "spec.extensionProviders[3].envoyHttpAls.filterStateObjectsToLog",
+            ],
             id="mesh providers",
         ),
         pytest.param(
@@ -160,7 +170,6 @@ _PORTS = "ports: [{port: 80, name: http}]"
             "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}, defaultConfig: "
             "{concurrency: 2, drainDuration: 9s, statNameLength: 9, proxyMetadata: {LD_PRELOAD: /x, A: b}}}",
             [
-                "spec.enableTracing",
                 "spec.defaultConfig.statNameLength",
                 "spec.trustDomain",
                 "spec.defaultConfig.proxyMetadata[LD_PRELOAD]",
@@ -176,9 +185,9 @@ def test_what_is_told(kind: str, spec: str, warned: list[str]) -> None:
 
 
 def test_a_kind_that_is_only_stored_is_told_once() -> None:
-    told = list(unsupported(_decoded("Telemetry", "{}")))
+    told = list(unsupported(_decoded("TrafficExtension", "{lua: {inlineCode: x}}")))
     assert [problem.field for problem in told] == [""]
-    assert STORED_ONLY["Telemetry"] in told[0].message
+    assert STORED_ONLY["TrafficExtension"] in told[0].message
 
 
 def _paths() -> Iterator[Any]:

@@ -272,14 +272,14 @@ def test_a_rejection_names_the_resources_that_shaped_it(shop: Bench) -> None:
 
 def test_what_is_not_acted_on_is_told_as_long_as_it_stands(bench: Bench) -> None:
     text = (
-        "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: default}\n"
-        "spec: {accessLogging: [{disabled: %s}]}"
+        "apiVersion: extensions.istio.io/v1alpha1\nkind: TrafficExtension\nmetadata: {name: default}\n"
+        "spec: {lua: {inlineCode: '%s'}}"
     )
     bench.apply(text % "true")
     bench.apply(text % "false")
     (told,) = bench.pilot.problems()
-    assert (told.level, told.resource and told.resource.kind) == ("warning", "Telemetry")
-    bench.delete("Telemetry", "default")
+    assert (told.level, told.resource and told.resource.kind) == ("warning", "TrafficExtension")
+    bench.delete("TrafficExtension", "default")
     assert bench.pilot.problems() == []
 
 

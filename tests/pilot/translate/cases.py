@@ -18,7 +18,6 @@ from lateen.api.protocol import Protocol
 from lateen.pilot.model.values import (
     ALLOW_ANY_DYNAMIC_DNS,
     REGISTRY_ONLY,
-    AccessLog,
     AutoMtls,
     Cluster,
     ClusterInput,
@@ -46,7 +45,6 @@ from lateen.pilot.model.values import (
     ServiceRef,
     TcpLimits,
     TcpRoute,
-    Telemetry,
     Tunnel,
     UpstreamTls,
     VirtualHostInput,
@@ -54,6 +52,7 @@ from lateen.pilot.model.values import (
     ZoneAware,
 )
 from lateen.pilot.model.values_authz import Spelling
+from lateen.pilot.model.values_telemetry import AccessLog, FileLog, Telemetry, Tracing
 from lateen.pilot.translate.clusters import (
     build_dynamic_cluster,
     build_fixed_clusters,
@@ -75,14 +74,15 @@ Case = Callable[[], Message]
 REVIEWS = ServiceRef(hostname=Hostname("reviews.default.svc.cluster.local"), name="reviews", namespace="default")
 SAN = "spiffe://cluster.local/ns/default/sa/bookinfo-reviews"
 TEN_SECONDS = timedelta(seconds=10)
-QUIET = Telemetry(access_log=AccessLog(path="", json=False, format=""))
+QUIET = Telemetry()
+TRACED = Telemetry(tracing=Tracing(tracer=None))
 RULE = ConfigRef("networking.istio.io", "v1", "DestinationRule", "default", "reviews")
 V1 = Cluster("outbound|9080|v1|reviews.default.svc.cluster.local")
 V2 = Cluster("outbound|9080|v2|reviews.default.svc.cluster.local")
 
 
 def logged(*, path: str = "/dev/stdout", json: bool = False, format: str = "") -> Telemetry:
-    return Telemetry(access_log=AccessLog(path=path, json=json, format=format))
+    return Telemetry(access_logs=(AccessLog(sink=FileLog(path=path, json=json, format=format)),))
 
 
 # ---------------------------------------------------------------- clusters
@@ -550,7 +550,7 @@ def outbound(**changes: Any) -> OutboundListenerInput:
 
 
 OUTBOUND: dict[str, OutboundListenerInput] = {
-    "http-wildcard": outbound(bind="0.0.0.0", http_route="9000", tracing_percent=1.0),
+    "http-wildcard": outbound(bind="0.0.0.0", http_route="9000", telemetry=TRACED),
     "http-wildcard-registry-only": outbound(
         bind="0.0.0.0", http_route="9000", policy=REGISTRY_ONLY, sniff_timeout=timedelta(seconds=5)
     ),
@@ -622,7 +622,6 @@ INBOUND: dict[str, InboundListenerInput] = {
         inbound_port(port=8002, protocol=Protocol.GRPC_WEB, mtls=MtlsMode.STRICT),
         inbound_port(port=8003, protocol=Protocol.AUTO, mtls=MtlsMode.STRICT),
         passthrough_mtls=MtlsMode.PERMISSIVE,
-        tracing_percent=100.0,
         sniff_timeout=timedelta(seconds=1),
         telemetry=logged(),
     ),
@@ -658,7 +657,6 @@ GATEWAYS: dict[str, GatewayListenerInput] = {
         servers=(GatewayServer(http_route="http.80"),),
         num_trusted_proxies=2,
         telemetry=logged(json=True),
-        tracing_percent=1.0,
     ),
     "policies": GatewayListenerInput(
         bind="0.0.0.0",

@@ -9,6 +9,7 @@ import yaml
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from lateen.pilot.model.values_telemetry import STANDARD_METRICS
 from lateen.pilot.translate import (
     alpn,
     chains,
@@ -44,16 +45,20 @@ CONSTANTS: dict[str, Message] = {
     "FAULT": http_manager.INBOUND_FILTERS[-3],
     "CORS": http_manager.INBOUND_FILTERS[-2],
     "ROUTER": http_manager.INBOUND_FILTERS[-1],
-    "STATS_GATEWAY_HTTP": telemetry.GATEWAY_HTTP[0],
-    "STATS_OUTBOUND_HTTP": telemetry.OUTBOUND_HTTP[0],
-    "STATS_OUTBOUND_TCP_OPENED": telemetry.OUTBOUND_TCP[0],
-    "STATS_OUTBOUND_TCP_CLOSED": telemetry.OUTBOUND_TCP[1],
-    "STATS_INBOUND_HTTP_MTLS": telemetry.inbound_http_loggers(mtls=True)[0],
-    "STATS_INBOUND_HTTP_PLAIN": telemetry.inbound_http_loggers(mtls=False)[0],
-    "STATS_INBOUND_TCP_MTLS_OPENED": telemetry.inbound_tcp_loggers(mtls=True)[0],
-    "STATS_INBOUND_TCP_MTLS_CLOSED": telemetry.inbound_tcp_loggers(mtls=True)[1],
-    "STATS_INBOUND_TCP_PLAIN_OPENED": telemetry.inbound_tcp_loggers(mtls=False)[0],
-    "STATS_INBOUND_TCP_PLAIN_CLOSED": telemetry.inbound_tcp_loggers(mtls=False)[1],
+    "STATS_GATEWAY_HTTP": telemetry.gateway_http_loggers(STANDARD_METRICS)[0],
+    "STATS_GATEWAY_GRPC": telemetry.gateway_http_loggers(STANDARD_METRICS)[1],
+    "STATS_OUTBOUND_HTTP": telemetry.outbound_http_loggers(STANDARD_METRICS)[0],
+    "STATS_OUTBOUND_GRPC": telemetry.outbound_http_loggers(STANDARD_METRICS)[1],
+    "STATS_OUTBOUND_TCP_OPENED": telemetry.outbound_tcp_loggers(STANDARD_METRICS)[0],
+    "STATS_OUTBOUND_TCP_CLOSED": telemetry.outbound_tcp_loggers(STANDARD_METRICS)[1],
+    "STATS_INBOUND_HTTP_MTLS": telemetry.inbound_http_loggers(STANDARD_METRICS, mtls=True)[0],
+    "STATS_INBOUND_HTTP_PLAIN": telemetry.inbound_http_loggers(STANDARD_METRICS, mtls=False)[0],
+    "STATS_INBOUND_GRPC_MTLS": telemetry.inbound_http_loggers(STANDARD_METRICS, mtls=True)[1],
+    "STATS_INBOUND_GRPC_PLAIN": telemetry.inbound_http_loggers(STANDARD_METRICS, mtls=False)[1],
+    "STATS_INBOUND_TCP_MTLS_OPENED": telemetry.inbound_tcp_loggers(STANDARD_METRICS, mtls=True)[0],
+    "STATS_INBOUND_TCP_MTLS_CLOSED": telemetry.inbound_tcp_loggers(STANDARD_METRICS, mtls=True)[1],
+    "STATS_INBOUND_TCP_PLAIN_OPENED": telemetry.inbound_tcp_loggers(STANDARD_METRICS, mtls=False)[0],
+    "STATS_INBOUND_TCP_PLAIN_CLOSED": telemetry.inbound_tcp_loggers(STANDARD_METRICS, mtls=False)[1],
 }
 
 

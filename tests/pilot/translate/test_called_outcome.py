@@ -187,7 +187,7 @@ def test_what_a_client_says_of_itself_is_not_believed(stage: Stage) -> None:
         "x-envoy-external-address": "203.0.113.9",
         "x-envoy-peer-metadata": "ChgKDkFQUF9DT05UQUlORVJT",
         "x-envoy-peer-metadata-id": "sidecar~203.0.113.9~king.a~a.svc",
-        "x-lateen-peer": "KgA=",
+        "x-lateen-peer": ";;",
         "lateen-asker": json.dumps({"namespace": "a", "rules": []}),
         "lateen-peer": "KgA=",
         "lateen-service": "king|king|a",

@@ -50,7 +50,6 @@ class Ingress(NamedTuple):
                     port=port,
                     servers=(GatewayServer(http_route="http.80"),),
                     telemetry=QUIET,
-                    tracing_percent=1.0 if port in tls_ports else None,
                 )
             )
             for port in ports

@@ -47,7 +47,7 @@ from lateen.pilot.translate.listeners import build_outbound_listener
 from lateen.pilot.translate.names import outbound_cluster_name
 from lateen.pilot.translate.peers import PEER_HEADER
 from lateen.pilot.translate.routes import build_route_config
-from lateen.wire.peer_env import PEER_BLOB, peer_environment
+from lateen.wire.peer_env import PEER_TEXT, peer_environment
 
 pytestmark = pytest.mark.envoy
 
@@ -267,7 +267,7 @@ def test_nothing_is_told_outside_the_mesh(mesh: Mesh) -> None:
 
 
 def test_what_plain_clients_say_of_themselves_is_not_believed(mesh: Mesh) -> None:
-    forged = peer_environment(workload="forged", namespace="forged", cluster="forged", labels={})[PEER_BLOB]
+    forged = peer_environment(workload="forged", namespace="forged", cluster="forged", labels={})[PEER_TEXT]
     with dial(mesh.ports["plain"], host=SERVER_ADDRESS) as sock:
         answer = ask(sock, headers={PEER_HEADER: forged})
     assert PEER_HEADER not in {name.lower() for name in answer.json["headers"]}
@@ -364,5 +364,5 @@ def test_series_have_istios_names_and_no_others(mesh: Mesh) -> None:
     } <= names
     sample = mesh.web.wait_for("istio_requests_total", reporter="source")
     expected = {*SOURCE_LABELS, *DESTINATION_LABELS, "reporter", "request_protocol", "response_code"}
-    expected |= {"response_flags", "connection_security_policy", "grpc_response_status"}
+    expected |= {"response_flags", "connection_security_policy"}
     assert set(sample.labels) == expected

@@ -8,8 +8,6 @@ refused; it is not corrected, since then one of both is not what it should be.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,16 +15,14 @@ from typing import Any, Final
 
 import msgspec
 from cryptography import x509
-from google.protobuf.message import DecodeError
-from google.protobuf.struct_pb2 import Value
 
 from lateen.errors import BadInput, Refused
-from lateen.mixer.services.places import struct_to_python
 from lateen.wire.mixer import ASKER, CONNECTION, ORIGIN, PEER, SERVICE, Asker
+from lateen.wire.peer_env import UNKNOWN, unpack_peer
 from lateen.wire.spiffe import SpiffeId
 from lateen.wire.svid import UNREADABLE, spiffe_id_of
 
-__all__ = ["Askers", "Asking", "Callers", "Service", "read_blob", "texts_of"]
+__all__ = ["Askers", "Asking", "Callers", "Service", "told_of"]
 
 MAX_METADATA: Final = 16 * 1024
 KEPT: Final = 4096
@@ -100,7 +96,7 @@ def _read(asker: str, peer: str, service: str, identity: SpiffeId | None) -> Ask
         said = _ASKER.decode(asker) if asker else _NOBODY
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise BadInput(f"metadata {ASKER}: {error}") from error
-    told = read_blob(peer) if peer and peer != "-" else {}
+    told = told_of(peer) if peer != "-" else {}
     if identity is not None:
         _agree("namespace of the rules", said.namespace, identity.namespace)
         _agree("namespace that the proxy tells", told.get("workload_namespace", ""), identity.namespace)
@@ -117,20 +113,9 @@ def _agree(what: str, said: str, proven: str) -> None:
         raise Refused(f"{what} is {said!r}, the certificate says {proven!r}")
 
 
-def read_blob(text: str) -> dict[str, str]:
-    """Return what `wire.peer_env` wrote into a header or into metadata. Raises `BadInput`."""
-    try:
-        value = struct_to_python(Value.FromString(base64.b64decode(text, validate=True)))
-    except (binascii.Error, DecodeError, ValueError) as error:
-        raise BadInput(f"metadata {PEER}: {error}") from error
-    return texts_of(value)
-
-
-def texts_of(value: Any) -> dict[str, str]:
-    """Return the texts of a description; whatever else it holds is passed over."""
-    if not isinstance(value, dict):
-        return {}
-    return {name: text for name, text in value.items() if isinstance(text, str) and text != "unknown"}
+def told_of(text: str) -> dict[str, str]:
+    """Return what a proxy tells of its workload; what it does not know is left out."""
+    return {name: value for name, value in unpack_peer(text).items() if value != UNKNOWN} if text else {}
 
 
 class Callers:

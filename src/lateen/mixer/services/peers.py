@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Final, Protocol, TypeVar
 
 from lateen.errors import BadInput
-from lateen.mixer.services.asker import Asking, texts_of
+from lateen.mixer.services.asker import Asking, told_of
 from lateen.mixer.services.places import struct_to_python
 from lateen.wire.spiffe import SpiffeId, parse_spiffe_id
 
@@ -94,7 +94,7 @@ def told_by_client(view: View) -> Mapping[str, str]:
     if PEERS not in space:
         return {}
     fields = space[PEERS].fields
-    return texts_of(struct_to_python(fields[_PEER_KEY])) if _PEER_KEY in fields else {}
+    return told_of(fields[_PEER_KEY].string_value) if _PEER_KEY in fields else {}
 
 
 def _told_by_server(view: View) -> Mapping[str, str]:

@@ -1,6 +1,6 @@
 """Which policies of a kind are for a proxy: by selector, by target, of the root namespace and of its own.
 
-For AuthorizationPolicy and RequestAuthentication. Rules: docs/api/README.md "Selectors" and "targetRefs".
+For AuthorizationPolicy, RequestAuthentication and Telemetry. Rules: docs/api/README.md "Selectors" and "targetRefs".
 Policies are filed under a label that they ask for, and what they say is not read here: a policy that changes is looked
 at by the workloads that it was or is for, and by no others.
 """
@@ -8,12 +8,14 @@ at by the workloads that it was or is for, and by no others.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lateen.api.base import Object, ResourceKey
 from lateen.flow import Read
-from lateen.pilot.model.mesh import Mesh
 from lateen.pilot.model.policy import age_key
+
+if TYPE_CHECKING:
+    from lateen.pilot.model.mesh import Mesh
 
 __all__ = ["GATEWAY_NAME_LABEL", "GATEWAY_TARGET", "Attachment", "targets_of"]
 
@@ -60,6 +62,11 @@ class Attachment:
     ) -> tuple[Object, ...]:
         """Return what `keys` names, as it is written."""
         return tuple(self._mesh.objects_of(read, self.keys(read, kind=kind, namespace=namespace, labels=labels)))
+
+    def is_choosy(self, read: Read, key: ResourceKey) -> bool:
+        """Tell whether a policy is for some proxies of its namespace only: by labels or by targets."""
+        head: _Head | None = read.get(self._head, key)
+        return head is not None and (bool(head.labels) or head.gateways is not None)
 
     def _file(self, key: ResourceKey, obj: Object) -> list[tuple[str, str, str]]:
         if key.kind != self._kind:

@@ -16,6 +16,7 @@ from lateen.pilot.model.mesh import MeshSettings, View
 from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.outbound_policy import outbound_policy, spoken_on
 from lateen.pilot.model.scope import Egress
+from lateen.pilot.model.telemetries import CLIENT
 from lateen.pilot.model.values import HttpProxyListenerInput, OutboundListenerInput, TcpRoute
 from lateen.pilot.registry.values import Service, ServicePort
 
@@ -36,9 +37,10 @@ class EgressListeners:
 
     def _listener(self, read: Read, view: View, entry: Egress) -> Any:
         settings: MeshSettings = read.get(self.outbound.mesh.settings, "mesh")
+        telemetry = self.outbound.telemetries.of(read, view, CLIENT)
         if entry.declared is Protocol.HTTP_PROXY:
             return HttpProxyListenerInput(
-                bind=entry.address, port=entry.port, route=entry.route_name, telemetry=settings.telemetry
+                bind=entry.address, port=entry.port, route=entry.route_name, telemetry=telemetry
             )
         members = self._members(read, view, entry)
         chains: list[TcpRoute] = []
@@ -62,7 +64,7 @@ class EgressListeners:
             policy=policy.mode,
             egress_proxy=policy.egress_proxy,
             sniff_timeout=settings.sniff_timeout,
-            telemetry=settings.telemetry,
+            telemetry=telemetry,
         )
 
     def _members(self, read: Read, view: View, entry: Egress) -> list[tuple[Service, ServicePort]]:

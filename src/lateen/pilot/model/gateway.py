@@ -25,6 +25,7 @@ from lateen.pilot.model.policy import age_key, exported_to
 from lateen.pilot.model.request_auth import RequestAuths
 from lateen.pilot.model.routes import Viewer, http_routes, matches_all
 from lateen.pilot.model.server_tls import build_server_tls
+from lateen.pilot.model.telemetries import CLIENT, Telemetries
 from lateen.pilot.model.values import (
     GatewayListenerInput,
     GatewayServer,
@@ -63,8 +64,14 @@ class Gateways:
     """The derived collections of everything that gateways serve."""
 
     def __init__(
-        self, mesh: Mesh, outbound: Outbound, request_auths: RequestAuths, authorizations: Authorizations
+        self,
+        mesh: Mesh,
+        outbound: Outbound,
+        request_auths: RequestAuths,
+        authorizations: Authorizations,
+        telemetries: Telemetries,
     ) -> None:
+        self._telemetries = telemetries
         self.mesh = mesh
         self.request_auths = request_auths
         self._authorizations = authorizations
@@ -162,7 +169,7 @@ class Gateways:
         common: dict[str, Any] = {
             "dynamic_dns": settings.dns_refresh if self.outbound.knows_dynamic(read, view) else None,
             "request_auth": self.request_auths.of_gateway(read, view),
-            "telemetry": settings.telemetry,
+            "telemetry": self._telemetries.of(read, view, CLIENT),
             "num_trusted_proxies": (topology and topology.num_trusted_proxies) or 0,
             "forward_client_cert": (topology and topology.forward_client_cert_details) or "",
             "authorization": self._authorizations.of(read, **who, view=lambda: view),

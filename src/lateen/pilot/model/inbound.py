@@ -16,6 +16,7 @@ from lateen.pilot.model.policy import effective_policy, tcp_limits
 from lateen.pilot.model.request_auth import RequestAuths
 from lateen.pilot.model.server_tls import build_server_tls
 from lateen.pilot.model.stat_names import stat_name_of
+from lateen.pilot.model.telemetries import SERVER, Telemetries
 from lateen.pilot.model.values import InboundListenerInput, InboundPort, MtlsMode, ServiceRef
 from lateen.pilot.registry.values import Service, ServicePort, Workload
 
@@ -27,8 +28,11 @@ ENDED_MODES = frozenset({"SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL"})
 class Inbound:
     """The derived collection of everything that reaches a proxy."""
 
-    def __init__(self, mesh: Mesh, request_auths: RequestAuths, authorizations: Authorizations) -> None:
+    def __init__(
+        self, mesh: Mesh, request_auths: RequestAuths, authorizations: Authorizations, telemetries: Telemetries
+    ) -> None:
         self.mesh = mesh
+        self._telemetries = telemetries
         self.request_auths = request_auths
         self._authorizations = authorizations
         # workload's name -> InboundListenerInput | None
@@ -84,7 +88,7 @@ class Inbound:
             request_auth=self.request_auths.of_workload(read, workload),
             authorization=self._authorizations.of(read, **who, view=lambda: self._view(read, name)),
             spelling=self._authorizations.spelling(read, **who),
-            telemetry=settings.telemetry,
+            telemetry=self._telemetries.of(read, self._view(read, name), SERVER),
         )
 
     def _unnamed(

@@ -19,6 +19,7 @@ from lateen.api.mesh_proxy import MeshProxyConfig
 from lateen.api.names import is_partial_wildcard
 from lateen.api.protocol import Protocol
 from lateen.flow import Graph, Read
+from lateen.pilot.model.attachment import Attachment
 from lateen.pilot.model.entry_visibility import PUBLIC, narrow, select_visibility
 from lateen.pilot.model.filter_selection import chosen_patches, is_choosy
 from lateen.pilot.model.hosts import full_name, host_patterns
@@ -37,14 +38,13 @@ from lateen.pilot.model.values import (
     ALLOW_ANY,
     ALLOW_ANY_DYNAMIC_DNS,
     NO_MESH_TLS,
-    AccessLog,
     Hostname,
     MeshTls,
     MtlsMode,
     Resolution,
-    Telemetry,
     UpstreamTls,
 )
+from lateen.pilot.model.values_telemetry import FileLog
 from lateen.pilot.model.visibility import Sight
 from lateen.pilot.registry.entries import NETWORK_LABEL, entry_labels
 from lateen.pilot.registry.services import (
@@ -61,8 +61,9 @@ __all__ = ["PARTIAL", "Mesh", "MeshSettings", "View", "host_patterns"]
 
 NAMESPACE_NAME = "kubernetes.io/metadata.name"  # a label that every namespace has, as in Kubernetes
 ANOTHER = "@"  # the namespace of nobody: what is exported to it is exported to all
+NO_FILE = FileLog(path="")
+PROMETHEUS = "prometheus"  # the provider of the standard metrics
 PARTIAL = "*partial"  # where `virtual_by_host` files wildcards that end within a label; no host is spelled so
-NO_ACCESS_LOG = AccessLog(path="", json=False, format="")
 
 
 @dataclass(frozen=True, slots=True, order=True, kw_only=True)
@@ -81,12 +82,13 @@ class View:
     # EnvoyFilters that choose their proxies and chose these, with the patches: "team/lua#0,2". Those that are for their
     # whole namespace are not listed: they come and go without making another view.
     filters: tuple[str, ...] = ()
+    telemetry: tuple[ResourceKey, ...] = ()  # Telemetries that chose them, likewise, in order
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Part of nearly every key of the graph, and hashed at each read: computed once.
         ways = (self.network, self.capture, self.http_proxy_port, self.gateway_ports)
-        whole = (self.kind, self.namespace, self.labels, self.locality, ways, self.scope, self.filters)
+        whole = (self.kind, self.namespace, self.labels, self.locality, ways, self.scope, self.filters, self.telemetry)
         object.__setattr__(self, "_hash", hash(whole))
 
     def __hash__(self) -> int:
@@ -122,7 +124,12 @@ class MeshSettings:
     default_policy: Any = None  # api DefaultTrafficPolicy of the mesh
     locality_lb: Any = None  # api LocalityLoadBalancerSetting of the mesh
     zone_aware_lb: Any = None  # api ZoneAwareLoadBalancerSetting of the mesh
-    access_log: AccessLog = NO_ACCESS_LOG
+    access_log: FileLog = NO_FILE  # where neither a Telemetry nor a default provider says which
+    listener_logs: bool = True
+    default_metrics: tuple[str, ...] = (PROMETHEUS,)  # names of providers that act where no Telemetry names any
+    default_access_logs: tuple[str, ...] = ()
+    default_tracing: tuple[str, ...] = ()
+    trace_by_default: bool = True  # by `tracing` of `proxy`, where nothing else names a tracer
     # exportTo of resources that write none
     entry_visibility: Any = None  # api ServiceEntryVisibility
     service_export_to: tuple[str, ...] = (EVERYWHERE,)
@@ -137,10 +144,6 @@ class MeshSettings:
     def dynamic_dns(self) -> timedelta | None:
         """How often hosts that only requests name are looked up again; None: unknown hosts are not looked up."""
         return self.dns_refresh if self.outbound_policy == ALLOW_ANY_DYNAMIC_DNS else None
-
-    @property
-    def telemetry(self) -> Telemetry:
-        return Telemetry(access_log=self.access_log)
 
     @property
     def trust_domains(self) -> tuple[str, ...]:
@@ -217,6 +220,8 @@ class Mesh:
         self.sidecar = graph.derive("sidecar", self._sidecar)
         # (namespace, labels of a workload) -> api MeshProxyConfig in force when its proxy starts
         self.proxy = graph.derive("proxy config", self._proxy)
+        # Telemetries, by the proxies that they are for
+        self.telemetries = Attachment(self, "Telemetry")
         self.view = graph.derive("view", self._view)
         self.sight = Sight(self)
 
@@ -401,6 +406,7 @@ class Mesh:
                 locality=self._client_locality(read, workload),
                 network=self._client_network(read, workload),
                 capture=workload.capture,
+                telemetry=self._telemetry(read, workload),
                 gateway_ports=tuple(sorted((number, target) for _, number, target in workload.ports)),
                 filters=self._filters(read, workload),
             )
@@ -414,9 +420,18 @@ class Mesh:
             locality=self._client_locality(read, workload),
             network=self._client_network(read, workload),
             capture=workload.capture,
+            telemetry=self._telemetry(read, workload),
             http_proxy_port=workload.http_proxy_port,
             scope=self.scope(read, workload.namespace, workload.labels, capture=workload.capture),
             filters=self._filters(read, workload),
+        )
+
+    def _telemetry(self, read: Read, workload: Workload) -> tuple[ResourceKey, ...]:
+        """Return the Telemetries that choose a workload's proxy, by age: those of its own namespace alone may."""
+        labels = tuple(sorted(workload.labels.items()))
+        keys = self.telemetries.keys(read, kind=workload.kind, namespace=workload.namespace, labels=labels)
+        return tuple(
+            key for key in keys if key.namespace == workload.namespace and self.telemetries.is_choosy(read, key)
         )
 
     def _networks(self, read: Read, key: str) -> Networks:
@@ -650,13 +665,22 @@ def _settings_of(spec: Any, trust_domain: str) -> MeshSettings:
         rule_export_to=spec.default_destination_rule_export_to or default.rule_export_to,
         path_normalization=(spec.path_normalization and spec.path_normalization.normalization)
         or default.path_normalization,
-        access_log=AccessLog(
+        access_log=FileLog(
             path=spec.access_log_file or "", json=encoding == "JSON", format=spec.access_log_format or ""
         ),
+        listener_logs=not spec.disable_envoy_listener_log,
+        **_default_providers(spec.default_providers),
+        trace_by_default=spec.enable_tracing is not False,
         proxy=spec.default_config,
         merge_metrics=spec.enable_prometheus_merge is not False,
         gateway_topology=spec.default_config.gateway_topology if spec.default_config is not None else None,
     )
+
+
+def _default_providers(written: Any) -> dict[str, tuple[str, ...]]:
+    fields = {"metrics": "default_metrics", "access_logging": "default_access_logs", "tracing": "default_tracing"}
+    names = {field: getattr(written, field, None) for field in fields}
+    return {fields[field]: found for field, found in names.items() if found is not None}
 
 
 def _retries_of(policy: Any) -> Any:

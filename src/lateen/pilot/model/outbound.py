@@ -15,6 +15,7 @@ from lateen.pilot.model.outbound_endpoints import OutboundEndpoints
 from lateen.pilot.model.outbound_listeners import OutboundListeners
 from lateen.pilot.model.outbound_routes import OutboundRoutes
 from lateen.pilot.model.tcp_chains import TcpChains
+from lateen.pilot.model.telemetries import Telemetries
 from lateen.pilot.model.virtual_services import VirtualServices
 from lateen.pilot.model.visibility import Membership
 
@@ -24,14 +25,16 @@ __all__ = ["Outbound"]
 class Outbound:
     """Everything that leaves a proxy: the derived collections, and what others build theirs with."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, telemetries: Telemetries) -> None:
         self.mesh = mesh
+        self.telemetries = telemetries
         self.virtual_services = VirtualServices(mesh)
         destinations = Destinations(mesh)
         endpoints = OutboundEndpoints(mesh, destinations)
         clusters = OutboundClusters(mesh, destinations, endpoints)
         chains = TcpChains(self.virtual_services, destinations)
-        listeners = OutboundListeners(mesh, self.virtual_services, destinations, chains, Binds(mesh, endpoints))
+        binds = Binds(mesh, endpoints)
+        listeners = OutboundListeners(mesh, self.virtual_services, destinations, chains, binds, telemetries)
         routes = OutboundRoutes(mesh, self.virtual_services, destinations)
         # Their keys and values are written where each is derived.
         self.clusters = clusters.clusters

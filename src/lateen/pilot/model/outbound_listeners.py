@@ -17,6 +17,7 @@ from lateen.pilot.model.destinations import Destinations
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View
 from lateen.pilot.model.outbound_policy import outbound_policy, spoken_on
 from lateen.pilot.model.tcp_chains import TcpChains
+from lateen.pilot.model.telemetries import CLIENT, Telemetries
 from lateen.pilot.model.values import (
     Hostname,
     HttpProxyListenerInput,
@@ -37,9 +38,16 @@ class OutboundListeners:
     """The derived collections of listeners."""
 
     def __init__(
-        self, mesh: Mesh, virtual_services: VirtualServices, destinations: Destinations, chains: TcpChains, binds: Binds
+        self,
+        mesh: Mesh,
+        virtual_services: VirtualServices,
+        destinations: Destinations,
+        chains: TcpChains,
+        binds: Binds,
+        telemetries: Telemetries,
     ) -> None:
         self.mesh = mesh
+        self._telemetries = telemetries
         self._virtual_services = virtual_services
         self._destinations = destinations
         self._chains = chains
@@ -55,6 +63,7 @@ class OutboundListeners:
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
         if view.kind != "sidecar":
             return ()
+        telemetry = self._telemetries.of(read, view, CLIENT)
         found: list[VirtualOutboundInput | HttpProxyListenerInput] = []
         if view.capture:
             policy = outbound_policy(view, settings)
@@ -64,7 +73,7 @@ class OutboundListeners:
                     egress_proxy=policy.egress_proxy,
                     dynamic_dns=policy.dynamic_dns,
                     sniff_timeout=settings.sniff_timeout if policy.dynamic_dns is not None else timedelta(0),
-                    telemetry=settings.telemetry,
+                    telemetry=telemetry,
                 )
             )
         # Where nothing is captured, workloads share one loopback: only the agent knows a port that is free.
@@ -78,7 +87,7 @@ class OutboundListeners:
                     dynamic_dns=settings.dns_refresh
                     if self._destinations.knows_dynamic(read, view)
                     else outbound_policy(view, settings).dynamic_dns,
-                    telemetry=settings.telemetry,
+                    telemetry=telemetry,
                 )
             )
         return tuple(found)
@@ -112,6 +121,7 @@ class OutboundListeners:
         if not http and not chains:
             return None
         policy = outbound_policy(view, settings)
+        telemetry = self._telemetries.of(read, view, CLIENT)
         return OutboundListenerInput(
             bind=WILDCARD,
             port=number,
@@ -121,7 +131,7 @@ class OutboundListeners:
             egress_proxy=policy.egress_proxy,
             dynamic_dns=dynamic if http else None,
             sniff_timeout=settings.sniff_timeout,
-            telemetry=settings.telemetry,
+            telemetry=telemetry,
         )
 
     def _service_listeners(self, read: Read, key: tuple[View, Hostname]) -> tuple[OutboundListenerInput, ...]:
@@ -132,6 +142,7 @@ class OutboundListeners:
             return ()
         settings: MeshSettings = read.get(self.mesh.settings, "mesh")
         policy = outbound_policy(view, settings)
+        telemetry = self._telemetries.of(read, view, CLIENT)
         binds = self._binds.own(read, view, service)
         found = []
         for port in service.ports:
@@ -166,7 +177,7 @@ class OutboundListeners:
                         policy=policy.mode,
                         egress_proxy=policy.egress_proxy,
                         sniff_timeout=settings.sniff_timeout,
-                        telemetry=settings.telemetry,
+                        telemetry=telemetry,
                     )
                 )
         return tuple(found)

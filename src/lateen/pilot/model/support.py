@@ -22,7 +22,6 @@ __all__ = ["STORED_ONLY", "UNTAKEN_FIELDS", "unsupported"]
 
 # Kinds that are decoded and stored, and why that matters to whoever wrote one.
 STORED_ONLY: Mapping[str, str] = {
-    "Telemetry": "the standard metrics are reported as if it were not there",
     "WasmPlugin": "no extension is loaded",
     "TrafficExtension": "no extension is loaded",
 }
@@ -36,10 +35,12 @@ _DEFAULT_CONFIG: Mapping[str, str] = {
     **dict.fromkeys(("discoveryAddress", "controlPlaneAuthPolicy"), "the control plane is reached by its socket"),
     **dict.fromkeys(("proxyAdminPort", "statusPort"), "the agent's ports and sockets are fixed"),
     **dict.fromkeys(("discoveryRefreshDelay", "availabilityZone", "sds"), "it is deprecated and has no effect"),
+    **dict.fromkeys(("zipkinAddress", "statsdUdpAddress", "envoyMetricsServiceAddress", "envoyMetricsService"), ""),
+    "envoyAccessLogService": "name an extensionProvider envoyHttpAls or envoyTcpAls",
     **dict.fromkeys(
-        ("tracing", "zipkinAddress", "statsdUdpAddress", "envoyMetricsServiceAddress", "envoyMetricsService"), ""
+        ("tracing.lightstep", "tracing.stackdriver", "tracing.openCensusAgent"), "Envoy has no such tracer any more"
     ),
-    "envoyAccessLogService": "",
+    "tracing.tlsSettings": "the tracer is a service of the mesh, reached as its DestinationRule says",
     "statNameLength": "Envoy has no such limit any more",
     "interceptionMode": "it is chosen by lateen run --mode",
     "extraStatTags": "",
@@ -96,6 +97,7 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
         "healthCheckNodePort": "there is no load balancer",
         "ports[].nodePort": "no port of the machine is opened for it",
     },
+    "Telemetry": {"metrics[].reportingInterval": "Envoy tells the bytes of a connection when it ends"},
     "ProxyConfig": {"image.imageType": "proxies are started from the machine's own Envoy"},
     "MeshConfig": {
         **dict.fromkeys(
@@ -110,10 +112,7 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
                 "ca",
                 "verifyCertificateAtClient",
                 "certificates",
-                "enableTracing",
                 "enableEnvoyAccessLogService",
-                "disableEnvoyListenerLog",
-                "defaultProviders",
             ),
             "",
         ),
@@ -128,6 +127,24 @@ UNTAKEN_FIELDS: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+# Types of `extensionProviders` that nothing acts on, and fields of the others.
+_PROVIDERS: Mapping[str, str] = {
+    "lightstep": "Envoy has no such tracer any more: use opentelemetry",
+    "opencensus": "Envoy has no such tracer any more: use opentelemetry",
+    "stackdriver": "this Envoy has no such exporter: use opentelemetry",
+    "sds": "secrets of gateways are Secrets",
+}
+_SECRETS_STAY = "no variable of the control plane is given away: write a value"
+_PROVIDER_FIELDS: Mapping[str, str] = {
+    "filterStateObjectsToLog": "this Envoy has none of them: a peer's labels are dynamic metadata istio.peer",
+    "headers[].envName": _SECRETS_STAY,
+    "http.headers[].envName": _SECRETS_STAY,
+    "grpc.initialMetadata[].envName": _SECRETS_STAY,
+    "resourceDetectors.dynatrace": "use the environment of the proxy",
+    "dynatraceSampler": "requests are sampled by randomSamplingPercentage",
+    "serviceAttributeEnrichment": "the service of a span is the canonical service of its workload",
+}
+
 # Values, beside a field's own default, that ask for what happens anyway.
 _HARMLESS: Mapping[tuple[str, str], tuple[Any, ...]] = {
     ("Service", "type"): ("ExternalName",),
@@ -137,9 +154,7 @@ _HARMLESS: Mapping[tuple[str, str], tuple[Any, ...]] = {
     ("Service", "allocateLoadBalancerNodePorts"): (False,),
     ("MeshConfig", "proxyListenPort"): (15001,),
     ("MeshConfig", "proxyInboundListenPort"): (15006,),
-    ("MeshConfig", "enableTracing"): (False,),
     ("MeshConfig", "enableEnvoyAccessLogService"): (False,),
-    ("MeshConfig", "disableEnvoyListenerLog"): (False,),
 }
 
 HEALTH_ANNOTATION = "proxy.istio.io/health-checks-enabled"
@@ -207,12 +222,33 @@ def _untaken_mesh(obj: Object) -> Iterator[tuple[str, str]]:
     if obj.spec.default_config is not None:
         yield from _unset(obj.spec.default_config.proxy_metadata, "spec.defaultConfig.proxyMetadata")
     for i, provider in enumerate(obj.spec.extension_providers or ()):
-        acts = provider.envoy_ext_authz_http is not None or provider.envoy_ext_authz_grpc is not None
-        if not acts and provider not in BUILT_IN_PROVIDERS:
-            yield f"spec.extensionProviders[{i}]", "only authorizers are asked for now"
+        if provider not in BUILT_IN_PROVIDERS:
+            yield from _untaken_provider(provider, f"spec.extensionProviders[{i}]")
     visibility = obj.spec.service_entry_visibility
     if visibility is not None and not visibility.apply_to_sidecars:
         yield "spec.serviceEntryVisibility", "without applyToSidecars it is for ambient proxies, which are none"
+
+
+def _untaken_provider(provider: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Yield what of a provider has no effect."""
+    for kind, consequence in _PROVIDERS.items():
+        if getattr(provider, kind) is not None:
+            yield f"{place}.{kind}", consequence
+    for kind in ("zipkin", "opentelemetry", "envoy_http_als", "envoy_tcp_als"):
+        body = getattr(provider, kind)
+        for path, consequence in _PROVIDER_FIELDS.items() if body is not None else ():
+            if hasattr(body, _snake(path.split(".")[0].removesuffix("[]"))):
+                for found, _ in _places(body, path.split("."), f"{place}.{_yaml(kind)}"):
+                    yield found, consequence
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)
+
+
+def _yaml(kind: str) -> str:
+    first, *rest = kind.split("_")
+    return first + "".join(part.capitalize() for part in rest)
 
 
 def _untaken_networks(obj: Object) -> Iterator[tuple[str, str]]:

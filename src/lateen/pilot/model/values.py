@@ -19,6 +19,7 @@ from lateen.api.protocol import Protocol
 from lateen.pilot.model.values_authz import AS_IN_ISTIO, NO_AUTHORIZATION, Authorization, Spelling
 from lateen.pilot.model.values_called import NO_CALLS, MixerCalls
 from lateen.pilot.model.values_jwt import NO_REQUEST_AUTH, RequestAuth
+from lateen.pilot.model.values_telemetry import Telemetry
 
 __all__ = [
     "ALLOW_ANY",
@@ -26,7 +27,6 @@ __all__ = [
     "NO_MESH_TLS",
     "NO_TCP_LIMITS",
     "REGISTRY_ONLY",
-    "AccessLog",
     "AutoMtls",
     "Cluster",
     "ClusterInput",
@@ -56,7 +56,6 @@ __all__ = [
     "ServiceRef",
     "TcpLimits",
     "TcpRoute",
-    "Telemetry",
     "Tunnel",
     "UpstreamTls",
     "VirtualHostInput",
@@ -130,26 +129,6 @@ class Peer:
     canonical_service: str
     canonical_revision: str
     principal: str = ""  # spiffe://...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccessLog:
-    """Envoy's file access log. `path` "" means none."""
-
-    path: str
-    json: bool
-    format: str  # "" means Istio's default format
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Telemetry:
-    """What a listener reports.
-
-    The labels of the proxy's own workload are not in here, so that proxies can share a listener: Envoy reads them from
-    its environment (`%ENVIRONMENT(...)%`), where the agent puts them; see `lateen.wire.peer_env`.
-    """
-
-    access_log: AccessLog
 
 
 # ---------------------------------------------------------------- clusters
@@ -397,7 +376,6 @@ class OutboundListenerInput:
     extra_addresses: tuple[str, ...] = ()
     dynamic_dns: timedelta | None = None  # how often the hosts of requests are looked up again; None: none is
     telemetry: Telemetry
-    tracing_percent: float | None = None  # None: no tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -472,7 +450,6 @@ class InboundListenerInput:
     spelling: Spelling = AS_IN_ISTIO
     mixer: MixerCalls = NO_CALLS
     telemetry: Telemetry
-    tracing_percent: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -523,7 +500,6 @@ class GatewayListenerInput:
     spelling: Spelling = AS_IN_ISTIO
     mixer: MixerCalls = NO_CALLS
     telemetry: Telemetry
-    tracing_percent: float | None = None
 
 
 # ---------------------------------------------------------------- secrets

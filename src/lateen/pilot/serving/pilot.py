@@ -32,6 +32,8 @@ from lateen.pilot.model.request_auth import JwksWants, RequestAuths, inline_key_
 from lateen.pilot.model.rivals import Rivals
 from lateen.pilot.model.rule_findings import RuleFindings
 from lateen.pilot.model.support import unsupported
+from lateen.pilot.model.telemetries import Telemetries
+from lateen.pilot.model.telemetry_findings import TelemetryFindings
 from lateen.pilot.model.virtual_service_findings import VirtualServiceFindings
 from lateen.pilot.registry.services import implied_rows, service_rows
 from lateen.pilot.registry.values import Registry, Service, Workload
@@ -58,12 +60,13 @@ class Pilot:
     def __init__(self, *, trust_domain: str, vips: VipTable) -> None:
         self.graph = Graph()
         self.mesh = Mesh(self.graph, trust_domain)
-        self.outbound = Outbound(self.mesh)
+        self.telemetries = Telemetries(self.mesh)
+        self.outbound = Outbound(self.mesh, self.telemetries)
         self.request_auths = RequestAuths(self.mesh)
         self.key_wants = JwksWants()
         self.authorizations = Authorizations(self.mesh)
-        self.inbound = Inbound(self.mesh, self.request_auths, self.authorizations)
-        self.gateways = Gateways(self.mesh, self.outbound, self.request_auths, self.authorizations)
+        self.inbound = Inbound(self.mesh, self.request_auths, self.authorizations, self.telemetries)
+        self.gateways = Gateways(self.mesh, self.outbound, self.request_auths, self.authorizations, self.telemetries)
         self.credentials = Credentials(self.mesh, self.gateways.servers)
         self.render = Render(
             self.mesh,
@@ -86,6 +89,7 @@ class Pilot:
         self.findings = Findings(
             {
                 "AuthorizationPolicy": AuthorizationFindings(self.mesh, self.authorizations).found,
+                "Telemetry": TelemetryFindings(self.mesh, self.telemetries).found,
                 "DestinationRule": RuleFindings(self.mesh).found,
                 "VirtualService": VirtualServiceFindings(self.mesh, self.outbound.virtual_services).found,
             }

@@ -17,7 +17,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-__all__ = ["leave_out_loggers"]
+__all__ = ["filters_of", "leave_out_loggers"]
 
 _PREFIX: Final = "type.googleapis.com/"
 _HOLDERS: Final = {_PREFIX + kind.DESCRIPTOR.full_name: kind for kind in (HttpConnectionManager, TcpProxy)}
@@ -26,7 +26,7 @@ _HOLDERS: Final = {_PREFIX + kind.DESCRIPTOR.full_name: kind for kind in (HttpCo
 def leave_out_loggers(listener: Listener, known: Container[bytes]) -> tuple[bytes, ...]:
     """Take known access loggers out of a listener's filters; return the keys of those that are left."""
     left: list[bytes] = []
-    for packed in _filters(listener):
+    for packed in filters_of(listener):
         kind = _HOLDERS.get(packed.type_url)
         if kind is None:
             continue
@@ -43,7 +43,8 @@ def leave_out_loggers(listener: Listener, known: Container[bytes]) -> tuple[byte
     return tuple(dict.fromkeys(left))
 
 
-def _filters(listener: Listener) -> Iterator[AnyMessage]:
+def filters_of(listener: Listener) -> Iterator[AnyMessage]:
+    """Yield the configurations of all network filters of a listener."""
     for chain in listener.filter_chains:
         yield from (entry.typed_config for entry in chain.filters)
     yield from (entry.typed_config for entry in listener.default_filter_chain.filters)

@@ -43,8 +43,10 @@ from google.protobuf.wrappers_pb2 import BoolValue
 from xds.type.v3.typed_struct_pb2 import TypedStruct
 
 from lateen.pilot.taste.loggers import leave_out_loggers
+from lateen.pilot.taste.tracers import lead_tracers
 from lateen.pilot.xds.source import Resource
 from lateen.pilot.xds.type_urls import CDS, ECDS, EDS, LDS, RDS, SDS
+from lateen.wire.envoy import XDS_CLUSTER
 
 __all__ = ["JUDGED", "Probe", "build_probe", "needs_no_taste"]
 
@@ -89,6 +91,7 @@ def build_probe(type_url: str, resource: Resource, number: int, known_loggers: C
             listener = Listener.FromString(packed.value)
             listener.name = name
             loggers = leave_out_loggers(listener, known_loggers)
+            lead_tracers(listener, XDS_CLUSTER)
             return replace(_probe(LDS, _unbound(listener, number), resource), loggers=loggers)
         case _ if type_url == RDS:
             routes = RouteConfiguration.FromString(packed.value)

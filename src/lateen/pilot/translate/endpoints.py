@@ -19,6 +19,8 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
 from lateen.pilot.model.values import EndpointInput, EndpointsInput, Peer
 from lateen.pilot.translate.parts import address, metadata_of, struct_bytes, uint32
+from lateen.pilot.translate.peers import ENDPOINT_KEY
+from lateen.wire.peer_env import pack_peer
 
 __all__ = ["build_endpoints", "locality_endpoints"]
 
@@ -72,14 +74,17 @@ def _metadata(mtls: bool, peer: Peer | None) -> Metadata | None:
 
 
 def _peer_fields(peer: Peer) -> dict[str, str]:
-    """Return what the client's metrics call this server, under the keys that `telemetry` reads. Unknown is left out."""
-    fields = {
-        "workload": peer.workload,
-        "namespace": peer.namespace,
-        "cluster": peer.cluster,
-        "app": peer.app,
-        "version": peer.version,
-        "canonical_service": peer.canonical_service,
-        "canonical_revision": peer.canonical_revision or "latest",
+    """Return what the client's metrics call this server: one text, under the key that `telemetry` reads."""
+    return {
+        ENDPOINT_KEY: pack_peer(
+            {
+                "workload": peer.workload,
+                "workload_namespace": peer.namespace,
+                "cluster": peer.cluster,
+                "app": peer.app,
+                "version": peer.version,
+                "canonical_service": peer.canonical_service,
+                "canonical_revision": peer.canonical_revision or "latest",
+            }
+        )
     }
-    return {key: value for key, value in fields.items() if value}

@@ -20,7 +20,7 @@ from envoy.config.listener.v3.udp_listener_config_pb2 import UdpListenerConfig
 from envoy.extensions.filters.listener.proxy_protocol.v3.proxy_protocol_pb2 import ProxyProtocol
 
 from lateen.pilot.model.values import GatewayListenerInput, GatewayServer
-from lateen.pilot.translate.access_logs import listener_loggers
+from lateen.pilot.translate.access_logs import listener_logs
 from lateen.pilot.translate.authz import Vouching, asks_server_name, vouching_of
 from lateen.pilot.translate.chains import TLS_INSPECTOR, build_chain
 from lateen.pilot.translate.guards import Guards, build_guards
@@ -60,7 +60,7 @@ def build_gateway_listener(inp: GatewayListenerInput) -> Listener:
             *([_PROXY_PROTOCOL] if inp.proxy_protocol else []),
             *([TLS_INSPECTOR] if inspected else []),
         ],
-        access_log=listener_loggers(inp.telemetry.access_log),
+        access_log=listener_logs(inp.telemetry),
     )
 
 
@@ -74,7 +74,7 @@ def _quic_listener(inp: GatewayListenerInput) -> Listener:
         traffic_direction=TrafficDirection.OUTBOUND,
         udp_listener_config=UdpListenerConfig(quic_options=QuicProtocolOptions()),
         filter_chains=[chain for server in inp.servers for chain in _chains(server, inp, name, guards)],
-        access_log=listener_loggers(inp.telemetry.access_log),
+        access_log=listener_logs(inp.telemetry),
     )
 
 
@@ -108,7 +108,6 @@ def _chains(
                     num_trusted_proxies=inp.num_trusted_proxies,
                     forward_client_cert=inp.forward_client_cert,
                     telemetry=inp.telemetry,
-                    tracing_percent=inp.tracing_percent,
                     http3=inp.quic,
                     dynamic_dns=inp.dynamic_dns,
                     guards=guards.http,

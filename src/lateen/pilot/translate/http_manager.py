@@ -32,17 +32,13 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpFilter,
     LocalReplyConfig,
     Rds,
-    RequestIDExtension,
 )
-from envoy.extensions.request_id.uuid.v3.uuid_pb2 import UuidRequestIdConfig
-from envoy.type.tracing.v3.custom_tag_pb2 import CustomTag
-from envoy.type.v3.percent_pb2 import Percent
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue
 
-from lateen.pilot.model.values import Telemetry
 from lateen.pilot.model.values_authz import AS_IN_ISTIO, Spelling
-from lateen.pilot.translate.access_logs import file_loggers
+from lateen.pilot.model.values_telemetry import Telemetry
+from lateen.pilot.translate.access_logs import chain_logs
 from lateen.pilot.translate.alpn import ALPN_FILTER
 from lateen.pilot.translate.authz.unreadable import UNREADABLE_PATHS
 from lateen.pilot.translate.claims import STRIP_CLAIMS, STRIP_DISGUISES
@@ -52,8 +48,8 @@ from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import ADS_PATIENT, ZERO
 from lateen.pilot.translate.peers import READ_PEER, STRIP_PEER
 from lateen.pilot.translate.route_filters import CORS_FILTER, FAULT_FILTER
-from lateen.pilot.translate.telemetry import GATEWAY_HTTP, OUTBOUND_HTTP, inbound_http_loggers
-from lateen.wire.peer_env import PEER_FIELDS
+from lateen.pilot.translate.telemetry import gateway_http_loggers, inbound_http_loggers, outbound_http_loggers
+from lateen.pilot.translate.tracing import tracing_of
 
 __all__ = ["HCM_NAME", "gateway_manager", "inbound_manager", "outbound_manager"]
 
@@ -83,7 +79,6 @@ INBOUND_FILTERS: Final = (*_COMMON, *_TAIL)
 # knows the way from. Here that address leads nowhere, so a sidecar takes it always. A gateway does not: it answers 426.
 _SIDECAR_H1: Final = Http1ProtocolOptions(accept_http_10=True)
 _WEBSOCKET: Final = HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")
-_REQUEST_ID: Final = RequestIDExtension(typed_config=pack(UuidRequestIdConfig(use_request_id_for_trace_sampling=TRUE)))
 _CLIENT_DETAILS: Final = HttpConnectionManager.SetCurrentClientCertDetails(subject=TRUE, uri=True, dns=True)
 _FORWARDING: Final = {
     "SANITIZE": HttpConnectionManager.SANITIZE,
@@ -111,15 +106,6 @@ _PATHS: Final[Mapping[str, Mapping[str, Any]]] = {
 _NO_UNDERSCORES: Final = HttpProtocolOptions(
     headers_with_underscores_action=HttpProtocolOptions.REJECT_REQUEST  # to drop them would change what is asked
 )
-_TRACE_TAGS: Final = tuple(
-    CustomTag(tag=tag, environment=CustomTag.Environment(name=PEER_FIELDS[field], default_value=default))
-    for tag, field, default in (
-        ("istio.canonical_revision", "canonical_revision", "latest"),
-        ("istio.canonical_service", "canonical_service", "unknown"),
-        ("istio.cluster_id", "cluster", "unknown"),
-        ("istio.namespace", "workload_namespace", "default"),
-    )
-)
 
 
 def outbound_manager(
@@ -128,7 +114,6 @@ def outbound_manager(
     route_name: str = "",
     route: RouteConfiguration | None = None,
     telemetry: Telemetry,
-    tracing_percent: float | None = None,
     dynamic_dns: timedelta | None = None,
 ) -> Filter:
     """Return the manager of requests that leave the workload. `name` is the listener's, for native statistics.
@@ -143,8 +128,8 @@ def outbound_manager(
         http_filters=_outbound_filters(dynamic_dns),
         early_header_mutation_extensions=[STRIP_PEER],
         http_protocol_options=_SIDECAR_H1,
-        access_log=[*OUTBOUND_HTTP, *file_loggers(telemetry.access_log)],
-        tracing=_tracing(tracing_percent, span=False),
+        access_log=[*outbound_http_loggers(telemetry.metrics), *chain_logs(telemetry, http=True)],
+        **tracing_of(telemetry),
     )
 
 
@@ -153,7 +138,6 @@ def inbound_manager(
     name: str,
     route: RouteConfiguration,
     telemetry: Telemetry,
-    tracing_percent: float | None,
     mtls: bool,
     h2: bool = False,
     grpc_web: bool = False,
@@ -182,9 +166,9 @@ def inbound_manager(
         server_name=SERVER_NAME,
         http_protocol_options=_SIDECAR_H1,
         http2_protocol_options=Http2ProtocolOptions() if h2 else None,
-        access_log=[*inbound_http_loggers(mtls=mtls), *file_loggers(telemetry.access_log), *reports],
+        access_log=[*inbound_http_loggers(telemetry.metrics, mtls=mtls), *chain_logs(telemetry, http=True), *reports],
         local_reply_config=local_replies,
-        tracing=_tracing(tracing_percent, span=False),
+        **tracing_of(telemetry),
     )
 
 
@@ -195,7 +179,6 @@ def gateway_manager(
     num_trusted_proxies: int,
     forward_client_cert: str = "",
     telemetry: Telemetry,
-    tracing_percent: float | None,
     http3: bool = False,
     dynamic_dns: timedelta | None = None,
     guards: Sequence[HttpFilter] = (),
@@ -225,9 +208,9 @@ def gateway_manager(
         codec_type=HttpConnectionManager.HTTP3 if http3 else HttpConnectionManager.AUTO,
         http3_protocol_options=Http3ProtocolOptions() if http3 else None,
         server_name=SERVER_NAME,
-        access_log=[*GATEWAY_HTTP, *file_loggers(telemetry.access_log), *reports],
+        access_log=[*gateway_http_loggers(telemetry.metrics), *chain_logs(telemetry, http=True), *reports],
         local_reply_config=local_replies,
-        tracing=_tracing(tracing_percent, span=True),
+        **tracing_of(telemetry, gateway=True),
     )
 
 
@@ -249,7 +232,6 @@ def _manager(*, http_filters: Sequence[HttpFilter], spelling: Spelling = AS_IN_I
                 common_http_protocol_options=None if spelling.underscores else _NO_UNDERSCORES,
                 **_PATHS[spelling.paths],
                 proxy_100_continue=True,
-                request_id_extension=_REQUEST_ID,
                 **fields,
             )
         ),
@@ -258,15 +240,3 @@ def _manager(*, http_filters: Sequence[HttpFilter], spelling: Spelling = AS_IN_I
 
 def _rds(name: str) -> Rds:
     return Rds(config_source=ADS_PATIENT, route_config_name=name)
-
-
-def _tracing(percent: float | None, *, span: bool) -> HttpConnectionManager.Tracing | None:
-    if percent is None:
-        return None
-    return HttpConnectionManager.Tracing(
-        client_sampling=Percent(value=100),
-        random_sampling=Percent(value=percent),
-        overall_sampling=Percent(value=100),
-        custom_tags=_TRACE_TAGS,
-        spawn_upstream_span=TRUE if span else None,
-    )

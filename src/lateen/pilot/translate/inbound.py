@@ -31,7 +31,7 @@ from lateen.pilot.model.values import (
     ServiceRef,
     TcpLimits,
 )
-from lateen.pilot.translate.access_logs import listener_loggers
+from lateen.pilot.translate.access_logs import listener_logs
 from lateen.pilot.translate.actions import NO_TIMEOUT
 from lateen.pilot.translate.authz import vouching_of
 from lateen.pilot.translate.chains import (
@@ -210,7 +210,7 @@ def _virtual_inbound(inp: InboundListenerInput, common: _Common) -> Listener:
         listener_filters=[ORIGINAL_DST, *_inspectors(rest, targets)],
         listener_filters_timeout=duration(inp.sniff_timeout),
         continue_on_listener_filters_timeout=True,
-        access_log=listener_loggers(inp.telemetry.access_log),
+        access_log=listener_logs(inp.telemetry),
     )
 
 
@@ -246,7 +246,7 @@ def _port_listener(inp: InboundListenerInput, port: InboundPort, common: _Common
         listener_filters=inspectors,
         listener_filters_timeout=duration(inp.sniff_timeout),
         continue_on_listener_filters_timeout=True,
-        access_log=listener_loggers(inp.telemetry.access_log),
+        access_log=listener_logs(inp.telemetry),
     )
 
 
@@ -320,7 +320,6 @@ def _http(target: _Target, inp: InboundListenerInput, row: _Row, guards: Guards)
         name=target.http_name,
         route=_route(target, inp.retries),
         telemetry=inp.telemetry,
-        tracing_percent=inp.tracing_percent,
         mtls=row.mtls,
         h2=target.protocol.is_http2,
         grpc_web=target.protocol is Protocol.GRPC_WEB,

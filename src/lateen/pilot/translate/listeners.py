@@ -22,10 +22,10 @@ from lateen.pilot.model.values import (
     HttpProxyListenerInput,
     OutboundListenerInput,
     RouteConfigInput,
-    Telemetry,
     VirtualOutboundInput,
 )
-from lateen.pilot.translate.access_logs import listener_loggers
+from lateen.pilot.model.values_telemetry import Telemetry
+from lateen.pilot.translate.access_logs import listener_logs
 from lateen.pilot.translate.chains import (
     HTTP_INSPECTOR,
     RAW,
@@ -99,7 +99,6 @@ def _http_chain(inp: OutboundListenerInput, name: str, *, sniffs: bool) -> Filte
                 name=name,
                 route_name=inp.http_route,
                 telemetry=inp.telemetry,
-                tracing_percent=inp.tracing_percent,
                 dynamic_dns=inp.dynamic_dns,
             )
         ],
@@ -152,7 +151,7 @@ def build_virtual_outbound(inp: VirtualOutboundInput) -> Listener:
         listener_filters_timeout=duration(inp.sniff_timeout) if named else None,
         continue_on_listener_filters_timeout=bool(named),
         max_connections_to_accept_per_socket_event=ONE_AT_A_TIME,
-        access_log=listener_loggers(inp.telemetry.access_log),
+        access_log=listener_logs(inp.telemetry),
     )
 
 

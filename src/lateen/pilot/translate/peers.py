@@ -22,13 +22,14 @@ from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutat
 )
 
 from lateen.pilot.translate.pack import pack
-from lateen.wire.peer_env import PEER_BLOB
+from lateen.wire.peer_env import PEER_TEXT
 
-__all__ = ["PEER_HEADER", "PEER_KEY", "PEER_NAMESPACE", "READ_PEER", "SEND_PEER", "STRIP_PEER"]
+__all__ = ["ENDPOINT_KEY", "PEER_HEADER", "PEER_KEY", "PEER_NAMESPACE", "READ_PEER", "SEND_PEER", "STRIP_PEER"]
 
-PEER_HEADER: Final = "x-lateen-peer"  # not Istio's x-envoy-peer-metadata: stock Envoy reads another encoding of it
+PEER_HEADER: Final = "x-lateen-peer"  # not Istio's x-envoy-peer-metadata, whose encoding stock Envoy does not read
 PEER_NAMESPACE: Final = "istio.peer"
 PEER_KEY: Final = "downstream"
+ENDPOINT_KEY: Final = "peer"  # of the metadata `istio` of an endpoint: the same text about a server
 
 # HTTP filters of a cluster: they run for each try and each mirror, after all that the listener's filters do.
 SEND_PEER: Final = (
@@ -40,7 +41,7 @@ SEND_PEER: Final = (
                     request_mutations=[
                         HeaderMutation(
                             append=HeaderValueOption(
-                                header=HeaderValue(key=PEER_HEADER, value=f"%ENVIRONMENT({PEER_BLOB})%"),
+                                header=HeaderValue(key=PEER_HEADER, value=f"%ENVIRONMENT({PEER_TEXT})%"),
                                 append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
                             )
                         )
@@ -62,8 +63,7 @@ READ_PEER: Final = HttpFilter(
                     on_header_present=ToMetadata.KeyValuePair(
                         metadata_namespace=PEER_NAMESPACE,
                         key=PEER_KEY,
-                        type=ToMetadata.PROTOBUF_VALUE,
-                        encode=ToMetadata.BASE64,
+                        type=ToMetadata.STRING,
                     ),
                     remove=True,
                 )

@@ -17,15 +17,16 @@ from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import ON_DOWNS
 from envoy.type.v3.hash_policy_pb2 import HashPolicy
 
 from lateen.api.protocol import Protocol
-from lateen.pilot.model.values import NO_TCP_LIMITS, Destination, TcpLimits, TcpRoute, Telemetry, Tunnel
-from lateen.pilot.translate.access_logs import file_loggers
+from lateen.pilot.model.values import NO_TCP_LIMITS, Destination, TcpLimits, TcpRoute, Tunnel
+from lateen.pilot.model.values_telemetry import Telemetry
+from lateen.pilot.translate.access_logs import chain_logs
 from lateen.pilot.translate.chains import build_chain, cidr
 from lateen.pilot.translate.dynamic_forward import forward_tls
 from lateen.pilot.translate.names import BLACK_HOLE
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import duration, uint32
 from lateen.pilot.translate.protocol_filters import mongo_filter, redis_filter
-from lateen.pilot.translate.telemetry import OUTBOUND_TCP, inbound_tcp_loggers
+from lateen.pilot.translate.telemetry import inbound_tcp_loggers, outbound_tcp_loggers
 
 __all__ = ["black_hole", "build_tcp_chain", "inbound_tcp", "outbound_tcp"]
 
@@ -76,7 +77,7 @@ def _route_filters(route: TcpRoute, telemetry: Telemetry, reports: Sequence[Acce
         stat_prefix=route.stat_prefix,
         tunneling_config=_tunneling(route.tunnel) if route.tunnel is not None else None,
         hash_policy=[_SOURCE_IP] if route.hash_source_ip else (),
-        access_log=[*OUTBOUND_TCP, *file_loggers(telemetry.access_log), *reports],
+        access_log=[*outbound_tcp_loggers(telemetry.metrics), *chain_logs(telemetry, http=False), *reports],
         **_limits(route.limits),
         **_target(route.destinations),
     )
@@ -87,13 +88,13 @@ def _route_filters(route: TcpRoute, telemetry: Telemetry, reports: Sequence[Acce
 
 def outbound_tcp(cluster: str, telemetry: Telemetry) -> Filter:
     """Return the filter for connections that no service is known for."""
-    loggers = [*OUTBOUND_TCP, *file_loggers(telemetry.access_log)]
+    loggers = [*outbound_tcp_loggers(telemetry.metrics), *chain_logs(telemetry, http=False)]
     return _proxy(stat_prefix=cluster, cluster=cluster, access_log=loggers)
 
 
 def black_hole(telemetry: Telemetry) -> Filter:
     """Return the filter that ends connections to a capture port itself: a loop, which no metric has labels for."""
-    return _proxy(stat_prefix=BLACK_HOLE, cluster=BLACK_HOLE, access_log=file_loggers(telemetry.access_log))
+    return _proxy(stat_prefix=BLACK_HOLE, cluster=BLACK_HOLE, access_log=chain_logs(telemetry, http=False))
 
 
 def inbound_tcp(
@@ -114,7 +115,11 @@ def inbound_tcp(
         if mtls
         else {}
     )
-    loggers = [*inbound_tcp_loggers(mtls=mtls), *file_loggers(telemetry.access_log), *reports]
+    loggers = [
+        *inbound_tcp_loggers(telemetry.metrics, mtls=mtls),
+        *chain_logs(telemetry, http=False),
+        *reports,
+    ]
     return _proxy(stat_prefix=cluster, cluster=cluster, access_log=loggers, **waiting, **_limits(limits))
 
 

@@ -60,7 +60,7 @@ from lateen.pilot.translate.parts import duration, uint32
 from lateen.pilot.translate.peers import PEER_NAMESPACE
 from lateen.pilot.translate.tls import TLS_NAME, exact_names, secret
 from lateen.wire.mixer import ASKER, CLUSTER, CONNECTION, ORIGIN, PEER, SERVICE, Asker
-from lateen.wire.peer_env import PEER_BLOB
+from lateen.wire.peer_env import PEER_TEXT
 
 __all__ = [
     "MIXER_DOWN",
@@ -252,7 +252,7 @@ def _service(
     )
     metadata: dict[str, str] = {ASKER: _escaped(msgspec.json.encode(asker).decode(), formatted=formatted)}
     if formatted:
-        metadata[PEER] = f"%ENVIRONMENT({PEER_BLOB})%"
+        metadata[PEER] = f"%ENVIRONMENT({PEER_TEXT})%"
         if any(name.startswith("destination.service.") or name == "api.service" for name in calls.attributes):
             metadata[SERVICE] = _SERVICE_OF_CHAIN
         if "origin.ip" in calls.attributes:
