@@ -18,7 +18,7 @@ reaches a socket in it is one of the local user's own.
     jwks.json            public keys of issuers that were fetched, for a restart while an issuer is away (0600)
     tasted               contents that Envoy took, and the last good versions of those it refused (0600)
     workloads/NAME.json  one registration a workload; its pid tells whether it still stands
-    w/NAME/              run-time files of one workload: bootstrap, sockets, Envoy's log
+    w/NAME/              run-time files of one workload: bootstrap, sockets, Envoy's log, access log
     run/ca.sock          gRPC, local trust: certificates, registration, introspection
     run/xds.sock         gRPC, mutual TLS: ADS for proxies
     run/xds-local.sock   gRPC, local trust: ADS for proxyless clients of the same user

@@ -238,3 +238,9 @@ def test_an_applications_own_metrics_come_with_its_proxys(scraped: Scraped) -> N
     assert scraped.value("echo_requests_total", "instance", "app") == {("echo-v1", "echo"): answered}
     failures = 'istio_agent_scrape_failures_total{instance="echo-v1"}'
     assert set(scraped.value(failures, "type").items()) == {(("application",), 0.0), (("envoy",), 0.0)}
+
+
+def test_how_there_would_be_logs_is_told_where_there_are_none(scraped: Scraped) -> None:
+    result = scraped.mesh.run("logs", "echo-v1")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "accessLogFile: /dev/stdout" in result.stderr

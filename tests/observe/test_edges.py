@@ -33,6 +33,7 @@ def test_an_edge_over_an_interval() -> None:
             requests=120.0,
             requests_per_second=10.0,
             success_ratio=0.75,
+            refused=0.0,
             p50_ms=5.0,
             p90_ms=pytest.approx(9.0),
             p99_ms=pytest.approx(9.9),
@@ -122,3 +123,52 @@ def test_names_that_peers_make_up_command_no_terminal_and_forge_no_line() -> Non
     assert {sample.labels["source_workload"] for sample in found} >= {"?[2Jevil?"}
     assert not [sample for sample in found if sample.labels.get("destination_workload") == "b"]
     assert all(value.isprintable() for sample in found for value in sample.labels.values())
+
+
+def counted(reporter: str, name: str, source: str, identity: str, value: int, code: str = "") -> str:
+    edge = f'source_workload="{source}",source_principal="{identity}",destination_workload="db-v1"'
+    security = "mutual_tls" if reporter == "destination" else "unknown"
+    answer = f',response_code="{code}"' if code else ""
+    return (
+        f'istio_{name}_total{{reporter="{reporter}",{edge},connection_security_policy="{security}"{answer}}} {value}\n'
+    )
+
+
+WEB, OTHER = "spiffe://cluster.local/ns/default/sa/web", "spiffe://cluster.local/ns/default/sa/other"
+OPENED, CLOSED = "tcp_connections_opened", "tcp_connections_closed"
+
+
+def test_a_server_of_bytes_knows_identities_and_the_clients_tell_the_workloads() -> None:
+    text = (
+        counted("source", OPENED, "web-v1", WEB, 7)
+        + counted("destination", OPENED, "unknown", WEB, 5)
+        + counted("destination", OPENED, "unknown", OTHER, 3)
+        + counted("destination", OPENED, "unknown", "unknown", 1)
+    )
+    edges = {edge.source: edge for edge in edges_between({}, total(parse_metrics(text)), 1.0)}
+    assert {name: (edge.requests, edge.refused, edge.mutual_tls) for name, edge in edges.items()} == {
+        "web-v1": (7, 0, True),
+        "unknown (other)": (3, 0, True),  # its proxy is not on this machine
+        "unknown": (1, 0, True),
+    }
+
+
+def test_two_workloads_with_one_identity() -> None:
+    text = (
+        counted("source", OPENED, "web-v1", WEB, 4)
+        + counted("source", OPENED, "web-v2", WEB, 4)
+        + counted("destination", CLOSED, "unknown", WEB, 8)  # a policy refused them before they were opened
+    )
+    edges = edges_between({}, total(parse_metrics(text)), 1.0)
+    assert [(edge.source, edge.requests, edge.refused, edge.mutual_tls) for edge in edges] == [
+        ("web-v1", 4, 0, True),
+        ("web-v2", 4, 0, True),
+    ]
+
+
+def test_refused_requests_are_no_failures_and_are_counted() -> None:
+    text = "".join(
+        counted("source", "requests", "web-v1", WEB, 2, code) for code in ("200", "401", "403", "404", "503")
+    )
+    (edge,) = edges_between({}, total(parse_metrics(text)), 1.0)
+    assert (edge.requests, edge.refused, edge.success_ratio) == (10, 4, 0.8)

@@ -21,6 +21,7 @@ def edge(source: str, destination: str, **fields: Any) -> Edge:
         "requests": 120.0,
         "requests_per_second": 4.0,
         "success_ratio": 1.0,
+        "refused": 0.0,
         "p50_ms": 1.0,
         "p90_ms": 2.0,
         "p99_ms": 3.4,
@@ -100,3 +101,7 @@ def test_no_name_breaks_a_form(pairs: list[tuple[str, str]]) -> None:
     assert to_dot(edges).count(" -> ") >= len(pairs)
     assert [(one["source"], one["destination"]) for one in edge_data(edges)] == pairs
     assert all(name in to_text(edges) for name in names)
+
+
+def test_what_was_refused_is_said() -> None:
+    assert "b  120 http requests, 100.0% ok, 4 refused, p99 3 ms, mTLS" in to_text([edge("a", "b", refused=4.0)])

@@ -63,7 +63,10 @@ PROXY_RESOLV_CONF: Final = "proxy-resolv.conf"
 DNS_ADDRESS: Final = "127.0.0.1"  # of the application's resolver; port 53 is redirected to the agent's
 TRIAL_SECONDS: Final = 10.0  # for Envoy to judge a patched bootstrap; it takes a tenth of one
 TRIAL_WORDS: Final = 500  # characters of what it says
-HOUSEKEEPING_SECONDS: Final = 60.0
+HOUSEKEEPING_SECONDS: Final = 5.0  # as long a busy access log grows beyond its limit
+ACCESS_LOG: Final = "access.log"  # what `lateen logs` reads
+ENVOY_LOG: Final = "envoy.log"
+MAX_ACCESS_LOG_BYTES: Final = 16 << 20
 PATIENCE_SECONDS: Final = 5.0  # how often is told what a workload that does not get ready waits for
 
 # (event, its facts); events are listed in docs/design/0005-agent.md
@@ -139,7 +142,7 @@ class Workload:
         self._envoy = EnvoySupervisor(
             self._start_envoy,
             on_pid=self._envoy_pid,
-            last_words=lambda: last_line(self._folder / "envoy.log"),
+            last_words=lambda: last_line(self._folder / ENVOY_LOG),
             log=log,
             draw=random.random,
         )
@@ -316,9 +319,9 @@ class Workload:
         peer = peer_environment(**self._who())
         # What its spans are of, for OpenTelemetry: the tracer's configuration is one for many proxies.
         resource = {"OTEL_RESOURCE_ATTRIBUTES": f"service.name={self._node.cluster}"}
-        log_file = self._folder / "envoy.log"
-        shorten_log(log_file)
-        with open(log_file, "ab") as out:  # noqa: ASYNC230  # one system call on a local folder
+        self._shorten_logs()
+        # What its access logs write to /dev/stdout, and what Envoy itself has to say.
+        with open(self._folder / ACCESS_LOG, "ab") as out, open(self._folder / ENVOY_LOG, "ab") as err:  # noqa: ASYNC230  # system calls on a local folder
             return await spawn(
                 argv,
                 attachment=self._grounds.attachment,
@@ -329,7 +332,7 @@ class Workload:
                 resolv_conf=self._folder / PROXY_RESOLV_CONF,
                 stdin=DEVNULL,
                 stdout=out,
-                stderr=out,
+                stderr=err,
             )
 
     def _who(self) -> dict[str, Any]:
@@ -539,7 +542,11 @@ class Workload:
     async def _housekeeping(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            shorten_log(self._folder / "envoy.log")
+            self._shorten_logs()
+
+    def _shorten_logs(self) -> None:
+        shorten_log(self._folder / ENVOY_LOG)
+        shorten_log(self._folder / ACCESS_LOG, limit_bytes=MAX_ACCESS_LOG_BYTES)
 
     async def _watch_network(self) -> None:
         """Wait until the network is gone. Raises `Unavailable` then; returns at once where there is none."""

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "authz": ("authz", "who may reach a workload: the policies in force, and what becomes of one request"),
     "top": ("top", "every edge of the mesh, live: rate, success, times, mutual TLS"),
     "graph": ("graph", "who calls whom, from what was really seen"),
+    "logs": ("logs", "access logs of workloads, as they are written"),
     "trace": ("trace", "traces of requests: the newest, or one as a waterfall"),
     "metrics": ("metrics", "metrics of a workload, or of the control plane, as Prometheus text"),
     "collector": ("collector", "run a small collector of traces in the mesh"),

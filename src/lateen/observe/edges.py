@@ -2,7 +2,8 @@
 
 In:  the Prometheus text of every workload. Out: one `Edge` for each pair of workloads that spoke since the last look.
 Counts and times are the client's (it also sees what never arrived); whether it was mutual TLS is the server's word.
-Where a client has no proxy, the server's word is all there is, and counts.
+Where a client has no proxy, the server's word is all there is, and counts. Of connections of bytes a server knows the
+client's identity and not its workload: that is found among the clients of that identity that tell of such connections.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ __all__ = ["Edge", "Sample", "Totals", "edges_between", "parse_metrics", "quanti
 _LINE = re.compile(r"^(istio_[a-z_]+)\{(.*)\} ([0-9.eE+-]+|NaN|\+Inf)$")
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
 UNKNOWN = "unknown"
+
+# What a server counts with how it was reached; what a policy refused was reached as well.
+_SECURED = ("istio_requests_total", "istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total")
 
 Pair = tuple[str, str]  # (source workload, destination workload)
 
@@ -35,6 +39,7 @@ class _Side:
 
     requests: float = 0
     failures: float = 0  # answers of 5xx, and requests that got none
+    refused: float = 0  # answers of 401 and 403: by a policy, or by the application
     buckets: dict[float, float] = field(default_factory=dict)  # upper bound in ms -> requests up to it
     connections: float = 0  # of bytes
     octets: float = 0  # of them, both ways
@@ -67,6 +72,7 @@ class Edge:
     requests: float  # in all since the proxies started; connections of tcp
     requests_per_second: float
     success_ratio: float  # 0..1
+    refused: float  # in all, with 401 or 403; of connections nobody counts that by client
     p50_ms: float | None  # None: nothing was timed
     p90_ms: float | None
     p99_ms: float | None
@@ -94,13 +100,29 @@ def _printable(text: str) -> str:
 def total(samples: Iterable[Sample]) -> dict[Pair, Totals]:
     """Add up the samples of all workloads by edge."""
     edges: dict[Pair, Totals] = {}
+    callers: dict[Pair, set[str]] = {}  # (identity, destination) -> workloads that say they called it
+    nameless: dict[Pair, Totals] = {}  # (identity, destination) -> what the server counts
     for sample in samples:
         labels = sample.labels
+        source, identity = labels.get("source_workload", UNKNOWN), labels.get("source_principal", UNKNOWN)
         destination = labels.get("destination_workload", UNKNOWN)
         if destination == UNKNOWN:
             destination = labels.get("destination_service_name", UNKNOWN)
-        edge = edges.setdefault((labels.get("source_workload", UNKNOWN), destination), Totals())
+        if source == UNKNOWN and "/sa/" in identity and labels.get("reporter") == "destination":
+            edge = nameless.setdefault((identity, destination), Totals())
+        else:
+            edge = edges.setdefault((source, destination), Totals())
+            if labels.get("reporter") == "source":
+                callers.setdefault((identity, destination), set()).add(source)
         _add(edge, sample, labels)
+    for (identity, destination), counted in nameless.items():
+        named = callers.get((identity, destination), set())
+        for source in named:
+            edge = edges[source, destination]
+            edge.mutual_tls += counted.mutual_tls
+            edge.plain += counted.plain
+        if not named:  # its proxy is elsewhere: the account is all that is known
+            edges[f"{UNKNOWN} ({identity.rpartition('/sa/')[2]})", destination] = counted
     return edges
 
 
@@ -112,6 +134,7 @@ def _add(edge: Totals, sample: Sample, labels: Mapping[str, str]) -> None:
             side.requests += sample.value
             code = labels.get("response_code", "")
             side.failures += sample.value if code.startswith("5") or code == "0" else 0
+            side.refused += sample.value if code in ("401", "403") else 0
             side.grpc = side.grpc or labels.get("request_protocol") == "grpc"
         case "istio_tcp_connections_opened_total":
             side.connections += sample.value
@@ -120,7 +143,7 @@ def _add(edge: Totals, sample: Sample, labels: Mapping[str, str]) -> None:
         case "istio_request_duration_milliseconds_bucket":
             bound = float(labels.get("le", "inf").replace("+Inf", "inf"))
             side.buckets[bound] = side.buckets.get(bound, 0) + sample.value
-    if not from_source and sample.name in ("istio_requests_total", "istio_tcp_connections_opened_total"):
+    if not from_source and sample.name in _SECURED:
         if labels.get("connection_security_policy") == "mutual_tls":
             edge.mutual_tls += sample.value
         else:
@@ -151,6 +174,7 @@ def edges_between(before: Mapping[Pair, Totals], now: Mapping[Pair, Totals], sec
                 requests=told.requests if http else told.connections,
                 requests_per_second=(requests if http else connections) / seconds,
                 success_ratio=_success(requests, failures) if requests else _success(told.requests, told.failures),
+                refused=told.refused,
                 p50_ms=quantile(buckets, 0.5),
                 p90_ms=quantile(buckets, 0.9),
                 p99_ms=quantile(buckets, 0.99),

@@ -83,6 +83,7 @@ def edge_data(edges: Iterable[Edge]) -> list[dict[str, Any]]:
             "requests": edge.requests,
             "requestsPerSecond": round(edge.requests_per_second, 3),
             "successRatio": round(edge.success_ratio, 6),
+            "refused": edge.refused,
             "p50Milliseconds": edge.p50_ms,
             "p90Milliseconds": edge.p90_ms,
             "p99Milliseconds": edge.p99_ms,
@@ -217,13 +218,13 @@ def _label(text: str, x: float, y: float) -> str:
 
 def _words(edge: Edge) -> str:
     security = {True: "mTLS", False: "plain text", None: ""}[edge.mutual_tls]
-    p99 = f", p99 {edge.p99_ms:.0f} ms" if edge.p99_ms is not None else ""
     if edge.protocol == "tcp":
-        return f"{edge.requests:.0f} connections{', ' + security if security else ''}"
-    return (
-        f"{edge.requests:.0f} {edge.protocol} requests, {edge.success_ratio:.1%} ok{p99}"
-        f"{', ' + security if security else ''}"
-    )
+        parts = [f"{edge.requests:.0f} connections"]
+    else:
+        refused = f"{edge.refused:.0f} refused" if edge.refused else ""
+        p99 = f"p99 {edge.p99_ms:.0f} ms" if edge.p99_ms is not None else ""
+        parts = [f"{edge.requests:.0f} {edge.protocol} requests", f"{edge.success_ratio:.1%} ok", refused, p99]
+    return ", ".join(part for part in (*parts, security) if part)
 
 
 def _short(edge: Edge) -> str:

@@ -68,6 +68,7 @@ def build_table(edges: Sequence[Edge]) -> Table:
         ("destination", "left"),
         ("req/s", "right"),
         ("success", "right"),
+        ("refused", "right"),
         ("p50", "right"),
         ("p90", "right"),
         ("p99", "right"),
@@ -80,13 +81,14 @@ def build_table(edges: Sequence[Edge]) -> Table:
             edge.destination,
             _rate(edge),
             _ratio(edge.success_ratio) if edge.protocol != "tcp" else "-",
+            f"{edge.refused:.0f}" if edge.refused else "-",
             _milliseconds(edge.p50_ms),
             _milliseconds(edge.p90_ms),
             _milliseconds(edge.p99_ms),
             _security(edge.mutual_tls),
         )
     if not edges:
-        table.add_row("waiting for traffic", *[""] * 7, style="dim")
+        table.add_row("waiting for traffic", *[""] * 8, style="dim")
     return table
 
 
