@@ -30,6 +30,7 @@ reaches a socket in it is one of the local user's own.
     lock, run/net.lock   who is the one control plane, the one network holder
     log/                 logs of the network holder, and of every part of a demo
     demo/                the demo's own config folder, unless it is given one
+    prometheus/          configuration and data of the Prometheus of `lateen demo --observe`
 """
 
 from __future__ import annotations

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 from tests.e2e.harness import MeshRun, eventually
@@ -71,3 +75,78 @@ def test_an_interrupt_leaves_nothing_behind(demo: MeshRun) -> None:
     for folder in ("w", "workloads"):
         assert list((demo.state / folder).iterdir()) == []
     assert not [line for line in Path("/proc/net/unix").read_text().splitlines() if str(demo.root) in line]
+
+
+@pytest.fixture(scope="module")
+def observed() -> Iterator[MeshRun]:
+    mesh = MeshRun()
+    words = ["--config", str(mesh.config), "--gateway-port", str(mesh.port), "--plain", "--rate", "10", "--observe"]
+    mesh.start("demo", mesh.command("demo", *words))
+    try:
+        eventually(lambda: "access logs: " in mesh.log("demo"), what="the addresses", seconds=60)
+        yield mesh
+    finally:
+        mesh.close()
+
+
+def test_observed_every_request_is_a_trace_through_the_whole_shop(observed: MeshRun) -> None:
+    def whole() -> str:
+        listed = json.loads(observed.run("trace", "-o", "json").stdout)
+        wanted = {
+            "ingressgateway.default",
+            "productpage.default",
+            "reviews.default",
+            "ratings.default",
+            "details.default",
+        }
+        return next((str(one["traceId"]) for one in listed if set(one["services"]) == wanted), "")
+
+    trace_id = eventually(whole, what="a trace of all services", seconds=60)
+    shown = observed.run("trace", trace_id).stdout
+    # One tree: the browser's request at the gateway, and everything below it.
+    lines = shown.splitlines()[2:]
+    assert lines[0].startswith("ingressgateway.default"), shown
+    assert all(line[0] in "├│└ " for line in lines[1:]), shown
+    assert not [line for line in observed.run("trace", "-n", "100").stdout.splitlines() if "collector.default" in line]
+
+
+def test_observed_lines_of_every_proxy_are_shown(observed: MeshRun) -> None:
+    lines = eventually(lambda: observed.run("logs", "*").stdout.splitlines(), what="lines")
+    assert {line.partition(" | ")[0].strip() for line in lines} >= {"productpage-v1", "details-v1", "ingressgateway"}
+    assert not [line for line in lines if line.startswith("collector")]
+
+
+def test_observed_a_prometheus_counts_or_is_said_to_be_missing(observed: MeshRun) -> None:
+    log = observed.log("demo")
+    if shutil.which("prometheus") is None:
+        assert "no Prometheus on the PATH (Debian: apt-get install prometheus)" in log
+        return
+    found = re.search(r"Prometheus: (http://127\.0\.0\.1:\d+); try\nlateen demo:   (.*)", log)
+    assert found is not None, log
+    url = f"{found[1]}/api/v1/query?{urlencode({'query': found[2]})}"
+
+    def rates() -> bool:
+        with urlopen(url, timeout=10) as answer:
+            results = json.load(answer)["data"]["result"]
+        edges = {
+            (r["metric"]["source_workload"], r["metric"]["destination_workload"]): float(r["value"][1]) for r in results
+        }
+        return edges.get(("ingressgateway", "productpage-v1"), 0) > 0 and edges.get(("reviews-v3", "ratings-v1"), 0) > 0
+
+    eventually(rates, what="rates of the shop", seconds=60)
+
+
+def test_observed_all_of_it_ends_with_the_demo(observed: MeshRun) -> None:
+    assert observed.stop("demo", number=signal.SIGINT, seconds=40) == 0
+    assert observed.leftovers() == []
+    # A demo that is not observed traces nothing.
+    assert (observed.config / "observe.yaml").exists()
+    from lateen.demo.observing import write_config
+
+    write_config(observed.config, wanted=False)
+    assert not (observed.config / "observe.yaml").exists()
+    write_config(observed.config, wanted=True)
+    (observed.config / "observe.yaml").write_text("# mine\n")
+    for wanted in (False, True):
+        write_config(observed.config, wanted=wanted)
+        assert (observed.config / "observe.yaml").read_text() == "# mine\n"

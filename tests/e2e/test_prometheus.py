@@ -243,4 +243,10 @@ def test_an_applications_own_metrics_come_with_its_proxys(scraped: Scraped) -> N
 def test_how_there_would_be_logs_is_told_where_there_are_none(scraped: Scraped) -> None:
     result = scraped.mesh.run("logs", "echo-v1")
     assert (result.returncode, result.stdout) == (0, "")
-    assert "accessLogFile: /dev/stdout" in result.stderr
+    told, _, yaml = result.stderr.partition("\n\n")
+    assert told.startswith("lateen logs: no proxy that was named writes an access log.")
+    # What it says is true.
+    scraped.mesh.write("logs.yaml", yaml)
+    eventually(
+        lambda: scraped.mesh.get("/").status == 200 and scraped.mesh.run("logs", "echo-v1").stdout, what="a line"
+    )

@@ -137,7 +137,7 @@ async def test_the_command_lists_and_shows(running: Running, capsys: Any) -> Non
     assert (code, len(out.splitlines())) == (0, 3)
     assert out.splitlines()[1].startswith(other)
     code, out, _ = await running.command(capsys, "-o", "json", "--limit", "1", "--service", "web")
-    assert [one["trace_id"] for one in json.loads(out)] == [other]
+    assert [one["traceId"] for one in json.loads(out)] == [other]
     code, out, _ = await running.command(capsys, TRACE.upper())
     assert (code, out.splitlines()[0].split()[:2]) == (0, ["trace", TRACE])
     assert "web.shop  client reviews:9080/*" in out

@@ -21,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode", choices=("auto", "capture", "explicit"), default="auto", help="(default: %(default)s)"
     )
     parser.add_argument("--plain", action="store_true", help="print tables one below the other")
+    parser.add_argument(
+        "--observe",
+        action="store_true",
+        help="with traces of every request and access logs, and with a Prometheus where one is on the PATH",
+    )
     parser.add_argument("--cert-ttl", default="", metavar="DURATION", help="life of workload certificates")
 
 
@@ -38,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
                 mode=options.mode,
                 live=not options.plain,
                 certificate_lifetime=options.cert_ttl,
+                observe=options.observe,
             ),
         )
     )

@@ -25,10 +25,11 @@ LOOK_SECONDS: Final = 0.2
 CHUNK_BYTES: Final = 1 << 20
 HOW: Final = """\
 lateen logs: no proxy that was named writes an access log. This file in the configuration's folder makes all of them do:
-  apiVersion: mesh.istio.io/v1alpha1
-  kind: MeshConfig
-  metadata: {name: mesh}
-  spec: {accessLogFile: /dev/stdout}
+
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: access-logs, namespace: istio-system}
+spec: {accessLogging: [{providers: [{name: envoy}]}]}
 """
 
 

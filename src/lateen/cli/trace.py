@@ -53,11 +53,11 @@ def _list(body: bytes, output: str) -> int:
     import msgspec
 
     from lateen.observe.traces import Summary
-    from lateen.observe.waterfall import list_text
+    from lateen.observe.waterfall import list_data, list_text
 
     found = msgspec.json.decode(body, type=list[Summary])
     if output == "json":
-        print_data(msgspec.to_builtins(found), "json")
+        print_data(list_data(found), "json")
     elif found:
         sys.stdout.write(list_text(found))
     else:

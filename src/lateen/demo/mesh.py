@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from lateen.demo.observing import COLLECTOR, PROMETHEUS, Observing, write_config
 from lateen.demo.processes import Command, Keeper
 from lateen.demo.traffic import Traffic, get
 from lateen.errors import BadInput, LateenError, Refused, Unavailable
@@ -47,6 +48,7 @@ class DemoOptions:
     mode: str = "auto"
     live: bool = True  # redraw the table in place
     certificate_lifetime: str = ""  # as `lateen up --cert-ttl` takes it
+    observe: bool = False  # with traces, access logs, and a Prometheus where there is one
 
 
 def fill_config(folder: Path) -> bool:
@@ -93,6 +95,7 @@ class Demo:
         self._looked = time.monotonic()
         self._started = time.monotonic()
         self._first_page: float | None = None
+        self._observing = Observing(settings, options.mode, self._lateen) if options.observe else None
 
     @property
     def address(self) -> str:
@@ -103,17 +106,25 @@ class Demo:
         _check_port_free(self.options.gateway_port)
         self.settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         filled = fill_config(self.config)
+        write_config(self.config, wanted=self.options.observe)
         _say(f"configuration: {self.config}{' (the shop, freshly written)' if filled else ''}; edit it and watch")
         self._keeper.start(self._control_plane())
         await self._wait_for(self.settings.ca_socket.exists, stop, "the control plane", CONTROL_PLANE)
         for service, version in SHOP:
             self._keeper.start(self._workload(service, version))
         self._keeper.start(self._gateway())
+        if self._observing is not None:
+            self._keeper.start(self._observing.collector(self._log(COLLECTOR)))
+            prometheus = await asyncio.to_thread(self._observing.prometheus, self._log(PROMETHEUS))
+            if prometheus is not None:
+                self._keeper.start(prometheus)
         await self._wait_for(self._page_served, stop, "the first page", GATEWAY)
         if stop.is_set():
             return
         self._first_page = time.monotonic() - self._started
         _say(f"first page served after {self._first_page:.1f} s")
+        for line in self._observing.words() if self._observing is not None else ():
+            _say(line)
         self._tasks.append(asyncio.create_task(self._traffic.run(), name="traffic"))
 
     async def show(self, stop: asyncio.Event) -> None:
@@ -147,7 +158,7 @@ class Demo:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._keeper.stop(self._names(), grace_seconds=20.0)
+        await self._keeper.stop([*self._names(), COLLECTOR, PROMETHEUS], grace_seconds=20.0)
         await self._keeper.stop([CONTROL_PLANE], grace_seconds=10.0)
         await asyncio.to_thread(_end_network, self.settings)
         shutil.rmtree(self.settings.run, ignore_errors=True)
@@ -193,6 +204,8 @@ class Demo:
         words = [str(self.config), "--network", self.options.mode]
         if self.options.certificate_lifetime:
             words += ["--cert-ttl", self.options.certificate_lifetime]
+        if self._observing is not None:
+            words += self._observing.control_plane_words
         return Command(name=CONTROL_PLANE, argv=self._lateen("up", *words), log=self._log(CONTROL_PLANE))
 
     def _workload(self, service: str, version: str) -> Command:

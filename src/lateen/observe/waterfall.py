@@ -12,7 +12,7 @@ from typing import Any, Final
 from lateen.observe.spans import Span, status_of
 from lateen.observe.traces import Placed, Summary, arrange, summary
 
-__all__ = ["list_text", "trace_data", "trace_text"]
+__all__ = ["list_data", "list_text", "trace_data", "trace_text"]
 
 MIN_BAR: Final = 10
 MAX_NAME: Final = 48
@@ -52,7 +52,7 @@ def list_text(summaries: Iterable[Summary]) -> str:
             str(one.spans),
             (one.status or "-") + (f" ({_count(one.errors, 'error')})" if one.errors else ""),
             str(len(one.services)),
-            _cut(" ".join(part for part in (one.service, one.name) if part), 60),
+            _cut(" ".join(part for part in (one.service, _short(one.name)) if part), 60),
         )
         for one in summaries
     ]
@@ -66,6 +66,24 @@ def list_text(summaries: Iterable[Summary]) -> str:
         + "\n"
         for row in rows
     )
+
+
+def list_data(summaries: Iterable[Summary]) -> list[dict[str, Any]]:
+    """Return traces as programs read them."""
+    return [
+        {
+            "traceId": one.trace_id,
+            "start": _moment(one.start_us),
+            "durationMicroseconds": one.duration_us,
+            "spans": one.spans,
+            "services": list(one.services),
+            "service": one.service,
+            "name": one.name,
+            "status": one.status,
+            "errors": one.errors,
+        }
+        for one in summaries
+    ]
 
 
 def trace_data(spans: Sequence[Span]) -> dict[str, Any]:
@@ -102,7 +120,7 @@ def _row(placed: Placed, told: Summary) -> tuple[str, ...]:
     tree = "".join("   " if last else "│  " for last in placed.last[-MAX_LEVELS:-1])
     if placed.last:
         tree += "└─ " if placed.last[-1] else "├─ "
-    name = span.name if not span.kind else f"{span.kind} {span.name}"
+    name = f"{span.kind} {_short(span.name)}" if span.kind else _short(span.name)
     return (
         tree + _cut(span.service or "?", MAX_SERVICE),
         _cut(name, MAX_NAME),
@@ -136,6 +154,11 @@ def _duration(microseconds: int) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _short(name: str) -> str:
+    # Envoy calls spans by whole hostnames, and what these have in common says nothing.
+    return name.replace(".svc.cluster.local", "")
 
 
 def _cut(text: str, most: int) -> str:
