@@ -500,4 +500,4 @@ def test_unknown_hosts_are_counted_by_the_name_they_asked_for(world: World) -> N
         world.get("unused", port="virtual-closed")
     world.get("nobody.test", port="closed")
     sample = world.envoy.wait_for("istio_requests_total", destination_service="nobody.test", response_code="502")
-    assert sample.labels["destination_service_name"] == "unknown"
+    assert sample.labels["destination_service_name"] == "BlackHoleCluster"

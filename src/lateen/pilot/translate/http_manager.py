@@ -43,6 +43,7 @@ from lateen.pilot.translate.alpn import ALPN_FILTER
 from lateen.pilot.translate.authz.unreadable import UNREADABLE_PATHS
 from lateen.pilot.translate.claims import STRIP_CLAIMS, STRIP_DISGUISES
 from lateen.pilot.translate.dynamic_forward import forward_http
+from lateen.pilot.translate.grpc_messages import COUNT_MESSAGES, MESSAGE_METRICS
 from lateen.pilot.translate.names import stat_name
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import ADS_PATIENT, ZERO
@@ -125,7 +126,7 @@ def outbound_manager(
         stat_prefix=stat_name(f"outbound_{name}"),
         strip_trailing_host_dot=True,  # `reviews.default.` is `reviews.default`
         **({"rds": _rds(route_name)} if route is None else {"route_config": route}),
-        http_filters=_outbound_filters(dynamic_dns),
+        http_filters=(*_counting(telemetry), *_outbound_filters(dynamic_dns)),
         early_header_mutation_extensions=[STRIP_PEER],
         http_protocol_options=_SIDECAR_H1,
         access_log=[*outbound_http_loggers(telemetry.metrics), *chain_logs(telemetry, http=True)],
@@ -154,7 +155,8 @@ def inbound_manager(
     `guards` decide about each request before anything else acts on it, and read it as `spelling` says;
     `early` changes it before that. `reports` are loggers for what reads of requests beside people.
     """
-    filters = (*guards, *((_GRPC_WEB,) if grpc_web else ()), *INBOUND_FILTERS)
+    counting = _counting(telemetry)
+    filters = (*guards, *((_GRPC_WEB,) if grpc_web else ()), *counting, *INBOUND_FILTERS)
     return _manager(
         stat_prefix=stat_name(name),
         spelling=spelling,
@@ -199,7 +201,7 @@ def gateway_manager(
         spelling=spelling,
         rds=_rds(route_name),
         strip_trailing_host_dot=True,  # `reviews.default.` is `reviews.default`
-        http_filters=(*guards, *_outbound_filters(dynamic_dns)),
+        http_filters=(*guards, *_counting(telemetry), *_outbound_filters(dynamic_dns)),
         early_header_mutation_extensions=[STRIP_CLAIMS, *early],
         use_remote_address=TRUE,
         xff_num_trusted_hops=num_trusted_proxies,
@@ -212,6 +214,11 @@ def gateway_manager(
         local_reply_config=local_replies,
         **tracing_of(telemetry, gateway=True),
     )
+
+
+def _counting(telemetry: Telemetry) -> Sequence[HttpFilter]:
+    counted = telemetry.metrics is not None and any(map(telemetry.metrics.on, MESSAGE_METRICS))
+    return (COUNT_MESSAGES,) if counted else ()
 
 
 def _outbound_filters(dynamic_dns: timedelta | None) -> Sequence[HttpFilter]:

@@ -72,7 +72,14 @@ _MUTUAL_TLS: Final[Mapping[str, str]] = {
 _PLAIN: Final[Mapping[str, str]] = {**_DESTINATION, "connection_security_policy": "none"}
 
 # What sidecars call services outside the registry is what the request calls them. At a gateway that is any stranger's.
-OUTBOUND_LABELS: Final = {**_SOURCE, "destination_service": coalesce(_CLUSTER_HOST, ("REQ", ":authority"))}
+OUTBOUND_LABELS: Final = {
+    **_SOURCE,
+    "destination_service": coalesce(_CLUSTER_HOST, ("REQ", ":authority")),
+    # A request that the mesh lets out nowhere reaches no cluster: its route says so.
+    "destination_service_name": coalesce(
+        ("METADATA", "CLUSTER:istio:service_name"), ("METADATA", "ROUTE:istio:service_name")
+    ),
+}
 GATEWAY_LABELS: Final = _SOURCE
 OUTBOUND_TCP_LABELS: Final = _SOURCE
 INBOUND_LABELS: Final[Mapping[bool, Mapping[str, str]]] = {

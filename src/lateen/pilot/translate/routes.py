@@ -33,7 +33,7 @@ from lateen.pilot.model.values import (
 from lateen.pilot.translate.actions import NO_TIMEOUT, build_action, cluster_headers
 from lateen.pilot.translate.headers import header_fields
 from lateen.pilot.translate.matches import EVERYTHING, build_match
-from lateen.pilot.translate.names import DYNAMIC, PASSTHROUGH
+from lateen.pilot.translate.names import BLACK_HOLE, DYNAMIC, PASSTHROUGH
 from lateen.pilot.translate.pack import length_delimited, resource_of_bytes
 from lateen.pilot.translate.parts import config_path, metadata, uint32
 from lateen.pilot.translate.route_filters import per_filter_config
@@ -182,7 +182,10 @@ def _catch_all(inp: RouteConfigInput) -> list[VirtualHost]:
             )
         case "REGISTRY_ONLY":
             route = Route(
-                name="block_all", match=EVERYTHING, direct_response=DirectResponseAction(status=BLOCKED_STATUS)
+                name="block_all",
+                match=EVERYTHING,
+                direct_response=DirectResponseAction(status=BLOCKED_STATUS),
+                metadata=metadata(istio={"service_name": BLACK_HOLE}),  # no cluster is there to tell it to metrics
             )
         case other:
             wanted = f"{ALLOW_ANY}, {ALLOW_ANY_DYNAMIC_DNS}, {REGISTRY_ONLY} or none"

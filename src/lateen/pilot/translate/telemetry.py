@@ -32,6 +32,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.wrappers_pb2 import UInt64Value
 
 from lateen.pilot.model.values_telemetry import STANDARD_METRICS, Metrics
+from lateen.pilot.translate.grpc_messages import MESSAGE_METRICS, messages_format
 from lateen.pilot.translate.metric_expressions import label_format
 from lateen.pilot.translate.metric_labels import (
     GATEWAY_LABELS,
@@ -130,6 +131,8 @@ def _http_loggers(side: str, metrics: Metrics | None) -> Loggers:
     for when, labels in ((_HTTP, HTTP_LABELS), (_GRPC, GRPC_LABELS)):
         tags = _tags_by_metric({**_HTTP_SIDES[side], **labels}, metrics)
         counters = [_counter("requests_total", tags)]
+        if labels is GRPC_LABELS:
+            counters += [_counter(name, tags, messages_format(name)) for name in MESSAGE_METRICS]
         histograms = [
             _histogram("request_duration_milliseconds", tags, Config.Histogram.Milliseconds, "%DURATION%"),
             _histogram("request_bytes", tags, Config.Histogram.Bytes, "%DOWNSTREAM_WIRE_BYTES_RECEIVED%"),
