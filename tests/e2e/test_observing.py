@@ -124,8 +124,13 @@ def test_logs_of_one_and_of_many(mesh: MeshRun) -> None:
 
     found = eventually(lambda: [line for line in lines("echo-v1", "-n", "-1") if "/one" in line], what="a line")
     assert json.loads(found[0])["path"] == "/one?x=1"
-    denied = mesh.run("logs", "closed-v1", "-n", "-1").stdout
-    assert denied.count("rbac_access_denied_matched_policy") >= 2, denied
+    # Of a connection there is one line, when it has ended.
+    before = len(lines("closed-v1", "-n", "-1"))
+    assert talk(mesh, "closed", 2) == ["", ""]
+    denied = eventually(lambda: len(now := lines("closed-v1", "-n", "-1")) >= before + 2 and now, what="their lines")
+    assert [json.loads(line)["connection_termination_details"] for line in denied[before:]] == [
+        "rbac_access_denied_matched_policy[none]"
+    ] * 2
     both = eventually(lambda: len(two := [x for x in lines("*-v1") if "/one" in x]) == 2 and two, what="both sides")
     assert sorted(line.partition(" | ")[0].strip() for line in both) == ["client-v1", "echo-v1"]
     with subprocess.Popen(mesh.command("logs", "echo-v1", "-f", "-n", "0"), stdout=subprocess.PIPE, text=True) as tail:

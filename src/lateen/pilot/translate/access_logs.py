@@ -16,12 +16,14 @@ from envoy.config.accesslog.v3.accesslog_pb2 import (
     AccessLogFilter,
     AndFilter,
     ExtensionFilter,
+    LogTypeFilter,
     ResponseFlagFilter,
 )
 from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.config.core.v3.config_source_pb2 import ApiVersion
 from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
+from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 from envoy.extensions.access_loggers.grpc.v3.als_pb2 import (
@@ -76,6 +78,8 @@ DEFAULT_JSON: Final = {
 }
 # A listener itself logs only what no filter chain took; everything else is logged by the chain.
 _NO_CHAIN: Final = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["NR"]))
+# A connection of bytes is told of when it is connected as well, for what counts connections; a line is of the whole.
+_ENDED: Final = AccessLogFilter(log_type_filter=LogTypeFilter(types=[AccessLogType.TcpConnectionEnd]))
 # Envoy logs connections of a listener to collectors under a name of their own.
 _LISTENER_LOG: Final = "listener_envoy_accesslog"
 
@@ -97,7 +101,7 @@ def _logs(logs: tuple[AccessLog, ...], http: bool, listener: bool) -> tuple[Envo
 
 def _built(logs: tuple[AccessLog, ...], http: bool, listener: bool) -> Iterator[EnvoyAccessLog]:
     for log in logs:
-        when = _when(log.when, listener)
+        when = _when(log.when, http, listener)
         if isinstance(log.sink, FileLog):
             yield EnvoyAccessLog(name="envoy.access_loggers.file", filter=when, typed_config=pack(_file(log.sink)))
         elif isinstance(log.sink, OtelLog):
@@ -109,8 +113,8 @@ def _built(logs: tuple[AccessLog, ...], http: bool, listener: bool) -> Iterator[
             yield EnvoyAccessLog(name=name, filter=when, typed_config=pack(config))
 
 
-def _when(expression: str, listener: bool) -> AccessLogFilter | None:
-    filters = [_NO_CHAIN] if listener else []
+def _when(expression: str, http: bool, listener: bool) -> AccessLogFilter | None:
+    filters = [_NO_CHAIN] if listener else [] if http else [_ENDED]
     if expression:
         packed = pack(ExpressionFilter(expression=expression))
         filters.append(
