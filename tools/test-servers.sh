@@ -29,7 +29,9 @@ for pair in nginx:usr/sbin/nginx prometheus:usr/bin/prometheus; do
   name=${pair%%:*}
   PATH="$PATH:/usr/sbin:$venv/bin" command -v "$name" >/dev/null && continue
   unpacked=$(mktemp -d)
-  if command -v apt-get >/dev/null && (cd "$unpacked" && apt-get download -qq "$name" && dpkg-deb -x "$name"_*.deb .) >/dev/null 2>&1; then
+  take() { (cd "$unpacked" && apt-get download -qq "$name" && dpkg-deb -x "$name"_*.deb .) >/dev/null 2>&1; }
+  # A machine that has never asked what packages there are finds none: root asks, once.
+  if command -v apt-get >/dev/null && { take || { [ "$(id -u)" = 0 ] && apt-get update -qq >/dev/null 2>&1 && take; }; }; then
     echo "test servers: taking $name out of its package"
     install -m 755 "$unpacked/${pair##*:}" "$venv/bin/$name"
   else
