@@ -239,6 +239,23 @@ async def test_its_applications_metrics_are_told_with_its_own(mesh: FakeMesh, lo
         assert b"orders_total 7\n" in (await run.get("/stats/prometheus", 15020))[1]
 
 
+async def test_its_logs_do_not_grow_for_ever(mesh: FakeMesh, log: Any, until: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("lateen.agent.workload.HOUSEKEEPING_SECONDS", 0.02)
+    monkeypatch.setattr("lateen.agent.workload.MAX_ACCESS_LOG_BYTES", 10_000)
+    async with running(mesh, log, until) as run:
+        access, older = run.folder / "access.log", run.folder / "access.log.1"
+        # Envoy's standard output, which is where access logs of /dev/stdout go; its own words are elsewhere.
+        fds = [Path(f"/proc/{mesh.last.envoy_pid}/fd/{number}").resolve() for number in (1, 2)]
+        assert fds == [access, run.folder / "envoy.log"]
+        with open(access, "ab") as out:  # as Envoy writes
+            out.write(b"".join(b"line %05d\n" % number for number in range(2000)))
+        await until(lambda: older.exists() and access.stat().st_size == 0)
+        kept = older.read_bytes()
+        assert len(kept) <= 5000
+        assert kept.startswith(b"line ")
+        assert kept.endswith(b"line 01999\n")
+
+
 async def test_the_mesh_may_want_no_metrics_of_applications(mesh: FakeMesh, log: Any, until: Any) -> None:
     mesh.joined = msgspec.structs.replace(mesh.joined, proxy=ProxySettings(merge_metrics=False))
     annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "9080"}

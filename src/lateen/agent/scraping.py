@@ -26,7 +26,7 @@ __all__ = ["LISTENER_SOCKET", "RESERVED_PORTS", "Answer", "Scraper", "Target", "
 TIMEOUT_SECONDS: Final = 3.0  # for the whole answer: Prometheus itself waits 10 s for all of them
 MAX_BODY_BYTES: Final = 8 << 20
 MAX_HEAD_BYTES: Final = 16 << 10
-LISTENER_SOCKET: Final = "app-metrics.sock"
+LISTENER_SOCKET: Final = "app.sock"
 # Istio's, docs: "ports"; 15054 is Lateen's own.
 RESERVED_PORTS: Final = frozenset({15000, 15001, 15006, 15008, 15020, 15021, 15053, 15054, 15090})
 _SCHEMES: Final = ("http", "https")
