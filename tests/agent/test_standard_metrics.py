@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-from lateen.agent.standard_metrics import complete
+from lateen.agent.scraping import MAX_BODY_BYTES as OF_APPLICATION
+from lateen.agent.standard_metrics import complete, series_of
 from lateen.wire.peer_env import LEFT_OUT, PEER_ORDER, pack_peer, peer_fields, unpack_peer
+from lateen.wire.series import MAX_COUNTERS, MAX_HISTOGRAMS, MAX_HOST, MAX_SCRAPE_BYTES, MAX_TOLD_BYTES
 
 OWN = peer_fields(workload="web-v1", namespace="shop", cluster="c1", labels={"app": "web", "version": "v1"})
 THEIRS = peer_fields(workload="db-v2", namespace="data", cluster="c2", labels={"app": "db", "version": "v2"})
 PRINCIPAL = "spiffe://cluster.local/ns/data/sa/db"
+
+
+OTHERS = 2 << 20  # what else Envoy counts
+LONGEST = (  # a sample with labels as long as they may be
+    f'connection_security_policy="mutual_tls",destination_principal="{"p" * 150}",'
+    f'destination_service="{"h" * MAX_HOST}",destination_service_name="{"n" * 63}",'
+    f'destination_service_namespace="{"n" * 63}",peer="{";".join(["x" * 72] * 7)}",'
+    f'reporter="source",request_protocol="http",response_code="200",response_flags="-",source_principal="{"p" * 150}"'
+)
 
 
 def told(text: str) -> list[tuple[str, dict[str, str], float]]:
@@ -124,3 +136,18 @@ def test_a_peers_text_is_what_it_was_made_of() -> None:
     assert unpack_peer("w;n")["workload_namespace"] == "n"
     # Nothing that a label holds can end a field, or a header.
     assert unpack_peer(pack_peer({**THEIRS, "app": "a;b\r\nc é"})) == {**THEIRS, "app": "a_b__c__"}
+
+
+def test_a_scrape_of_all_series_at_their_longest_is_what_its_readers_take() -> None:
+    counter = f"envoy_istio_requests_total{{{LONGEST}}} 1000\n"
+    histogram = "".join(
+        f'envoy_istio_request_bytes_bucket{{{LONGEST},le="{bucket}"}} 1000\n' for bucket in range(1_000_000, 1_000_020)
+    )
+    histogram += "".join(f"envoy_istio_request_bytes_{part}{{{LONGEST}}} 1000\n" for part in ("sum", "count"))
+    assert series_of((counter + histogram).encode()) == {"counter": 1, "histogram": 1}
+
+    def weight(read: Callable[[str], int]) -> int:
+        return MAX_COUNTERS * read(counter) + MAX_HISTOGRAMS * read(histogram)
+
+    assert weight(len) + OTHERS < MAX_SCRAPE_BYTES
+    assert weight(lambda text: len(complete(text.encode(), OWN))) + OTHERS + OF_APPLICATION < MAX_TOLD_BYTES

@@ -240,6 +240,8 @@ async def test_an_application_is_told_behind_the_mesh_or_counted(
     for body in (text, mesh):
         assert body.count("# TYPE istio_requests_total counter\n") == 1
         assert 'path="envoy_istio_x",reporter="source",' in body
+        assert 'istio_agent_metric_series{type="counter"} 1\n' in body
+        assert 'istio_agent_metric_series_limit{type="histogram"} 3000\n' in body
         assert "\nistio_requests_total 9" not in body
     assert ("orders 7\n" in text or "orders_total 7\n" in text) is told
     assert "orders" not in mesh

@@ -356,6 +356,10 @@ class RealEnvoy:
         self._process.terminate()
         assert self._process.wait(10) == 0, self.log()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def log(self) -> str:
         return self._log.read_text()
 

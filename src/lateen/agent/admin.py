@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from lateen.errors import Unavailable
+from lateen.wire.series import MAX_SCRAPE_BYTES
 
 __all__ = ["Admin", "AdminResponse", "parse_stats"]
 
 TIMEOUT_SECONDS: Final = 2.0
 STATS_SECONDS: Final = 10.0
-MAX_BODY_BYTES: Final = 64 << 20
+MAX_BODY_BYTES: Final = MAX_SCRAPE_BYTES  # the longest answer is that with all metrics
 MAX_HEAD_BYTES: Final = 16 << 10
 
 

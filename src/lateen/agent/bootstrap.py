@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lateen.agent.eviction import FLUSH_SECONDS
 from lateen.agent.spec import Node
 from lateen.wire.envoy import RUNTIME, SDS_CLUSTER, XDS_CLUSTER
 from lateen.wire.local import AGENTS_CHOICE, ProxySettings
 from lateen.wire.local_cluster import LOCAL_CLUSTER, local_endpoints_name
 from lateen.wire.readers import Networks
+from lateen.wire.series import EVICTION_SECONDS
 
 __all__ = ["PROMETHEUS_PORT", "BootstrapInput", "build_bootstrap", "encode_bootstrap"]
 
@@ -99,6 +101,7 @@ class BootstrapInput:
     own_service: str = ""  # hostname, for sharing between zones; "" for a proxy that does not
     server_name: str = PILOT_NAME
     proxy: ProxySettings = AGENTS_CHOICE  # what the mesh says: statistics, runtime, limits
+    eviction_seconds: int = EVICTION_SECONDS  # 0: never
     application_metrics: tuple[str, int] | None = None  # socket by which the agent asks, port of the application
 
 
@@ -136,7 +139,8 @@ def build_bootstrap(inp: BootstrapInput) -> dict[str, Any]:
             **({"local_cluster_name": LOCAL_CLUSTER} if inp.own_service else {}),
         },
         "stats_config": _stats_config(inp.proxy),
-        "stats_flush_interval": "5s",
+        "stats_flush_interval": f"{FLUSH_SECONDS}s",
+        **({"stats_eviction_interval": f"{inp.eviction_seconds}s"} if inp.eviction_seconds else {}),
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
         "layered_runtime": {
             "layers": [

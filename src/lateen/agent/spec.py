@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from lateen import __version__
+from lateen.agent.eviction import eviction_seconds
 from lateen.agent.scraping import RESERVED_PORTS, application_metrics
 from lateen.errors import BadInput
 from lateen.wire.local import Probe, Registered, WorkloadPort
@@ -122,6 +123,7 @@ def check_spec(spec: WorkloadSpec) -> None:
             raise BadInput(f"{name}: must not be negative, got {getattr(spec, name)}")
     check_networks(spec.metrics_from)
     application_metrics(spec.annotations)
+    eviction_seconds(spec.annotations)
     _check_ports(spec.ports)
 
 

@@ -15,8 +15,9 @@ from functools import lru_cache
 from typing import Final
 
 from lateen.wire.peer_env import LEFT_OUT, PEER_ORDER, UNKNOWN, unpack_peer
+from lateen.wire.series import MAX_COUNTERS, MAX_HISTOGRAMS
 
-__all__ = ["STANDARD_FAMILIES", "Labels", "complete"]
+__all__ = ["SERIES_LIMITS", "STANDARD_FAMILIES", "Labels", "complete", "series_of"]
 
 ENVOYS_PREFIX: Final = "envoy_istio_"
 PREFIX: Final = "istio_"
@@ -39,9 +40,21 @@ _SUFFIX: Final = re.compile(r"_(?:bucket|sum|count)$")
 _LABEL: Final = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)",?')
 _CERTIFIED: Final = re.compile(r"^spiffe://[^/]+/ns/([^/]+)/sa/")
 _SERVICE: Final = ("destination_service", "destination_service_name", "source_principal", "destination_principal")
-MOST_SERIES: Final = 60_000  # whose labels are remembered; more than Envoy is let count
+MOST_SERIES: Final = MAX_COUNTERS + MAX_HISTOGRAMS  # whose labels are remembered: all of them
+
+SERIES_LIMITS: Final = {"counter": MAX_COUNTERS, "histogram": MAX_HISTOGRAMS}
+# Each series has one line that ends so; of a histogram's twenty-two it is its count.
+_SERIES: Final = {
+    "counter": re.compile(rb"^envoy_istio_\w+_total\{", re.MULTILINE),
+    "histogram": re.compile(rb"^envoy_istio_\w+_count\{", re.MULTILINE),
+}
 
 Labels = Mapping[str, str]
+
+
+def series_of(text: bytes) -> dict[str, int]:
+    """Return how many series of Istio's families Envoy's text has, by kind as in `SERIES_LIMITS`."""
+    return {kind: sum(1 for _ in pattern.finditer(text)) for kind, pattern in _SERIES.items()}
 
 
 def complete(text: bytes, own: Labels) -> bytes:

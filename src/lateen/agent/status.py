@@ -27,7 +27,7 @@ from lateen.agent.log import Log
 from lateen.agent.metrics import CONTENT_TYPE, Metric, format_metrics
 from lateen.agent.readiness import Readiness
 from lateen.agent.scraping import Answer, Scraper
-from lateen.agent.standard_metrics import complete
+from lateen.agent.standard_metrics import SERIES_LIMITS, complete, series_of
 from lateen.errors import Unavailable
 from lateen.wire.http_server import Request, Response, text_response
 from lateen.wire.readers import Networks, may_read
@@ -107,7 +107,7 @@ class StatusHandler:
         )
         if whole:
             self.stats.scrapes += 1
-        own = format_metrics([*agent_metrics(facts), *scrape_metrics(self.stats)])
+        own = format_metrics([*agent_metrics(facts), *scrape_metrics(self.stats), *series_metrics(envoy)])
         mesh = own + complete(envoy, facts.labels)
         if application is None:
             return Response(200, mesh, CONTENT_TYPE)
@@ -206,6 +206,23 @@ def scrape_metrics(stats: ScrapeStats) -> Iterable[Metric]:
         "gauge",
         "Families of the application's last answer that the mesh has already.",
         stats.families_left_out,
+    )
+
+
+def series_metrics(envoy: bytes) -> Iterable[Metric]:
+    """Return how many series of the standard metrics Envoy keeps, and how many it may; more are not counted."""
+    found = series_of(envoy)
+    yield Metric(
+        "istio_agent_metric_series",
+        "gauge",
+        "Series of the standard metrics that the proxy keeps.",
+        tuple(((("type", kind),), float(number)) for kind, number in found.items()),
+    )
+    yield Metric(
+        "istio_agent_metric_series_limit",
+        "gauge",
+        "Most of them that it may keep; envoy_server_stats_overflow counts what was left out.",
+        tuple(((("type", kind),), float(limit)) for kind, limit in SERIES_LIMITS.items()),
     )
 
 

@@ -24,6 +24,7 @@ from lateen.agent.bootstrap_patches import patched_bootstrap
 from lateen.agent.dns import DnsServer, DnsStats, Resolve, resolv_conf_text
 from lateen.agent.drain import drain
 from lateen.agent.envoy import Child, EnvoySupervisor, envoy_arguments, find_envoy, validate_arguments
+from lateen.agent.eviction import eviction_seconds
 from lateen.agent.identity import Identity, Svid
 from lateen.agent.link import Link
 from lateen.agent.log import Log, last_line, shorten_log
@@ -244,6 +245,7 @@ class Workload:
             if spec.service and self._node.metadata.get("ENABLE_SELF_DISCOVERY") == "true"
             else "",
             proxy=self._mesh.proxy,
+            eviction_seconds=eviction_seconds(spec.annotations),
             application_metrics=None
             if self._scraper is None
             else (str(self._scraper.socket), self._scraper.target.port),

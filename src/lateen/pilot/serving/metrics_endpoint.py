@@ -27,6 +27,7 @@ from lateen.errors import Refused, Unavailable
 from lateen.wire.http_server import HttpServer, Request, Response, text_response
 from lateen.wire.local import Registration
 from lateen.wire.readers import Networks, may_read
+from lateen.wire.series import MAX_TOLD_BYTES
 
 __all__ = ["MetricsEndpoint", "MetricsEndpointOptions", "targets"]
 
@@ -37,7 +38,7 @@ BACKLOG: Final = 128
 AT_ONCE: Final = 8  # answers of workloads in this memory at one moment
 ASK_SECONDS: Final = 10.0
 MAX_HEAD_BYTES: Final = 16 << 10
-MAX_BODY_BYTES: Final = 80 << 20  # of Envoy 64 MiB, and of an application 8
+MAX_BODY_BYTES: Final = MAX_TOLD_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

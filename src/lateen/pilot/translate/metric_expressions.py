@@ -15,6 +15,7 @@ from lateen.api.cel_syntax import Token, tokens
 from lateen.pilot.translate.metric_labels import coalesce
 from lateen.pilot.translate.peers import ENDPOINT_KEY, PEER_KEY, PEER_NAMESPACE
 from lateen.wire.peer_env import PEER_ORDER, UNKNOWN
+from lateen.wire.series import MAX_LABEL
 
 __all__ = ["label_format", "to_envoy"]
 
@@ -53,7 +54,7 @@ _XDS: Final = (
 
 def label_format(expression: str) -> str:
     """Return the format of a label that `expression` gives."""
-    return coalesce(("CEL", to_envoy(expression)), _UNKNOWN)
+    return coalesce(("CEL", to_envoy(expression)), _UNKNOWN, longest=MAX_LABEL)
 
 
 def to_envoy(expression: str) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from lateen.pilot.translate.peers import ENDPOINT_KEY, PEER_KEY, PEER_NAMESPACE
+from lateen.wire.series import MAX_HOST, MAX_PEER
 
 __all__ = [
     "GATEWAY_LABELS",
@@ -33,13 +34,15 @@ PEER_LABEL: Final = "peer"
 Operator = tuple[str, str] | str
 
 
-def coalesce(*operators: Operator) -> str:
+def coalesce(*operators: Operator, longest: int = 0) -> str:
     """Return a format: the first of `operators` to have a value.
 
     An operator is a command, `"UPSTREAM_PEER_URI_SAN"`, or a command and its argument, `("REQ", ":authority")`.
+    `longest`: characters of the value, the rest is cut off; 0 is no limit.
     """
+    limit = {"max_length": longest} if longest else {}
     listed = [
-        operator if isinstance(operator, str) else {"command": operator[0], "param": operator[1]}
+        operator if isinstance(operator, str) else {"command": operator[0], "param": operator[1], **limit}
         for operator in operators
     ]
     return f"%COALESCE({json.dumps({'operators': listed}, separators=(',', ':'))})%"
@@ -74,7 +77,7 @@ _PLAIN: Final[Mapping[str, str]] = {**_DESTINATION, "connection_security_policy"
 # What sidecars call services outside the registry is what the request calls them. At a gateway that is any stranger's.
 OUTBOUND_LABELS: Final = {
     **_SOURCE,
-    "destination_service": coalesce(_CLUSTER_HOST, ("REQ", ":authority")),
+    "destination_service": coalesce(_CLUSTER_HOST, ("REQ", ":authority"), longest=MAX_HOST),
     # A request that the mesh lets out nowhere reaches no cluster: its route says so.
     "destination_service_name": coalesce(
         ("METADATA", "CLUSTER:istio:service_name"), ("METADATA", "ROUTE:istio:service_name")
@@ -83,7 +86,7 @@ OUTBOUND_LABELS: Final = {
 GATEWAY_LABELS: Final = _SOURCE
 OUTBOUND_TCP_LABELS: Final = _SOURCE
 INBOUND_LABELS: Final[Mapping[bool, Mapping[str, str]]] = {
-    True: {**_MUTUAL_TLS, PEER_LABEL: f"%DYNAMIC_METADATA({PEER_NAMESPACE}:{PEER_KEY})%"},
+    True: {**_MUTUAL_TLS, PEER_LABEL: f"%DYNAMIC_METADATA({PEER_NAMESPACE}:{PEER_KEY}):{MAX_PEER}%"},
     False: _PLAIN,
 }
 # Stock Envoy exchanges nothing before TCP's own bytes: the certificate is all there is.

@@ -46,6 +46,7 @@ from lateen.pilot.translate.metric_labels import (
 )
 from lateen.pilot.translate.pack import TYPE_PREFIX, length_delimited, varint_field
 from lateen.wire.peer_env import LEFT_OUT
+from lateen.wire.series import MAX_COUNTERS, MAX_HISTOGRAMS
 
 __all__ = [
     "gateway_http_loggers",
@@ -56,10 +57,6 @@ __all__ = [
 ]
 
 PREFIX: Final = "istio"
-
-# Every combination of labels is a series. A peer that makes them up without end costs metrics, not Envoy's memory.
-MAX_COUNTERS: Final = 20_000
-MAX_HISTOGRAMS: Final = 30_000
 
 # Flags of connections that never reached an upstream. Envoy reports no connection there, Istio counts it as opened.
 _NEVER_CONNECTED: Final = ("UF", "UO", "UH", "NC", "URX", "UAEX")
