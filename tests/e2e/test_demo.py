@@ -114,6 +114,9 @@ def test_observed_lines_of_every_proxy_are_shown(observed: MeshRun) -> None:
     lines = eventually(lambda: observed.run("logs", "*").stdout.splitlines(), what="lines")
     assert {line.partition(" | ")[0].strip() for line in lines} >= {"productpage-v1", "details-v1", "ingressgateway"}
     assert not [line for line in lines if line.startswith("collector")]
+    # From a line to its trace: the line tells the request's id.
+    (request_id,) = set(re.findall(r'"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"', lines[0]))
+    eventually(lambda: observed.run("trace", request_id).returncode == 0, what="the trace of a line")
 
 
 def test_observed_a_prometheus_counts_or_is_said_to_be_missing(observed: MeshRun) -> None:

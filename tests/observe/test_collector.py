@@ -146,16 +146,28 @@ async def test_the_command_lists_and_shows(running: Running, capsys: Any) -> Non
     assert [one["spanId"] for one in json.loads(out)["spans"]] == [SPAN]
     code, out, err = await running.command(capsys, TRACE[:8])
     assert (code, len(out.splitlines())) == (1, 3)
-    assert "several traces begin with" in err
+    assert "several traces are meant by" in err
     for words, told in (
         (["ffff"], "no trace 'ffff': it was not sampled"),
-        (["xyz"], "up to 32 hexadecimal digits, got 'xyz'"),
+        (["xyz"], "up to 32 hexadecimal digits wanted, or an x-request-id, got 'xyz'"),
         (["--limit", "0"], "--limit must be between 1 and 1000, got 0"),
         (["--collector", "/nowhere"], "no collector at /nowhere: No such file"),
     ):
         code, out, err = await running.command(capsys, *words)
         assert (code, out) == (1, "")
         assert told in err
+
+
+async def test_a_trace_is_found_by_what_an_access_log_tells(running: Running, capsys: Any) -> None:
+    request_id = "4817027d-c881-96c1-aac8-78c61002014f"
+    tags = {"guid:x-request-id": request_id}
+    body = json.dumps([{**ZIPKIN, "traceId": TRACE, "tags": tags}, {**ZIPKIN, "traceId": TRACE[::-1]}]).encode()
+    assert (await running.post(running.options.zipkin, "/api/v2/spans", body))[0] == 202
+    code, out, _ = await running.command(capsys, request_id)
+    assert (code, out.split()[1]) == (0, TRACE)
+    code, _, err = await running.command(capsys, request_id.replace("4", "5"))
+    assert code == 1
+    assert "no trace" in err
 
 
 async def test_one_collector_a_state_and_port(running: Running, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -15,11 +16,17 @@ from lateen.settings import Settings
 
 __all__ = ["add_arguments", "run"]
 
-HEXADECIMAL = frozenset("0123456789abcdef")
+# A trace's id or its beginning, or a request's as access logs tell it.
+ID = re.compile(r"[0-9a-f]{0,32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", nargs="?", default="", help="of a trace, or its beginning; none: the newest traces")
+    parser.add_argument(
+        "id",
+        nargs="?",
+        default="",
+        help="of a trace, or its beginning, or a request's x-request-id; none: the newest traces",
+    )
     parser.add_argument("-n", "--limit", type=int, default=20, help="how many are listed (default: %(default)s)")
     parser.add_argument("--service", default="", help="only traces in which this service has a part")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="(default: %(default)s)")
@@ -30,8 +37,8 @@ def run(options: argparse.Namespace) -> int:
     settings = Settings.from_env(state=options.state)
     path = Path(options.collector) if options.collector else settings.traces_socket
     trace_id = options.id.lower()
-    if not HEXADECIMAL.issuperset(trace_id) or len(trace_id) > 32:
-        raise BadInput(f"a trace's id has up to 32 hexadecimal digits, got {options.id!r}")
+    if not ID.fullmatch(trace_id):
+        raise BadInput(f"a trace's id of up to 32 hexadecimal digits wanted, or an x-request-id, got {options.id!r}")
     if not 1 <= options.limit <= 1000:
         raise BadInput(f"--limit must be between 1 and 1000, got {options.limit}")
     if not trace_id:
@@ -43,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         raise BadInput(f"no trace {trace_id!r}: it was not sampled, has not been reported yet, or is too old")
     if status == 300:
         _list(body, options.output)
-        raise BadInput(f"several traces begin with {trace_id!r}; more of the id wanted")
+        raise BadInput(f"several traces are meant by {trace_id!r}; the whole id of one wanted")
     _show(body, options.output)
     return 0
 

@@ -3,7 +3,9 @@
     4317    gRPC: OTLP's TraceService/Export
     4318    HTTP: POST /v1/traces, OTLP in protobuf
     9411    HTTP: POST /api/v2/spans, Zipkin's JSON
-    run/traces.sock     HTTP: GET /traces?limit=N&service=S, /traces/ID (or the beginning of one), /stats
+    run/traces.sock     HTTP: GET /traces?limit=N&service=S, /traces/ID, /stats
+
+ID is a trace's, or the beginning of it, or the `x-request-id` of a request of it.
 
 Spans are untrusted: reports are bounded in size, spans in length, all of them together in number. What they say is
 shown on the Unix socket alone. Reports of reports are thrown away: the collector's own proxy would write them for ever.
@@ -108,7 +110,8 @@ class Collector:
                 }
             )
         if path.startswith("/traces/"):
-            ids = self.store.named(path.removeprefix("/traces/").lower())
+            wanted = path.removeprefix("/traces/").lower()
+            ids = self.store.of_request(wanted) if "-" in wanted else self.store.named(wanted)
             if not ids:
                 return text_response(404, "no such trace\n")
             if len(ids) > 1:

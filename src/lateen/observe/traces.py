@@ -16,6 +16,7 @@ __all__ = ["Placed", "Summary", "TraceStore", "arrange", "summary"]
 
 MAX_SPANS: Final = 20_000  # some 60 MB at the very most, of spans as large as they may be
 MAX_SPANS_OF_TRACE: Final = 2_000
+REQUEST_ID: Final = "guid:x-request-id"  # as Envoy tags its spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,14 @@ class TraceStore:
     def named(self, beginning: str) -> list[str]:
         """Return the ids that begin like this, the newest first."""
         return [trace_id for trace_id in reversed(self._traces) if trace_id.startswith(beginning)]
+
+    def of_request(self, request_id: str) -> list[str]:
+        """Return the ids of traces with a span of this `x-request-id`, which access logs tell, the newest first."""
+        return [
+            trace_id
+            for trace_id, trace in reversed(self._traces.items())
+            if any(span.attributes.get(REQUEST_ID) == request_id for span in trace.values())
+        ]
 
     def recent(self, limit: int, service: str = "") -> list[Summary]:
         """Return the newest traces first; with `service`, those in which it has a part."""
