@@ -121,17 +121,44 @@ def test_a_gateway_reports_as_source_and_does_not_trust_the_host(ingress: Ingres
     with dial(ingress.ports[0]) as sock:
         ask(sock, host="shop.test")
         assert ask(sock, host="made-up.test").status == 404
-    sample = ingress.envoy.wait_for("istio_requests_total", response_code="200")
-    assert (
-        sample.labels.items()
-        >= {
-            "reporter": "source",
-            "source_workload": NODE,
-            "source_workload_namespace": "istio-system",
-            "destination_workload": "reviews-v1",
-            "destination_service": REVIEWS.hostname,
-        }.items()
-    )
+    own = {
+        "reporter": "source",
+        "connection_security_policy": "unknown",
+        "source_workload": NODE,
+        "source_workload_namespace": "istio-system",
+        "source_cluster": "Kubernetes",
+        "source_app": NODE,
+        "source_version": "v1",
+        "source_canonical_service": NODE,
+        "source_canonical_revision": "v1",
+        "source_principal": "unknown",  # to a server outside of mutual TLS
+    }
+    server = {
+        "destination_workload": PEER.workload,
+        "destination_workload_namespace": PEER.namespace,
+        "destination_cluster": PEER.cluster,
+        "destination_app": PEER.app,
+        "destination_version": PEER.version,
+        "destination_canonical_service": PEER.canonical_service,
+        "destination_canonical_revision": PEER.canonical_revision,
+    }
+    service = {
+        "destination_service": REVIEWS.hostname,
+        "destination_service_name": REVIEWS.name,
+        "destination_service_namespace": REVIEWS.namespace,
+    }
+    nobody = dict.fromkeys((*server, *service), "unknown")
+    for code, flags, where in (("200", "-", {**server, **service}), ("404", "NR", nobody)):
+        for metric in ("requests_total", "request_duration_milliseconds_count", "request_bytes_count"):
+            sample = ingress.envoy.wait_for(f"istio_{metric}", response_code=code)
+            assert {name: value for name, value in sample.labels.items() if value} == {
+                **own,
+                **where,
+                "destination_principal": "unknown",
+                "request_protocol": "http",
+                "response_code": code,
+                "response_flags": flags,
+            }
     lost = ingress.envoy.wait_for("istio_requests_total", response_code="404")
     assert (lost.labels["destination_service"], lost.labels["response_flags"]) == ("unknown", "NR")
 

@@ -54,7 +54,7 @@ from lateen.pilot.model.values import (
     TcpRoute,
     VirtualHostInput,
 )
-from lateen.pilot.model.values_authz import Authorization, Authorizer
+from lateen.pilot.model.values_authz import Authorization, Authorizer, Spelling
 from lateen.pilot.model.values_jwt import RequestAuth, TokenFilterInput, TokenIssuer
 from lateen.pilot.model.values_telemetry import Metrics, Telemetry
 from lateen.pilot.translate.clusters import build_fixed_clusters, build_outbound_cluster
@@ -257,6 +257,7 @@ def _server(served: Mapping[str, Served]) -> Iterable[Any]:
         ),
         capture=False,
         trust_domains=("cluster.local",),
+        spelling=Spelling(paths="DECODE_AND_MERGE_SLASHES"),
         request_auth=RequestAuth(enabled=True),
         authorization=Authorization(
             policies=in_force(
@@ -387,6 +388,7 @@ def both(kind: Mapping[str, str], server_kind: Mapping[str, str] | None = None) 
     [
         pytest.param("/", {}, "200", "-", id="answered"),
         pytest.param("/denied", {}, "403", "-", id="denied-by-a-policy"),
+        pytest.param("/public/;/hidden", {}, "403", "-", id="denied-for-its-spelling"),
         pytest.param("/asked", {}, "403", "UAEX", id="denied-by-a-provider"),
         pytest.param("/", {"authorization": "Bearer no-token"}, "401", "-", id="denied-for-its-token"),
     ],

@@ -161,7 +161,8 @@ def inbound_manager(
         stat_prefix=stat_name(name),
         spelling=spelling,
         route_config=route,
-        http_filters=(READ_PEER, *filters) if mtls else filters,
+        reads_peer=mtls,
+        http_filters=filters,
         early_header_mutation_extensions=[STRIP_DISGUISES if mtls else STRIP_CLAIMS, *early],
         forward_client_cert_details=HttpConnectionManager.APPEND_FORWARD,
         set_current_client_cert_details=_CLIENT_DETAILS,
@@ -227,13 +228,21 @@ def _outbound_filters(dynamic_dns: timedelta | None) -> Sequence[HttpFilter]:
     return (*OUTBOUND_FILTERS[:-1], forward_http(dynamic_dns), OUTBOUND_FILTERS[-1])
 
 
-def _manager(*, http_filters: Sequence[HttpFilter], spelling: Spelling = AS_IN_ISTIO, **fields: Any) -> Filter:
+def _manager(
+    *,
+    http_filters: Sequence[HttpFilter],
+    spelling: Spelling = AS_IN_ISTIO,
+    reads_peer: bool = False,
+    **fields: Any,
+) -> Filter:
+    # The peer is read before anything refuses: refused requests, too, have a client in metrics.
+    first = (READ_PEER,) if reads_peer else ()
     strict = spelling.paths == "DECODE_AND_MERGE_SLASHES"
     return Filter(
         name=HCM_NAME,
         typed_config=pack(
             HttpConnectionManager(
-                http_filters=(UNREADABLE_PATHS, *http_filters) if strict else http_filters,
+                http_filters=(*first, *((UNREADABLE_PATHS,) if strict else ()), *http_filters),
                 stream_idle_timeout=ZERO,
                 upgrade_configs=[_WEBSOCKET],
                 common_http_protocol_options=None if spelling.underscores else _NO_UNDERSCORES,
