@@ -126,10 +126,10 @@ async def test_one_that_hangs_is_asked_once_for_all_who_wait(tmp_path: Path, mon
     monkeypatch.setattr(scraping, "TIMEOUT_SECONDS", 0.2)
     asked = 0
 
-    async def hang(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+    async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         nonlocal asked
         asked += 1
-        await asyncio.sleep(60)
+        await reader.read()  # until whoever asked has had enough
 
     async with application(tmp_path, hang) as scraper:
         results = await asyncio.gather(*(scraper.ask() for _ in range(5)), return_exceptions=True)

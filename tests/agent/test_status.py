@@ -252,6 +252,30 @@ async def test_an_application_is_told_behind_the_mesh_or_counted(
     assert ("application's metrics left out" in log.buffer.getvalue()) is bool(failures)
 
 
+async def test_whoever_waits_a_short_time_gets_the_meshs_metrics_in_time(tmp_path: Path, log: Any) -> None:
+    admin, scraper = Admin(tmp_path / "admin.sock"), Scraper(Target(port=9102), tmp_path / "app.sock")
+    status = handler(admin, Readiness(), log, scraper=scraper)
+
+    left = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until whoever asked has had enough
+        writer.close()
+        await writer.wait_closed()
+        left.set()
+
+    server = await asyncio.start_unix_server(hang, str(scraper.socket))
+    try:
+        async with fake_admin(admin.path, with_length(PROMETHEUS)):
+            text = (await status(Request("GET", "/stats/prometheus", "", seconds=0.1))).body.decode()
+    finally:
+        await scraper.close()
+        await asyncio.wait_for(left.wait(), 5)
+        server.close()
+    assert "istio_requests_total{" in text
+    assert "did not come within 0.05 s" in log.buffer.getvalue()
+
+
 async def test_metrics_without_envoy_are_the_agents(tmp_path: Path, log: Any) -> None:
     response = await handler(Admin(tmp_path / "none"), Readiness(), log)(Request("GET", "/metrics", ""))
     assert response.status == 200

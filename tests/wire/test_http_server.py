@@ -200,3 +200,24 @@ async def test_what_it_is_called(log: Any, header: str, host: str) -> None:
         assert seen == [host]
     finally:
         await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10", 10.0), ("0.500", 0.5), ("nan", 0.0), ("-1", 0.0), ("1e9", 0.0), ("", 0.0)]
+)
+async def test_how_long_a_prometheus_waits(log: Any, text: str, seconds: float) -> None:
+    seen: list[float] = []
+
+    async def note(request: Request) -> Response:
+        seen.append(request.seconds)
+        return Response(200, b"")
+
+    server = HttpServer(note, log)
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
+    await server.serve_socket(sock)
+    try:
+        await talk(sock.getsockname()[1], get("/", f"X-Prometheus-Scrape-Timeout-Seconds: {text}", "connection: close"))
+        assert seen == [seconds]
+    finally:
+        await server.stop()

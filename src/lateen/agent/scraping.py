@@ -21,7 +21,15 @@ from lateen.agent.exposition import ACCEPT
 from lateen.errors import BadInput, Unavailable
 from lateen.wire.local import WorkloadPort
 
-__all__ = ["LISTENER_SOCKET", "RESERVED_PORTS", "Answer", "Scraper", "Target", "application_metrics"]
+__all__ = [
+    "LISTENER_SOCKET",
+    "RESERVED_PORTS",
+    "TIMEOUT_SECONDS",
+    "Answer",
+    "Scraper",
+    "Target",
+    "application_metrics",
+]
 
 TIMEOUT_SECONDS: Final = 3.0  # for the whole answer: Prometheus itself waits 10 s for all of them
 MAX_BODY_BYTES: Final = 8 << 20
@@ -93,13 +101,17 @@ class Scraper:
         self.socket = socket
         self._asking: asyncio.Task[Answer] | None = None
 
-    async def ask(self) -> Answer:
-        """Return the application's answer; while one is on its way, everybody waits for that one."""
+    async def ask(self, seconds: float = TIMEOUT_SECONDS) -> Answer:
+        """Return the application's answer; while one is on its way, everybody waits for that one, `seconds` at most."""
         task = self._asking
         if task is None or task.done():
             task = self._asking = asyncio.create_task(self._ask(), name="application's metrics")
             task.add_done_callback(_heard)
-        return await asyncio.shield(task)
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(task)
+        except TimeoutError as error:
+            raise Unavailable(f"the application's metrics did not come within {seconds:g} s") from error
 
     async def close(self) -> None:
         """End what is on its way."""

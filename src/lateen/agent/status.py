@@ -26,7 +26,7 @@ from lateen.agent.identity import Identity
 from lateen.agent.log import Log
 from lateen.agent.metrics import CONTENT_TYPE, Metric, format_metrics
 from lateen.agent.readiness import Readiness
-from lateen.agent.scraping import Answer, Scraper
+from lateen.agent.scraping import TIMEOUT_SECONDS, Answer, Scraper
 from lateen.agent.standard_metrics import SERIES_LIMITS, complete, series_of
 from lateen.errors import Unavailable
 from lateen.wire.http_server import Request, Response, text_response
@@ -103,7 +103,7 @@ class StatusHandler:
         whole = request.path != MESH_PATH
         # Both at once: the slower one is what the scrape takes.
         envoy, application = await asyncio.gather(
-            self._envoy(request.query), self._application() if whole else _nothing()
+            self._envoy(request.query), self._application(request.seconds) if whole else _nothing()
         )
         if whole:
             self.stats.scrapes += 1
@@ -130,11 +130,13 @@ class StatusHandler:
             self._failed("envoy", "")
             return b""  # being started again; what the agent knows is told all the same
 
-    async def _application(self) -> Answer | None:
+    async def _application(self, seconds: float) -> Answer | None:
         if self._scraper is None:
             return None
+        # Who asks must get the mesh's metrics in time, whatever the application does: half of it is for that.
+        patience = min(TIMEOUT_SECONDS, seconds / 2) if seconds else TIMEOUT_SECONDS
         try:
-            answer = await self._scraper.ask()
+            answer = await self._scraper.ask(patience)
             if not is_text(answer.content_type):
                 raise Unavailable(f"the application's metrics: text or OpenMetrics wanted, got {answer.content_type!r}")
         except Unavailable as error:

@@ -27,6 +27,7 @@ IDLE_SECONDS: Final = 30.0
 WRITE_SECONDS: Final = 10.0
 MAX_CONNECTIONS: Final = 64
 MAX_BODY_BYTES: Final = 4096  # of a request; it is read and dropped
+_NUMBER: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,9})?", re.ASCII)
 _HEXADECIMAL: Final = frozenset(b"0123456789abcdefABCDEF")
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?", re.ASCII)
 
@@ -37,6 +38,7 @@ class Request:
     path: str  # without the query
     query: str
     client: str = ""  # its IP address; "" over a Unix socket
+    seconds: float = 0.0  # how long a Prometheus that asks will wait; 0.0: nobody says
     content_type: str = ""
     body: bytes = b""  # of POST
     host: str = ""  # as the client calls this server: HOST or HOST:PORT; "" unless it is such a text
@@ -202,11 +204,16 @@ async def _read_request(reader: asyncio.StreamReader, client: str, max_body: int
         path,
         query,
         client,
+        seconds=_seconds(headers.get("x-prometheus-scrape-timeout-seconds", "")),
         content_type=headers.get("content-type", "").partition(";")[0].strip().lower(),
         body=body if words[0] == "POST" else b"",
         host=host if _HOST.fullmatch(host) else "",
     )
     return request, keep
+
+
+def _seconds(text: str) -> float:
+    return float(text) if _NUMBER.fullmatch(text) else 0.0
 
 
 async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str], most: int) -> bytes:

@@ -50,7 +50,8 @@ async def serving(
 async def get(endpoint: MetricsEndpoint, path: str, host: str = "127.0.0.1:1") -> tuple[int, str, bytes]:
     address, _, port = endpoint.here.rpartition(":")
     reader, writer = await asyncio.open_connection(address, int(port))
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+    patience = "x-prometheus-scrape-timeout-seconds: 2.5\r\n"  # is handed on
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\n{patience}connection: close\r\n\r\n".encode())
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     body = await reader.read()
     writer.close()
@@ -106,7 +107,7 @@ async def test_what_is_served(tmp_path: Path) -> None:
         assert await get(endpoint, "/metrics") == (200, "text/plain; version=0.0.4; charset=utf-8", b"pilot_xds 1\n")
         status, kind, body = await get(endpoint, "/workloads/a-v1/metrics")
         assert (status, kind, body) == (200, "text/plain; version=0.0.4; charset=utf-8", text.body)
-        assert [request.path for request in requests] == ["/stats/prometheus"]
+        assert [(request.path, request.seconds) for request in requests] == [("/stats/prometheus", 2.5)]
         status, kind, body = await get(endpoint, "/sd", host="192.0.2.1:15014")
         assert (status, kind) == (200, "application/json")
         # As whoever asks reaches it.
@@ -163,7 +164,7 @@ async def test_a_page_in_a_browser_reads_nothing(tmp_path: Path, host: str, stat
 async def test_who_is_not_named_reads_nothing(tmp_path: Path) -> None:
     async with serving(tmp_path, [], ("10.1.0.0/16",)) as endpoint:
         for client, status in (("10.1.2.3", 200), ("10.2.0.1", 403), ("127.0.0.1", 200)):
-            found = await endpoint._answer(Request("GET", "/metrics", "", client, "prometheus.example"))
+            found = await endpoint._answer(Request("GET", "/metrics", "", client, host="prometheus.example"))
             # By a name of its own, since a Prometheus elsewhere is no page on this machine.
             assert found.status == (403 if client == "127.0.0.1" else status)
     with pytest.raises(BadInput, match="metrics-from"):

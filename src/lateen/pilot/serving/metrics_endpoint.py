@@ -124,13 +124,13 @@ class MetricsEndpoint:
             # By a name that is registered, never by one that a path makes up.
             if all(one.name != words[2] or one.remote for one in self._registrations()):
                 return text_response(404, "no such workload on this machine\n")
-            return await self._workload(words[2])
+            return await self._workload(words[2], request.seconds)
         return text_response(404, "there are /metrics, /sd and /workloads/NAME/metrics\n")
 
-    async def _workload(self, name: str) -> Response:
+    async def _workload(self, name: str, seconds: float) -> Response:
         try:
             async with self._slots, asyncio.timeout(ASK_SECONDS):
-                body = await _ask(self._folder(name) / "agent.sock")
+                body = await _ask(self._folder(name) / "agent.sock", seconds)
         except (TimeoutError, OSError, EOFError, ValueError, Unavailable) as error:
             return text_response(503, f"the agent of {name} does not answer: {error or type(error).__name__}\n")
         return Response(200, body, CONTENT_TYPE)
@@ -158,10 +158,11 @@ def _meant(request: Request) -> bool:
     return True
 
 
-async def _ask(path: Path) -> bytes:
+async def _ask(path: Path, seconds: float) -> bytes:
     reader, writer = await asyncio.open_unix_connection(str(path), limit=MAX_HEAD_BYTES)
     try:
-        writer.write(f"GET {AGENT_PATH} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n".encode())
+        patience = f"x-prometheus-scrape-timeout-seconds: {seconds:.3f}\r\n" if seconds else ""
+        writer.write(f"GET {AGENT_PATH} HTTP/1.1\r\nhost: agent\r\n{patience}connection: close\r\n\r\n".encode())
         await writer.drain()
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
         if lines[0].split(" ")[1:2] != ["200"]:
