@@ -37,6 +37,7 @@ KINDS: tuple[str, ...] = (
     "PeerAuthentication",
     "ProxyConfig",
     "RequestAuthentication",
+    "Rule",
     "Secret",
     "Service",
     "ServiceEntry",

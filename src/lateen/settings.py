@@ -146,6 +146,10 @@ class Settings:
         return self.run / "mixer.sock"
 
     @property
+    def mixer_logs(self) -> Path:
+        return self.state / "mixer-logs"  # what rules log
+
+    @property
     def xds_local_socket(self) -> Path:
         return self.run / "xds-local.sock"
 

@@ -20,6 +20,7 @@ NETWORKING: Final = "networking.istio.io"
 SECURITY: Final = "security.istio.io"
 TELEMETRY: Final = "telemetry.istio.io"
 EXTENSIONS: Final = "extensions.istio.io"
+MIXER: Final = "mixer.lateen.io"  # ours
 MESH: Final = "mesh.istio.io"  # ours: Istio has MeshConfig in a ConfigMap only, which is read too
 CORE: Final = ""
 
@@ -87,6 +88,7 @@ _TABLE: Final = {
     "RequestAuthentication": _Kind(
         SECURITY, _SECURITY_VERSIONS, "security:RequestAuthentication", "check_security:check_request_authentication"
     ),
+    "Rule": _Kind(MIXER, ("v1alpha1",), "mixer:Rule", "check_mixer:check_rule", spec_required=True),
     "Telemetry": _Kind(TELEMETRY, ("v1", "v1alpha1"), "telemetry:Telemetry", "check_telemetry:check_telemetry"),
     "WasmPlugin": _Kind(
         EXTENSIONS, ("v1alpha1",), "extensions:WasmPlugin", "check_extensions:check_wasm_plugin", spec_required=True

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "proxy-status": ("proxy_status", "how far each proxy is with its configuration"),
     "proxy-config": ("proxy_config", "what a proxy really holds"),
     "ca": ("ca", "the authority: what it signs with and who trusts it; issue, rotate, audit"),
+    "mixer": ("mixer", "rules by expressions: tried out, or for any Envoy"),
     "authz": ("authz", "who may reach a workload: the policies in force, and what becomes of one request"),
     "top": ("top", "every edge of the mesh, live: rate, success, times, mutual TLS"),
     "graph": ("graph", "who calls whom, from what was really seen"),

@@ -173,7 +173,7 @@ def test_one_virtual_service_of_a_gateway_costs_its_own_hosts(bench: Bench, more
         proxy.close()
     assert found[0] == found[1]
     assert found[0][:2] == (made, 1)
-    assert found[0][2] <= 31
+    assert found[0][2] <= 32
 
 
 def test_what_is_patched_bit_by_bit_is_what_is_patched_at_once(bench: Bench) -> None:

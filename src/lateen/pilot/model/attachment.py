@@ -1,6 +1,6 @@
 """Which policies of a kind are for a proxy: by selector, by target, of the root namespace and of its own.
 
-For AuthorizationPolicy, RequestAuthentication and Telemetry. Rules: docs/api/README.md "Selectors" and "targetRefs".
+For AuthorizationPolicy, RequestAuthentication, Telemetry, Rule. Rules: docs/api/README.md "Selectors", "targetRefs".
 Policies are filed under a label that they ask for, and what they say is not read here: a policy that changes is looked
 at by the workloads that it was or is for, and by no others.
 """
@@ -99,9 +99,10 @@ class Attachment:
 
 def targets_of(spec: Any) -> tuple[Any, ...]:
     """Return the api PolicyTargetReferences of a policy, () when a selector says for whom it is."""
-    if spec.target_refs:
+    if getattr(spec, "target_refs", ()):
         return tuple(spec.target_refs)
-    return (spec.target_ref,) if spec.target_ref is not None else ()
+    target = getattr(spec, "target_ref", None)
+    return (target,) if target is not None else ()
 
 
 def _head(obj: Object) -> _Head:

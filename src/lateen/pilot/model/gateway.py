@@ -19,6 +19,7 @@ from lateen.pilot.model.gateway_servers import Note, PortServers, Server, hosts_
 from lateen.pilot.model.gateway_tcp import GatewayTcp, Taken
 from lateen.pilot.model.hosts import full_name
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View
+from lateen.pilot.model.mixer import MixerRules
 from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.ownership import at_gateway, audience
 from lateen.pilot.model.policy import age_key, exported_to
@@ -70,7 +71,9 @@ class Gateways:
         request_auths: RequestAuths,
         authorizations: Authorizations,
         telemetries: Telemetries,
+        mixer: MixerRules,
     ) -> None:
+        self.mixer = mixer
         self._telemetries = telemetries
         self.mesh = mesh
         self.request_auths = request_auths
@@ -174,6 +177,7 @@ class Gateways:
             "forward_client_cert": (topology and topology.forward_client_cert_details) or "",
             "authorization": self._authorizations.of(read, **who, view=lambda: view),
             "spelling": self._authorizations.spelling(read, **who),
+            "mixer": self.mixer.of(read, **who),
         }
         for port in read.get(self.servers, view)[0]:
             servers = tuple(self._chains(read, view, port, settings))

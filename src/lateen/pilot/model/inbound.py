@@ -11,6 +11,7 @@ from lateen.flow import Read
 from lateen.pilot.model.authorization import Authorizations
 from lateen.pilot.model.ingress import ingress_ports, pool_of
 from lateen.pilot.model.mesh import Mesh, MeshSettings, View
+from lateen.pilot.model.mixer import MixerRules
 from lateen.pilot.model.places import served_at
 from lateen.pilot.model.policy import effective_policy, tcp_limits
 from lateen.pilot.model.request_auth import RequestAuths
@@ -29,8 +30,14 @@ class Inbound:
     """The derived collection of everything that reaches a proxy."""
 
     def __init__(
-        self, mesh: Mesh, request_auths: RequestAuths, authorizations: Authorizations, telemetries: Telemetries
+        self,
+        mesh: Mesh,
+        request_auths: RequestAuths,
+        authorizations: Authorizations,
+        telemetries: Telemetries,
+        mixer: MixerRules,
     ) -> None:
+        self._mixer = mixer
         self.mesh = mesh
         self._telemetries = telemetries
         self.request_auths = request_auths
@@ -89,6 +96,7 @@ class Inbound:
             authorization=self._authorizations.of(read, **who, view=lambda: self._view(read, name)),
             spelling=self._authorizations.spelling(read, **who),
             telemetry=self._telemetries.of(read, self._view(read, name), SERVER),
+            mixer=self._mixer.of(read, **who),
         )
 
     def _unnamed(

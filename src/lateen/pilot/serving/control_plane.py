@@ -177,11 +177,12 @@ class ControlPlane:
             self.certificates.sign_for_mixer,
             self.certificates.trust_for_mixer,
             trust_domain=options.trust_domain,
+            arguments=("--logs", str(settings.mixer_logs)),
             json=options.log_json,
             on_change=self._show_problems,
         )
         self.vips = load_vips(settings.vips_file)
-        self.pilot = Pilot(trust_domain=options.trust_domain, vips=self.vips)
+        self.pilot = Pilot(trust_domain=options.trust_domain, vips=self.vips, mixer_socket=str(settings.mixer_socket))
         self.keys = make_key_keeper(settings, options.fetch, self.pilot, self._show_problems)
         self._secrets = _secrets_folder(settings, options)
         if options.secrets is None:

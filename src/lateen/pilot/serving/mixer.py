@@ -19,13 +19,14 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
 from cryptography import x509
 
 from lateen.api.base import Object, Problem
+from lateen.api.encode import encode_object
 from lateen.citadel.authority import IssuedChain
 from lateen.errors import LateenError
 from lateen.net.spawn import spawn
@@ -65,14 +66,7 @@ Trust = Callable[[], tuple[bytes, frozenset[str]]]  # roots in PEM, serials that
 
 def rule_text(obj: Object) -> RuleText:
     """Return a rule as Mixer is told it."""
-    key = obj.key
-    resource: dict[str, Any] = {
-        "apiVersion": "mixer.lateen.io/v1alpha1",
-        "kind": key.kind,
-        "metadata": {"name": key.name, "namespace": key.namespace},
-        "spec": msgspec.to_builtins(obj.spec),
-    }
-    return RuleText(file=obj.origin.file, line=obj.origin.line, resource=resource)
+    return RuleText(file=obj.origin.file, line=obj.origin.line, resource=encode_object(obj))
 
 
 class MixerKeeper:

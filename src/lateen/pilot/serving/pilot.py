@@ -25,6 +25,7 @@ from lateen.pilot.model.gateway import Gateways
 from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.jwks import JwksSource
 from lateen.pilot.model.mesh import Mesh, MeshSettings
+from lateen.pilot.model.mixer import MixerRules
 from lateen.pilot.model.names import Names
 from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.overlaps import Overlaps
@@ -57,16 +58,20 @@ log = structlog.get_logger(__name__)
 class Pilot:
     """The state of one mesh and what follows from it."""
 
-    def __init__(self, *, trust_domain: str, vips: VipTable) -> None:
+    def __init__(self, *, trust_domain: str, vips: VipTable, mixer_socket: str = "") -> None:
+        """`mixer_socket`: where Mixer listens, as proxies see it; "": there is none."""
         self.graph = Graph()
         self.mesh = Mesh(self.graph, trust_domain)
         self.telemetries = Telemetries(self.mesh)
+        self.mixer = MixerRules(self.mesh, mixer_socket)
         self.outbound = Outbound(self.mesh, self.telemetries)
         self.request_auths = RequestAuths(self.mesh)
         self.key_wants = JwksWants()
         self.authorizations = Authorizations(self.mesh)
-        self.inbound = Inbound(self.mesh, self.request_auths, self.authorizations, self.telemetries)
-        self.gateways = Gateways(self.mesh, self.outbound, self.request_auths, self.authorizations, self.telemetries)
+        self.inbound = Inbound(self.mesh, self.request_auths, self.authorizations, self.telemetries, self.mixer)
+        self.gateways = Gateways(
+            self.mesh, self.outbound, self.request_auths, self.authorizations, self.telemetries, self.mixer
+        )
         self.credentials = Credentials(self.mesh, self.gateways.servers)
         self.render = Render(
             self.mesh,

@@ -61,6 +61,7 @@ from lateen.pilot.translate.listeners import (
     build_outbound_listener,
     build_virtual_outbound,
 )
+from lateen.pilot.translate.mixer.called import build_mixer_cluster
 from lateen.pilot.translate.names import INBOUND_PASSTHROUGH
 from lateen.pilot.translate.pack import resource_of
 from lateen.pilot.translate.patches.clusters import added_clusters, patch_cluster
@@ -223,6 +224,10 @@ class Render:
         dynamic = read.get(self._outbound.dynamic_cluster, view)
         if dynamic is not None:
             clusters = (*clusters, build_dynamic_cluster(dynamic))
+        if gateway:
+            calls = self._gateways.mixer.of(read, kind="gateway", namespace=view.namespace, labels=view.labels)
+            if calls.needed:
+                clusters = (*clusters, build_mixer_cluster(calls))
         patches = self._patches(read, view, CLUSTERS)
         inbound = () if gateway else self._patches(read, view, INBOUND)
         if not patches and not inbound:

@@ -1,0 +1,126 @@
+"""mixer.lateen.io: Rule, as written. Shapes only; rules beyond them are in `lateen.api.check_mixer`.
+
+A field that says CEL is an expression over the attributes of docs/mixer/attributes.md; everything else is taken as it
+is. Meaning and defaults: docs/api/Rule.md.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from lateen.api.base import EMPTY, Spec
+from lateen.api.scalars import Duration, Mapping
+from lateen.api.selectors import WorkloadSelector
+
+__all__ = [
+    "AllowCheck",
+    "DenyCheck",
+    "HeaderChanges",
+    "HeadersCheck",
+    "ListCheck",
+    "LogReport",
+    "MetricReport",
+    "Rule",
+    "RuleCheck",
+    "RuleQuota",
+    "RuleReport",
+]
+
+Status = Annotated[int, Meta(ge=300, le=599)]
+
+
+class DenyCheck(Spec, frozen=True, kw_only=True):
+    """Refuse what matches."""
+
+    status: Status = 403
+    body: str = ""
+    headers: Mapping[str, str] = EMPTY  # of the answer
+
+
+class AllowCheck(Spec, frozen=True, kw_only=True):
+    """Where any rule allows, what none of them matches is refused."""
+
+
+class HeaderChanges(Spec, frozen=True, kw_only=True):
+    set: Mapping[str, str] = EMPTY  # name -> CEL
+    remove: tuple[str, ...] = ()
+
+
+class HeadersCheck(Spec, frozen=True, kw_only=True):
+    """Change what goes on to the service, and what comes back."""
+
+    request: HeaderChanges | None = None
+    response: HeaderChanges | None = None
+
+
+class ListCheck(Spec, frozen=True, kw_only=True):
+    """Look a value up in a list: `values` and the lines of `file` together."""
+
+    value: str  # CEL, a text
+    values: tuple[str, ...] = ()
+    file: str = ""  # beside the rule's own file
+    type: Literal["STRINGS", "CASE_INSENSITIVE_STRINGS", "REGEX", "IP_ADDRESSES"] = "STRINGS"
+    deny: Literal["ABSENT", "PRESENT"] = "ABSENT"  # ABSENT: who is not in the list is refused
+    status: Status = 403
+    body: str = ""
+
+
+class RuleCheck(Spec, frozen=True, kw_only=True):
+    """What is decided of a request or a connection that matches; several at once."""
+
+    deny: DenyCheck | None = None
+    allow: AllowCheck | None = None
+    headers: HeadersCheck | None = None
+    list: ListCheck | None = None
+
+
+class RuleQuota(Spec, frozen=True, kw_only=True):
+    """How much passes in a while."""
+
+    limit: Annotated[int, Meta(ge=1, le=1_000_000_000)]
+    per: Duration
+    by: tuple[str, ...] = ()  # CEL: each combination of values has a limit of its own
+    amount: str = ""  # CEL, a number; 1
+    algorithm: Literal["FIXED", "ROLLING"] = "FIXED"
+    status: Status = 429
+    body: str = ""
+
+
+class LogReport(Spec, frozen=True, kw_only=True):
+    """A line of JSON."""
+
+    file: str = ""  # a name in the folder of logs; "": standard output
+    severity: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    fields: Mapping[str, str] = EMPTY  # name -> CEL
+
+
+class MetricReport(Spec, frozen=True, kw_only=True):
+    """One of Mixer's metrics, as Prometheus reads them."""
+
+    name: str
+    kind: Literal["COUNTER", "GAUGE", "HISTOGRAM"] = "COUNTER"
+    value: str = ""  # CEL, a number; 1
+    labels: Mapping[str, str] = EMPTY  # name -> CEL
+    buckets: tuple[float, ...] = ()  # of a histogram, rising
+
+
+class RuleReport(Spec, frozen=True, kw_only=True):
+    """What is told of a request or a connection that is over."""
+
+    log: LogReport | None = None
+    metric: MetricReport | None = None
+
+
+class Rule(Spec, frozen=True, kw_only=True):
+    """Policy and telemetry by expressions."""
+
+    selector: WorkloadSelector | None = None
+    match: str = ""  # CEL, a condition; "": always
+    check: RuleCheck | None = None
+    quota: RuleQuota | None = None
+    report: RuleReport | None = None
+    failure_policy: Literal["closed", "open"] = "closed"
+    timeout: Duration = timedelta(milliseconds=100)

@@ -1,0 +1,73 @@
+"""What a Rule looks at: which attributes, and whether that is known of connections. Pure.
+
+In:  a Rule that is checked. Out: a `RuleReading`. Pilot tells Envoys by it what to send, Mixer when a rule applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from lateen.api.mixer import Rule
+from lateen.expr import Expression, Phase, Read, compile_expression
+
+__all__ = ["RuleReading", "compiled", "read_rule"]
+
+# Attributes of one request, which a connection of bytes has none of.
+_OF_REQUESTS: Final = ("request.", "response.", "api.operation")
+compiled = lru_cache(maxsize=8192)(compile_expression)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleReading:
+    """`checks`: what match, checks and quota read; `reports`: match and reports. None: there is no such part."""
+
+    checks: frozenset[Read] | None
+    reports: frozenset[Read] | None
+    decides_connections: bool  # what decisions read is known before anything of a connection is read
+    reports_connections: bool
+
+
+def read_rule(rule: Rule) -> RuleReading:
+    """Return what a rule looks at. Raises: ExpressionError for what `check_mixer` refuses."""
+    match = [compiled(rule.match)] if rule.match else []
+    deciding = rule.check is not None or rule.quota is not None
+    checks = [*match, *map(compiled, _decisions(rule))]
+    reports = [*match, *map(compiled, _reports(rule))]
+    told = _reads(reports) if rule.report is not None else None
+    return RuleReading(
+        checks=_reads(checks) if deciding else None,
+        reports=told,
+        decides_connections=deciding and all(expression.phase is Phase.CONNECTION for expression in checks),
+        reports_connections=told is not None and not any(read.attribute.startswith(_OF_REQUESTS) for read in told),
+    )
+
+
+def _decisions(rule: Rule) -> Iterator[str]:
+    if rule.check is not None and rule.check.headers is not None:
+        for changes in (rule.check.headers.request, rule.check.headers.response):
+            if changes is not None:
+                yield from changes.set.values()
+    if rule.check is not None and rule.check.list is not None:
+        yield rule.check.list.value
+    if rule.quota is not None:
+        yield from rule.quota.by
+        if rule.quota.amount:
+            yield rule.quota.amount
+
+
+def _reports(rule: Rule) -> Iterator[str]:
+    if rule.report is None:
+        return
+    if rule.report.log is not None:
+        yield from rule.report.log.fields.values()
+    if rule.report.metric is not None:
+        yield from rule.report.metric.labels.values()
+        if rule.report.metric.value:
+            yield rule.report.metric.value
+
+
+def _reads(expressions: list[Expression]) -> frozenset[Read]:
+    return frozenset(read for expression in expressions for read in expression.reads)

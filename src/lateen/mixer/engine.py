@@ -1,0 +1,277 @@
+"""Decide by rules, and report by them.
+
+In:  rules in force, attributes of one request or connection, who asks. Out: an `Outcome`; lines and counts.
+Rules: docs/api/Rule.md "What is decided". The order of rules means nothing for whether a request passes: any denial
+denies; where a rule allows, one of those that allow must match; quotas are charged by what passed all that. Of several
+denials the first is told: of the root namespace, then by age.
+
+A rule that cannot be decided (a list that cannot be read, a Redis that is away) passes or refuses as its failurePolicy
+says, and is counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from lateen.expr import ABSENT, Activation, Expression, Read
+from lateen.expr.lists import ValueList
+from lateen.mixer.logbook import Logbook
+from lateen.mixer.meters import Meters
+from lateen.mixer.quotas import Quota
+from lateen.mixer.rules import CompiledRule
+from lateen.mixer.services.answers import ALLOWED, Outcome
+from lateen.wire.mixer import Asker
+
+__all__ = ["Engine", "EngineStats", "Equipment"]
+
+NOT_ALLOWED: Final = "no rule allows this\n"
+CANNOT_DECIDE: Final = "mixer cannot decide, and the rule fails closed\n"
+Bag = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Sums since the start: (rule, result) -> count."""
+
+    results: Counter[tuple[str, str]] = field(default_factory=Counter)
+    reported: Counter[tuple[str, str]] = field(default_factory=Counter)  # (rule, "taken" or "dropped")
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What rules need beside themselves, by the rule's name; missing where it cannot be had."""
+
+    list_of: Callable[[str], ValueList | None]  # as it is now
+    quotas: Mapping[str, Quota]
+    logbook: Logbook
+    meters: Meters
+    metrics: frozenset[str]  # rules whose metric can be counted
+    stats: EngineStats
+
+
+class Engine:
+    """A `Judge`: one set of rules. Another takes its place when rules change."""
+
+    def __init__(self, rules: Sequence[CompiledRule], equipment: Equipment, *, root_namespace: str) -> None:
+        """`rules` in any order; those of `root_namespace` are for every namespace."""
+        self._rules = sorted(rules, key=lambda rule: (rule.namespace != root_namespace, rule.age))
+        self._root = root_namespace
+        self._equipment = equipment
+        self._by_asker: dict[tuple[Any, ...], _Scope] = {}
+
+    @property
+    def reads(self) -> Iterable[Read]:
+        return frozenset(read for rule in self._rules for read in rule.reads)
+
+    async def check(self, bag: Bag, asker: Asker, *, tcp: bool) -> Outcome:
+        return self.decide(bag, asker, tcp=tcp)
+
+    async def limit(self, bag: Bag, asker: Asker, domain: str, hits: int) -> Outcome:
+        """Charge the quotas of a domain: a namespace, or one rule in it."""
+        activation = Activation(bag)
+        for rule in self._rules:
+            if rule.spec.quota is None or domain not in (rule.namespace, rule.name):
+                continue
+            if rule.match is None or rule.match.holds(activation):
+                refused = self._charge(rule, activation, max(hits, 1))
+                if refused is not None:
+                    return refused
+        return ALLOWED
+
+    def decide(self, bag: Bag, asker: Asker, *, tcp: bool) -> Outcome:
+        """Return what is to become of a request, or of a connection."""
+        activation = Activation(bag)
+        stats = self._equipment.stats.results
+        passing: list[CompiledRule] = []
+        allows = allowed = False
+        first_allow = ""
+        for rule in self._scope(asker).connections if tcp else self._scope(asker).requests:
+            check = rule.spec.check
+            matches = rule.match is None or rule.match.holds(activation)
+            if check is not None and check.allow is not None:
+                allows, first_allow = True, first_allow or rule.name
+                allowed = allowed or matches
+            if not matches:
+                continue
+            refused = self._refusal(rule, activation)
+            if refused is not None:
+                return refused
+            passing.append(rule)
+        if allows and not allowed:
+            stats[first_allow, "denied"] += 1
+            return Outcome(allowed=False, status=403, body=NOT_ALLOWED, rule=first_allow)
+        for rule in passing:
+            if rule.spec.quota is not None:
+                refused = self._charge(rule, activation, 1)
+                if refused is not None:
+                    return refused
+            stats[rule.name, "allowed"] += 1
+        return _changes(passing, activation)
+
+    def report(self, bags: Sequence[Bag], asker: Asker, *, tcp: bool) -> None:
+        rules = self._scope(asker).connection_reports if tcp else self._scope(asker).request_reports
+        if not rules:
+            return
+        for bag in bags:
+            activation = Activation(bag)
+            for rule in rules:
+                if rule.match is None or rule.match.holds(activation):
+                    self._report(rule, activation)
+
+    # ---- who asks
+
+    def _scope(self, asker: Asker) -> _Scope:
+        key = (asker.namespace, asker.rules, tuple(asker.labels.items()))
+        found = self._by_asker.get(key)
+        if found is None:
+            if len(self._by_asker) > 10_000:
+                self._by_asker.clear()
+            found = self._by_asker[key] = _Scope.of([rule for rule in self._rules if self._is_for(rule, asker)])
+        return found
+
+    def _is_for(self, rule: CompiledRule, asker: Asker) -> bool:
+        if asker.rules is not None:
+            return rule.name in asker.rules
+        if asker.namespace and rule.namespace not in (self._root, asker.namespace):
+            return False
+        return asker.labels.items() >= dict(rule.labels).items()
+
+    # ---- decisions
+
+    def _refusal(self, rule: CompiledRule, activation: Activation) -> Outcome | None:
+        check = rule.spec.check
+        if check is None:
+            return None
+        stats = self._equipment.stats.results
+        if check.deny is not None:
+            stats[rule.name, "denied"] += 1
+            deny = check.deny
+            return Outcome(
+                allowed=False,
+                status=deny.status,
+                body=deny.body,
+                rule=rule.name,
+                headers=tuple((name.lower(), value) for name, value in deny.headers.items()),
+            )
+        if check.list is not None:
+            entries = self._equipment.list_of(rule.name)
+            if entries is None:
+                return self._failed(rule)
+            assert rule.listed is not None
+            value = rule.listed.evaluate(activation)
+            # What is absent is in no list.
+            if (value is not ABSENT and value in entries) is (check.list.deny == "PRESENT"):
+                stats[rule.name, "denied"] += 1
+                return Outcome(allowed=False, status=check.list.status, body=check.list.body, rule=rule.name)
+        return None
+
+    def _charge(self, rule: CompiledRule, activation: Activation, hits: int) -> Outcome | None:
+        quota = rule.spec.quota
+        counts = self._equipment.quotas.get(rule.name)
+        if quota is None or counts is None:
+            return self._failed(rule)
+        amount = 1 if rule.amount is None else rule.amount.evaluate(activation)
+        if not isinstance(amount, int) or amount < 0:
+            amount = 1
+        key = tuple(_key_part(expression, activation) for expression in rule.by)
+        if counts.charge(key, amount * hits):
+            return None
+        self._equipment.stats.results[rule.name, "denied"] += 1
+        return Outcome(allowed=False, status=quota.status, body=quota.body, rule=rule.name)
+
+    def _failed(self, rule: CompiledRule) -> Outcome | None:
+        self._equipment.stats.results[rule.name, "failed"] += 1
+        if rule.spec.failure_policy == "open":
+            return None
+        return Outcome(allowed=False, status=503, body=CANNOT_DECIDE, rule=rule.name)
+
+    # ---- reports
+
+    def _report(self, rule: CompiledRule, activation: Activation) -> None:
+        report, equipment = rule.spec.report, self._equipment
+        assert report is not None
+        taken = True
+        if report.log is not None:
+            line: dict[str, Any] = {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "severity": report.log.severity,
+                "rule": rule.name,
+            }
+            for name, expression in rule.log:
+                value = expression.evaluate(activation)
+                if value is not ABSENT:
+                    line[name] = _loggable(value)
+            taken = equipment.logbook.put(report.log.file, line)
+        if report.metric is not None and rule.name in equipment.metrics:
+            taken = self._count(rule, report.metric.name, activation) and taken
+        equipment.stats.reported[rule.name, "taken" if taken else "dropped"] += 1
+
+    def _count(self, rule: CompiledRule, name: str, activation: Activation) -> bool:
+        value: Any = 1 if rule.metric_value is None else rule.metric_value.evaluate(activation)
+        if hasattr(value, "total_seconds"):
+            value = value.total_seconds()
+        if value is ABSENT or isinstance(value, bool) or not isinstance(value, int | float):
+            return True  # there is nothing to count
+        labels = tuple(
+            _text(expression.evaluate(activation)) for _, expression in sorted(rule.metric_labels, key=lambda e: e[0])
+        )
+        return self._equipment.meters.add(name, labels, value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """The rules for one kind of proxy."""
+
+    requests: tuple[CompiledRule, ...]
+    connections: tuple[CompiledRule, ...]
+    request_reports: tuple[CompiledRule, ...]
+    connection_reports: tuple[CompiledRule, ...]
+
+    @staticmethod
+    def of(rules: Sequence[CompiledRule]) -> _Scope:
+        return _Scope(
+            tuple(rule for rule in rules if rule.reading.checks is not None),
+            tuple(rule for rule in rules if rule.reading.decides_connections),
+            tuple(rule for rule in rules if rule.reading.reports is not None),
+            tuple(rule for rule in rules if rule.reading.reports_connections),
+        )
+
+
+def _changes(rules: Sequence[CompiledRule], activation: Activation) -> Outcome:
+    """Return what rules that passed change; the last one to write a header is the one that counts."""
+    if not any(rule.request.set or rule.request.remove or rule.response.set for rule in rules):
+        return ALLOWED
+    request: dict[str, str] = {}
+    response: dict[str, str] = {}
+    removed: dict[str, None] = {}
+    for rule in rules:
+        removed.update(dict.fromkeys(rule.request.remove))
+        for written, ops in ((request, rule.request), (response, rule.response)):
+            for name, expression in ops.set:
+                value = expression.evaluate(activation)
+                if isinstance(value, str) and value.isprintable():
+                    written[name] = value
+    return Outcome(
+        request_set=tuple(request.items()),
+        request_remove=tuple(name for name in removed if name not in request),
+        response_set=tuple(response.items()),
+    )
+
+
+def _key_part(expression: Expression, activation: Activation) -> str:
+    value = expression.evaluate(activation)
+    return "\0" if value is ABSENT else _text(value)[:256]
+
+
+def _text(value: Any) -> str:
+    if value is ABSENT:
+        return ""
+    return value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _loggable(value: Any) -> Any:
+    return value.total_seconds() if hasattr(value, "total_seconds") else value

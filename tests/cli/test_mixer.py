@@ -1,0 +1,207 @@
+"""`lateen mixer test`, and `lateen mixer serve` with a plain Envoy that knows no control plane."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.harness import ECHO, eventually, free_port
+
+from lateen.cli import main
+from lateen.wire.envoy import find_envoy
+
+RULES = """
+apiVersion: mixer.lateen.io/v1alpha1
+kind: Rule
+metadata: {name: no-interns, namespace: shop}
+spec:
+  match: '"interns" in request.auth.claims.groups'
+  check: {deny: {status: 403, body: no interns}}
+---
+apiVersion: mixer.lateen.io/v1alpha1
+kind: Rule
+metadata: {name: two, namespace: shop}
+spec:
+  quota: {limit: 2, per: 1h, by: ['request.headers["x-client"]']}
+---
+apiVersion: mixer.lateen.io/v1alpha1
+kind: Rule
+metadata: {name: who, namespace: shop}
+spec:
+  check: {headers: {request: {set: {x-who: 'request.headers["x-client"]'}}}}
+"""
+TRIALS = """
+name: an intern
+request: {auth: {claims: {groups: [interns]}}}
+expect: 403
+---
+request.headers: {x-client: a}
+response.duration: 1.5s
+expect: allow
+---
+request.headers: {x-client: a}
+expect: deny
+"""
+PAGE = Path(__file__).parent.parent.parent / "docs" / "mixer" / "any-envoy.md"
+
+
+def run(*words: str) -> int:
+    try:
+        return main(["mixer", *words])
+    except SystemExit as left:
+        return int(left.code or 0)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "a.yaml").write_text(RULES)
+    (tmp_path / "a.yaml").write_text(TRIALS)
+    return tmp_path / "rules", tmp_path / "a.yaml"
+
+
+def test_trials_are_decided_and_held_to_what_is_expected(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("test", "-f", str(files[0]), "--attributes", str(files[1]), "-o", "json") == 2
+    trials = json.loads(capsys.readouterr().out)["trials"]
+    assert [(one["name"], one["allowed"], one["status"], one["rule"], one["expected"]) for one in trials] == [
+        ("an intern", False, 403, "shop/no-interns", True),
+        ("2", True, 0, "", True),
+        ("3", True, 0, "", False),
+    ]
+    assert trials[1]["requestHeaders"] == {"x-who": "a"}
+    files[1].write_text(TRIALS.replace("expect: deny", "expect: allow"))
+    assert run("test", "-f", str(files[0]), "--attributes", str(files[1])) == 0
+    assert "denied 403" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rules", "trials", "words"),
+    [
+        (RULES, "request.tim: x", "document 1: there is no attribute request.tim"),
+        (RULES, "[1]", "document 1: a mapping of attributes is wanted"),
+        (RULES, "expect: perhaps", "allow, deny or a status is wanted, got 'perhaps'"),
+        (RULES, "response.duration: long", "document 1: response.duration"),
+        (RULES.replace("auth.claims", "auth.klaims"), TRIALS, "a.yaml:6: spec.match"),
+        ("", TRIALS, "holds no Rule"),
+    ],
+)
+def test_what_cannot_be_read_is_told(
+    files: tuple[Path, Path], rules: str, trials: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files[0] / "a.yaml").write_text(rules)
+    files[1].write_text(trials)
+    assert run("test", "-f", str(files[0]), "--attributes", str(files[1])) == 1
+    assert words in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- any Envoy
+
+
+class Stand:
+    """Mixer with a folder of rules, the Envoy of the documents before a server, and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ports = {name: free_port() for name in ("http", "tcp", "app", "mixer", "metrics")}
+        (folder / "rules").mkdir()
+
+    def get(self, path: str = "/", **headers: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports["http"], timeout=5)
+        try:
+            connection.request("GET", path, headers={name.replace("_", "-"): text for name, text in headers.items()})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def rules(self, text: str) -> None:
+        (self.folder / "rules" / "rules.yaml").write_text(text)
+
+
+@contextmanager
+def stand(folder: Path) -> Iterator[Stand]:
+    made = Stand(folder)
+    ports = made.ports
+    text = next(block for block in PAGE.read_text().split("```") if block.startswith("yaml envoy")).partition("\n")[2]
+    for name, written in (("http", 8080), ("tcp", 8081), ("app", 9080), ("mixer", 9091)):
+        text = text.replace(str(written), str(ports[name]))
+    (folder / "envoy.yaml").write_text(text)
+    listen = ["--listen", f"127.0.0.1:{ports['mixer']}", "--metrics", f"127.0.0.1:{ports['metrics']}"]
+    rules = ["--rules", str(folder / "rules"), "--logs", str(folder)]
+    quiet = ["--disable-hot-restart", "--concurrency", "1", "-l", "error"]
+    commands: list[list[str]] = [
+        [sys.executable, "-m", "lateen", "mixer", "serve", *rules, *listen],
+        [str(find_envoy()), "-c", str(folder / "envoy.yaml"), *quiet],
+        [sys.executable, str(ECHO)],
+    ]
+    running: list[subprocess.Popen[bytes]] = []
+    with (folder / "log").open("wb") as log:
+        try:
+            for command in commands:
+                env: dict[str, Any] = {"PORT": str(ports["app"]), "BIND": "127.0.0.1", "PATH": "/usr/bin:/bin"}
+                running.append(subprocess.Popen(command, stdout=log, stderr=log, env=env))
+            eventually(lambda: made.get()[0] == 200, what=f"a first page; {folder}/log says more")
+            yield made
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.wait(10)
+
+
+RULE = (
+    "apiVersion: mixer.lateen.io/v1alpha1\nkind: Rule\nmetadata: {{name: {name}, namespace: any}}\nspec: {spec}\n---\n"
+)
+DENY = "{match: request.url_path == '/no', check: {deny: {status: 409, body: not here}}}"
+LOG = "{report: {log: {file: told.jsonl, fields: {path: request.path, code: response.code}}}}"
+
+
+@pytest.mark.envoy
+def test_any_envoy_may_ask(tmp_path: Path) -> None:
+    """Checks of requests and connections, rate limits, access logs, with the bootstrap of docs/mixer/any-envoy.md."""
+    with stand(tmp_path) as made:
+        made.rules(
+            RULE.format(
+                name="deny", spec="{match: request.url_path == '/no', check: {deny: {status: 409, body: not here}}}"
+            )
+            + RULE.format(name="limit", spec="{quota: {limit: 3, per: 1h, by: ['request.descriptors[\"client\"]']}}")
+            + RULE.format(name="log", spec=LOG)
+        )
+        eventually(lambda: made.get("/no") == (409, b"not here"), what="the rule acts")
+        # By the rate limit service: three for each client, by the header that the page says.
+        statuses = [made.get(x_client="a")[0] for _ in range(5)]
+        assert statuses == [200, 200, 200, 429, 429]
+        assert made.get(x_client="b")[0] == 200
+        told = tmp_path / "told.jsonl"
+
+        def lines() -> list[dict[str, Any]]:
+            made.get("/seen")
+            return [json.loads(line) for line in told.read_text().splitlines()] if told.exists() else []
+
+        assert eventually(lambda: {"/no", "/seen"} <= {line["path"] for line in lines()}, what="lines")
+        made.rules(RULE.format(name="closed", spec="{match: source.ip == '127.0.0.1', check: {deny: {}}}"))
+
+        def bytes_refused() -> bool:
+            connection = http.client.HTTPConnection("127.0.0.1", made.ports["tcp"], timeout=5)
+            try:
+                connection.request("GET", "/")
+                return connection.getresponse().status == 0
+            except OSError:
+                return True
+            finally:
+                connection.close()
+
+        eventually(bytes_refused, what="connections are refused")
+        metrics = http.client.HTTPConnection("127.0.0.1", made.ports["metrics"], timeout=5)
+        metrics.request("GET", "/metrics")
+        assert b'mixer_rule_checks_total{rule="any/deny",result="denied"}' in metrics.getresponse().read()
+        metrics.close()

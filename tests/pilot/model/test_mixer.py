@@ -1,0 +1,84 @@
+"""Which rules a proxy asks Mixer about, and what Envoy is to send."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from lateen.api.decode import decode_documents
+from lateen.flow import Graph
+from lateen.pilot.model.mesh import Mesh
+from lateen.pilot.model.mixer import MixerRules
+from lateen.pilot.model.values_called import NO_CALLS, MixerCalls
+
+Labels = tuple[tuple[str, str], ...]
+WEB: Labels = (("app", "web"),)
+
+
+class Written:
+    """A mesh with rules."""
+
+    def __init__(self, socket: str = "/run/mixer.sock") -> None:
+        self.graph = Graph()
+        self.mesh = Mesh(self.graph)
+        self.rules = MixerRules(self.mesh, socket)
+
+    def rule(self, name: str, spec: str, *, namespace: str = "shop") -> None:
+        text = (
+            "apiVersion: mixer.lateen.io/v1alpha1\nkind: Rule\n"
+            f"metadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
+        )
+        decoded = decode_documents(text.encode(), "it.yaml")
+        assert not [problem for problem in decoded.problems if problem.level == "error"], decoded.problems
+        with self.graph.batch():
+            for obj in decoded.objects:
+                self.mesh.objects.set(obj.key, obj)
+
+    def calls(
+        self, *, kind: str = "sidecar", namespace: str = "shop", labels: Labels = (("app", "web"),)
+    ) -> MixerCalls:
+        found: MixerCalls = self.rules._calls.peek((kind, namespace, labels))
+        return found
+
+
+def test_what_proxies_ask() -> None:
+    mesh = Written()
+    assert mesh.calls() == NO_CALLS
+    mesh.rule("all", "{match: source.ip == 'x', check: {deny: {}}, timeout: 2s}", namespace="istio-system")
+    mesh.rule("open", '{match: \'request.headers["X-A"] == "a"\', check: {deny: {}}, failurePolicy: open}')
+    mesh.rule("other", "{selector: {matchLabels: {app: other}}, check: {deny: {}}}")
+    mesh.rule("told", "{match: response.code > 1, report: {log: {fields: {a: 'response.headers[\"X-B\"]'}}}}")
+    mesh.rule("bytes", "{report: {metric: {name: m, labels: {who: source.principal}}}}")
+    found = mesh.calls()
+    assert found.closed == ("istio-system/all",)
+    assert found.open == ("shop/open",)
+    assert (found.tcp_closed, found.tcp_open) == (("istio-system/all",), ())
+    assert found.reports == ("shop/bytes", "shop/told")
+    assert found.tcp_reports == ("shop/bytes",)
+    assert found.timeout == timedelta(seconds=2)
+    assert found.request_headers == ("x-a",)
+    assert found.report_response_headers == ("x-b",)
+    assert found.attributes == {"source.ip", "request.headers"}
+    assert found.identity == "spiffe://cluster.local/ns/istio-system/sa/lateen-mixer"
+    assert mesh.calls(namespace="bank").closed == ("istio-system/all",)
+    assert mesh.calls(kind="gateway").kind == "outbound"
+    assert mesh.calls(labels=(("app", "other"),)).closed == ("istio-system/all", "shop/other")
+
+
+def test_a_rule_that_looks_at_all_headers_is_sent_all() -> None:
+    mesh = Written()
+    mesh.rule("all", "{match: size(request.headers) > 3, check: {deny: {}}}")
+    assert mesh.calls().request_headers is None
+
+
+def test_what_a_rule_does_with_a_match_is_no_proxys_business() -> None:
+    mesh = Written()
+    mesh.rule("it", "{match: source.ip == 'x', check: {deny: {status: 403}}}")
+    before = mesh.calls()
+    mesh.rule("it", "{match: source.ip == 'x', check: {deny: {status: 404, body: gone}}}")
+    assert mesh.calls() == before
+
+
+def test_without_a_mixer_nobody_asks() -> None:
+    mesh = Written(socket="")
+    mesh.rule("it", "{check: {deny: {}}}")
+    assert mesh.calls() == NO_CALLS
