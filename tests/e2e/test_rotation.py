@@ -1,4 +1,4 @@
-"""Certificates of ten seconds under load: renewed in time, seen by nobody, also while Citadel is away."""
+"""Certificates of twelve seconds under load: renewed in time, seen by nobody, also while Citadel is away."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from tests.e2e.harness import ECHO, MeshRun, eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.timeout(120)]
 
 CALLER = Path(__file__).parent / "apps" / "caller.py"
-LOAD_SECONDS = 24.0
-CITADEL_AWAY_SECONDS = 3.0
+LOAD_SECONDS = 28.0
+# With the time that it takes to come back on a slow machine, well below the half life of six seconds: who asked just
+# before it went has no longer.
+CITADEL_AWAY_SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[MeshRun]:
-    run = MeshRun(extra=["--cert-ttl", "10s"])
+    run = MeshRun(extra=["--cert-ttl", "12s"])
     try:
         run.up()
         for service in ("front", "back"):
@@ -36,7 +38,7 @@ def mesh() -> Iterator[MeshRun]:
 def test_certificates_are_renewed_under_load_and_no_request_fails(mesh: MeshRun) -> None:
     load = mesh.start_inside("front-v1", [sys.executable, str(CALLER), "http://back:9080/", str(LOAD_SECONDS), "0.02"])
     serials: dict[str, list[str]] = {"front-v1": [], "back-v1": []}
-    shortest_left = 10.0
+    shortest_left = 12.0
     began = time.monotonic()
     was_away = False
     while load.poll() is None:
@@ -68,7 +70,7 @@ def test_certificates_are_renewed_under_load_and_no_request_fails(mesh: MeshRun)
 
 def test_envoy_holds_what_the_status_tells(mesh: MeshRun) -> None:
     def held(name: str) -> bool:
-        # Certificates of 10 s: one may be renewed between the two looks.
+        # Certificates of 12 s: one may be renewed between the two looks.
         info = mesh.workload_status(name)
         assert info is not None
         certificates = json.loads(mesh.admin(name, "/certs"))["certificates"]
