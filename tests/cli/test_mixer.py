@@ -103,6 +103,73 @@ def test_what_cannot_be_read_is_told(
     assert words in capsys.readouterr().err
 
 
+def explained(capsys: pytest.CaptureFixture[str], folder: Path, name: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert run("explain", name, "-f", str(folder), "-o", "json") == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_where_parts_of_rules_run_is_explained(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    told = explained(capsys, files[0], "no-interns")
+    assert told["rule"] == "shop/no-interns"
+    (part,) = told["parts"]
+    assert (part["traffic"], part["part"], part["runs"]) == ("requests", "check.deny", "Envoy")
+    assert part["condition"].startswith('("interns" in metadata.filter_metadata')
+    (part,) = explained(capsys, files[0], "shop/two")["parts"]
+    assert (part["part"], part["runs"], part["why"]) == ("quota", "Mixer", "its count is one for all proxies")
+    assert run("explain", "two", "-f", str(files[0])) == 0
+    assert "its count is one for all proxies" in capsys.readouterr().out
+    assert run("explain", "three", "-f", str(files[0])) == 1
+    assert "there are shop/no-interns, shop/two, shop/who" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spec", "runs", "why"),
+    [
+        ("{match: source.ip == 'x', check: {deny: {}}}", ["Mixer", "Envoy"], "after X-Forwarded-For"),
+        ("{match: 'request.query_params.a == \"b\"', check: {deny: {}}}", ["Mixer"], "does not take queries apart"),
+        ("{match: 'request.auth.claims.g.exists(g, g == \"b\")', check: {deny: {}}}", ["Mixer"], "goes over a list"),
+        (
+            "{match: 'request.path.matches(\"^(a.b.c.d.e.f.g.h)$\")', check: {deny: {}}}",
+            ["Mixer"],
+            "too large a pattern",
+        ),
+        ("{match: 'request.path.matches(\"[\")', check: {deny: {}}}", ["Mixer"], "is no pattern"),
+        (
+            "{match: 'request.headers[request.path] == \"a\"', check: {deny: {}}}",
+            ["Mixer"],
+            "a name that is worked out",
+        ),
+        ("{match: size(request.headers) > 3, check: {deny: {}}}", ["Mixer"], "looks at all of request.headers"),
+        ('{match: \'request.headers[":path"] == "a"\', check: {deny: {}}}', ["Mixer"], "none of HTTP's"),
+        ("{check: {list: {value: request.auth.claims.a, values: [a]}}}", ["Mixer"], "whether there is a value"),
+        ("{check: {list: {value: source.principal, values: [a]}}}", ["Envoy", "Envoy"], "and its list"),
+        ("{check: {list: {value: request.path, file: a.txt}}}", ["Mixer"], "changes without the rule"),
+        ("{check: {deny: {}, headers: {request: {remove: [a]}}}}", ["Envoy", "Envoy", "Envoy", "Envoy"], "Envoy can"),
+        ("{check: {headers: {request: {remove: [a]}}}}", ["Mixer", "Mixer"], "worked out by Mixer"),
+    ],
+)
+def test_why_a_rule_runs_where_it_runs(
+    tmp_path: Path, spec: str, runs: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text(RULE.format(name="it", spec=spec))
+    parts = explained(capsys, tmp_path, "it")["parts"]
+    assert [part["runs"] for part in parts] == runs
+    assert why in parts[0]["why"]
+
+
+def test_rules_that_allow_are_explained_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = RULE.format(name="asked", spec="{match: 'request.query_params.a == \"b\"', check: {allow: {}}}")
+    (tmp_path / "a.yaml").write_text(
+        asked + RULE.format(name="it", spec="{match: source.port > 1, check: {allow: {}}}")
+    )
+    (tmp_path / "b.yaml").write_text(RULE.format(name="own", spec="{match: connection.mtls, check: {allow: {}}}"))
+    requests, connections = explained(capsys, tmp_path, "own")["parts"]
+    assert (requests["runs"], connections["runs"]) == ("Mixer", "Envoy")
+    assert requests["why"].startswith("any/asked also allows")
+
+
 # ---------------------------------------------------------------- any Envoy
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.e2e.harness import ECHO, Answer, MeshRun, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.envoy, pytest.mark.netns, pytest.mark.timeout(180)]
 
+TOLD_SECONDS = 1.5  # Mixer tells every second
 APPS = ("orders", "web")
 GATEWAY = """
 apiVersion: networking.istio.io/v1
@@ -85,6 +87,12 @@ def clean(shop: Shop) -> Iterator[None]:
     eventually(lambda: shop.get(x_who="intern").status == 200 and shop.from_web("x-who: intern") == 200)
 
 
+RULE = """
+apiVersion: mixer.lateen.io/v1alpha1
+kind: Rule
+metadata: {name: other, namespace: default}
+spec:
+"""
 DENY = """
   selector: {matchLabels: {app: orders}}
   match: 'request.headers["x-who"] == "intern"'
@@ -187,9 +195,47 @@ def test_a_gateway_asks_too(shop: Shop) -> None:
     assert shop.from_web("x-who: intern") == 200
 
 
+# Envoy's expressions have no patterns in lists: this one is asked.
+ASKED = """
+  selector: {matchLabels: {app: orders}}
+  check: {list: {value: 'request.headers["x-who"]', values: [int.*], type: REGEX, deny: PRESENT, status: 423}}
+"""
+
+
+def test_a_rule_in_envoy_needs_no_mixer(shop: Shop) -> None:
+    """And says so; one that has to be asked says why."""
+    shop.rule(ASKED)
+    eventually(lambda: shop.get(x_who="intern").status == 423, what="interns are denied")
+    pid = shop.mixer()["pid"]
+    shop.rule(DENY.replace("orders", "web") + "\n---\n" + RULE + DENY)
+    eventually(lambda: shop.get(x_who="intern").body == b"not for interns", what="interns are denied otherwise")
+    decisions = shop.mixer()["decisions"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        # Connections that were there before are drained, and decided by what was in force then.
+        eventually(
+            lambda: [shop.get(x_who=who).status for who in ("intern", "boss") * 3] == [423, 200] * 3,
+            what="answers without Mixer",
+        )
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    time.sleep(TOLD_SECONDS)
+    decided = shop.mixer()["decisions"]
+    assert decided >= decisions
+    for who in ("intern", "boss") * 10:
+        shop.get(x_who=who)
+    time.sleep(TOLD_SECONDS)
+    assert shop.mixer()["decisions"] == decided, "nothing is asked"
+    told = json.loads(shop.mesh.run("mixer", "explain", "other", "-o", "json").stdout)
+    assert [(part["part"], part["runs"]) for part in told["parts"]] == [("check.deny", "Envoy")]
+    shop.rule(ASKED)
+    told = json.loads(shop.mesh.run("mixer", "explain", "default/it", "-o", "json").stdout)
+    assert told["parts"][0]["why"] == "Envoy's expressions have no lists of REGEX"
+
+
 @pytest.mark.parametrize("policy", ["closed", "open"])
 def test_without_mixer_a_rule_fails_as_it_says_and_mixer_comes_back(shop: Shop, policy: str) -> None:
-    shop.rule(DENY + f"  failurePolicy: {policy}\n")
+    shop.rule(ASKED + f"  failurePolicy: {policy}\n")
     eventually(lambda: shop.get(x_who="intern").status == 423, what="interns are denied")
     pid = shop.mixer()["pid"]
     os.kill(pid, signal.SIGSTOP)  # it would be started again at once

@@ -63,7 +63,7 @@ def test_values(text: str, kind: Type, value: Any) -> None:
     ("text", "reads", "phase"),
     [
         ("source.ip", [("source.ip", None)], Phase.CONNECTION),
-        ('request.headers["A"] == request.headers.b', [(HEADERS, "A"), (HEADERS, "b")], Phase.REQUEST),
+        ('request.headers["a"] == request.headers.b', [(HEADERS, "a"), (HEADERS, "b")], Phase.REQUEST),
         ('"z" in request.headers', [("request.headers", "z")], Phase.REQUEST),
         ("has(request.headers.y)", [("request.headers", "y")], Phase.REQUEST),
         ('request.headers.exists(h, h == "x")', [("request.headers", None)], Phase.REQUEST),
@@ -91,6 +91,8 @@ def test_what_is_read_and_when_it_is_known(text: str, reads: list[tuple[str, str
         ("source.ip", Type.BOOL, "must be bool, is string", (1, 1)),
         ("1 +", None, "Syntax error", (1, 4)),
         ("source", None, "a group of attributes", (1, 1)),
+        ('request.headers["X-A"] == "a"', None, "names of headers are in lower case here: 'x-a'", (1, 16)),
+        ('"X-A" in request.headers', None, "names of headers are in lower case here: 'x-a'", None),
         ("source == destination", None, "no matching overload", (1, 8)),
         ("response.code == 200", Type.BOOL, "response.code is known only when a request is over", (1, 9)),
         ("", None, "", None),

@@ -112,6 +112,10 @@ def compile_expression(text: str, *, want: Type | None = None, phase: Phase = Ph
     tree = _Tree(CheckedExpr.FromString(checked.message))
     for read in sorted(tree.reads, key=str):
         attribute = BY_NAME[read.attribute]
+        if read.attribute.endswith(".headers") and read.key is not None and read.key != read.key.lower():
+            raise ExpressionError(
+                f"names of headers are in lower case here: {read.key.lower()!r}", *tree.place_of(read)
+            )
         if attribute.phase > phase:
             known = {Phase.REQUEST: "once there is a request", Phase.END: "only when a request is over"}
             raise ExpressionError(f"{read.attribute} is known {known[attribute.phase]}", *tree.place_of(read))

@@ -44,24 +44,27 @@ def test_what_proxies_ask() -> None:
     mesh = Written()
     assert mesh.calls() == NO_CALLS
     mesh.rule("all", "{match: source.ip == 'x', check: {deny: {}}, timeout: 2s}", namespace="istio-system")
-    mesh.rule("open", '{match: \'request.headers["X-A"] == "a"\', check: {deny: {}}, failurePolicy: open}')
+    mesh.rule("open", "{match: 'size(request.headers[\"x-a\"]) > 1', quota: {limit: 1, per: 1s}, failurePolicy: open}")
+    mesh.rule("bytes-too", "{match: source.port > 1, quota: {limit: 1, per: 1s}}")
     mesh.rule("other", "{selector: {matchLabels: {app: other}}, check: {deny: {}}}")
-    mesh.rule("told", "{match: response.code > 1, report: {log: {fields: {a: 'response.headers[\"X-B\"]'}}}}")
+    mesh.rule("told", "{match: response.code > 1, report: {log: {fields: {a: 'response.headers[\"x-b\"]'}}}}")
     mesh.rule("bytes", "{report: {metric: {name: m, labels: {who: source.principal}}}}")
     found = mesh.calls()
-    assert found.closed == ("istio-system/all",)
+    assert found.closed == ("istio-system/all", "shop/bytes-too")
     assert found.open == ("shop/open",)
-    assert (found.tcp_closed, found.tcp_open) == (("istio-system/all",), ())
+    assert (found.tcp_closed, found.tcp_open) == (("shop/bytes-too",), ())
+    assert [refusal.rule for refusal in found.inside.tcp_denies] == ["istio-system/all"]
     assert found.reports == ("shop/bytes", "shop/told")
     assert found.tcp_reports == ("shop/bytes",)
     assert found.timeout == timedelta(seconds=2)
     assert found.request_headers == ("x-a",)
     assert found.report_response_headers == ("x-b",)
-    assert found.attributes == {"source.ip", "request.headers"}
+    assert found.attributes == {"source.ip", "source.port", "request.headers"}
     assert found.identity == "spiffe://cluster.local/ns/istio-system/sa/lateen-mixer"
     assert mesh.calls(namespace="bank").closed == ("istio-system/all",)
     assert mesh.calls(kind="gateway").kind == "outbound"
-    assert mesh.calls(labels=(("app", "other"),)).closed == ("istio-system/all", "shop/other")
+    other = mesh.calls(labels=(("app", "other"),))
+    assert [refusal.rule for refusal in other.inside.denies] == ["shop/other"]
 
 
 def test_a_rule_that_looks_at_all_headers_is_sent_all() -> None:
@@ -70,12 +73,40 @@ def test_a_rule_that_looks_at_all_headers_is_sent_all() -> None:
     assert mesh.calls().request_headers is None
 
 
-def test_what_a_rule_does_with_a_match_is_no_proxys_business() -> None:
+def test_what_a_rule_that_is_asked_does_with_a_match_is_no_proxys_business() -> None:
     mesh = Written()
-    mesh.rule("it", "{match: source.ip == 'x', check: {deny: {status: 403}}}")
+    mesh.rule("it", "{quota: {limit: 1, per: 1s}}")
     before = mesh.calls()
-    mesh.rule("it", "{match: source.ip == 'x', check: {deny: {status: 404, body: gone}}}")
+    mesh.rule("it", "{quota: {limit: 2, per: 1m, status: 503, body: gone}}")
     assert mesh.calls() == before
+
+
+def test_what_is_asked_is_asked_where_it_may_matter() -> None:
+    mesh = Written()
+    mesh.rule("a", "{match: request.method == 'GET', quota: {limit: 1, per: 1s}}")
+    found = mesh.calls()
+    assert found.closed_when is not None
+    assert found.open_when is None
+    mesh.rule("b", "{match: request.method == 'GET', quota: {limit: 1, per: 1s}, failurePolicy: open}")
+    assert mesh.calls().open_when == found.closed_when
+    mesh.rule("c", "{quota: {limit: 1, per: 1s}}")
+    assert mesh.calls().closed_when is None
+    mesh.rule("c", "{match: source.ip == 'x', quota: {limit: 1, per: 1s}}")
+    assert mesh.calls().closed_when is None, "Envoy cannot tell"
+
+
+def test_rules_that_allow_are_decided_together() -> None:
+    mesh = Written()
+    mesh.rule("a", "{match: request.method == 'GET', check: {allow: {}}}")
+    mesh.rule("b", "{match: request.method == 'PUT', check: {deny: {}}}")
+    found = mesh.calls()
+    assert ([one.rule for one in found.inside.allows], found.closed) == (["shop/a"], ())
+    assert not found.needed
+    mesh.rule("c", "{match: request.query_params.a == 'b', check: {allow: {}}}")
+    found = mesh.calls()
+    assert (found.inside.allows, found.closed) == ((), ("shop/a", "shop/c"))
+    assert [one.rule for one in found.inside.denies] == ["shop/b"]
+    assert found.closed_when is None, "who is not allowed is refused, so everything is asked about"
 
 
 def test_without_a_mixer_nobody_asks() -> None:

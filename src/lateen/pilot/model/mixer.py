@@ -1,6 +1,6 @@
 """Which Rules are in force at a proxy, and what Mixer is asked and told there.
 
-In:  a proxy: its kind, namespace and labels. Out: `MixerCalls`.
+In:  a proxy: its kind, namespace and labels. Out: `MixerCalls`, with what Envoy decides without a call.
 Rules: docs/api/Rule.md. For whom a rule is, is found in `attachment`; what it looks at, in `lateen.api.rule_reading`.
 """
 
@@ -11,12 +11,15 @@ from datetime import timedelta
 from typing import Final
 
 from lateen.api.base import Object, ResourceKey
+from lateen.api.mixer import Rule
 from lateen.api.rule_reading import RuleReading, read_rule
 from lateen.expr import Read as Place
+from lateen.expr.envoy import Where
 from lateen.flow import Read
 from lateen.pilot.model.attachment import Attachment
 from lateen.pilot.model.mesh import Mesh, MeshSettings
-from lateen.pilot.model.values_called import NO_CALLS, MixerCalls
+from lateen.pilot.model.mixer_placing import allows, any_condition, may_matter, place
+from lateen.pilot.model.values_called import NO_CALLS, Condition, Inside, MixerCalls, Refusal
 from lateen.wire.mixer import MIXER_ACCOUNT, MIXER_NAMESPACE
 
 __all__ = ["MixerRules"]
@@ -30,9 +33,13 @@ ANSWERED: Final = "response.headers"
 class _Rule:
     """A rule as far as a proxy needs to know it."""
 
+    spec: Rule
     reading: RuleReading
     open: bool
     timeout: timedelta
+
+
+Named = tuple[str, _Rule]  # "<namespace>/<name>"
 
 
 class MixerRules:
@@ -43,7 +50,7 @@ class MixerRules:
         self._mesh = mesh
         self._socket = socket
         self.attachment = Attachment(mesh, KIND)
-        # rule -> _Rule | None; equal where only what it does with a match changed
+        # rule -> _Rule | None
         self._rule = mesh.graph.derive("mixer rules", self._rule_of)
         # (kind, namespace, labels) -> MixerCalls
         self._calls = mesh.graph.derive("mixer calls", self._calls_of)
@@ -58,7 +65,7 @@ class MixerRules:
         if obj is None:
             return None
         spec = obj.spec
-        return _Rule(reading=read_rule(spec), open=spec.failure_policy == "open", timeout=spec.timeout)
+        return _Rule(spec=spec, reading=read_rule(spec), open=spec.failure_policy == "open", timeout=spec.timeout)
 
     def _calls_of(self, read: Read, key: tuple[str, str, tuple[tuple[str, str], ...]]) -> MixerCalls:
         kind, namespace, labels = key
@@ -66,27 +73,73 @@ class MixerRules:
         rules = [(rule_name(rule), found) for rule in keys if (found := read.get(self._rule, rule)) is not None]
         if not rules:
             return NO_CALLS
-        checks = [(name, rule) for name, rule in rules if rule.reading.checks is not None]
         settings: MeshSettings = read.get(self._mesh.settings, "mesh")
-        asked = {place for _, rule in checks for place in rule.reading.checks or ()}
+        side = "outbound" if kind == "gateway" else "inbound"
+        of_requests = Where(http=True, namespace=namespace, kind=side)
+        of_bytes = Where(http=False, namespace=namespace, kind=side)
+        http = _placed([(name, rule) for name, rule in rules if rule.reading.checks is not None], of_requests)
+        tcp = _placed([(name, rule) for name, rule in rules if rule.reading.decides_connections], of_bytes)
+        called = [rule for _, rule in (*http.called, *tcp.called)]
+        asked = {place for rule in called for place in rule.reading.checks or ()}
         told = {place for _, rule in rules for place in rule.reading.reports or ()}
+        closed = [(name, rule) for name, rule in http.called if not rule.open]
+        open_ = [(name, rule) for name, rule in http.called if rule.open]
+        # Who asks for a rule that allows asks about everything.
+        asks_always = any(rule.spec.check is not None and rule.spec.check.allow is not None for _, rule in http.called)
         return MixerCalls(
             namespace=namespace,
-            kind="outbound" if kind == "gateway" else "inbound",
+            kind=side,
             socket=self._socket,
             identity=f"spiffe://{settings.trust_domain}/ns/{MIXER_NAMESPACE}/sa/{MIXER_ACCOUNT}",
-            closed=tuple(name for name, rule in checks if not rule.open),
-            open=tuple(name for name, rule in checks if rule.open),
-            tcp_closed=tuple(name for name, rule in checks if not rule.open and rule.reading.decides_connections),
-            tcp_open=tuple(name for name, rule in checks if rule.open and rule.reading.decides_connections),
+            closed=_names(closed),
+            open=_names(open_),
+            tcp_closed=tuple(name for name, rule in tcp.called if not rule.open),
+            tcp_open=tuple(name for name, rule in tcp.called if rule.open),
             reports=tuple(name for name, rule in rules if rule.reading.reports is not None),
             tcp_reports=tuple(name for name, rule in rules if rule.reading.reports_connections),
-            timeout=max((rule.timeout for _, rule in checks), default=NO_CALLS.timeout),
+            timeout=max((rule.timeout for rule in called), default=NO_CALLS.timeout),
+            inside=Inside(denies=http.denies, allows=http.allows, tcp_denies=tcp.denies, tcp_allows=tcp.allows),
+            closed_when=None if asks_always else _when(closed, of_requests),
+            open_when=None if asks_always else _when(open_, of_requests),
             attributes=frozenset(place.attribute for place in asked),
             request_headers=_keys(asked, HEADERS),
             report_request_headers=_keys(told, HEADERS) or (),
             report_response_headers=_keys(told, ANSWERED) or (),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decisions:
+    """Rules for one kind of traffic, by where they are decided."""
+
+    denies: tuple[Refusal, ...]
+    allows: tuple[Refusal, ...]
+    called: tuple[Named, ...]
+
+
+def _placed(rules: list[Named], where: Where) -> _Decisions:
+    places = [(named, place(named[0], named[1].spec, where)) for named in rules]
+    allowing = [(named, placed) for named, placed in places if allows(named[1].spec)]
+    # What one of several must match is decided in one place.
+    together = all(placed.kind == "allow" for _, placed in allowing)
+    inside = {named[0] for named, placed in places if placed.kind == "deny" or (placed.kind == "allow" and together)}
+    return _Decisions(
+        denies=tuple(placed.refusal for _, placed in places if placed.refusal is not None and placed.kind == "deny"),
+        allows=tuple(placed.refusal for _, placed in allowing if placed.refusal is not None) if together else (),
+        called=tuple(named for named in rules if named[0] not in inside),
+    )
+
+
+def _when(rules: list[Named], where: Where) -> Condition | None:
+    """Return when one of the rules that are asked for may have anything to say; None: always."""
+    found = [may_matter(rule.spec, where) for _, rule in rules]
+    known = [condition for condition in found if condition is not None]
+    always = len(known) < len(found) or any(not rule.spec.match for _, rule in rules)
+    return any_condition(known) if known and not always else None
+
+
+def _names(rules: list[Named]) -> tuple[str, ...]:
+    return tuple(name for name, _ in rules)
 
 
 def rule_name(key: ResourceKey) -> str:

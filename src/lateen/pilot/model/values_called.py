@@ -1,6 +1,6 @@
-"""What Mixer is asked by one proxy: the value between the model and `lateen.pilot.translate.mixer.called`.
+"""Rules of Mixer at one proxy: the value between the model and `lateen.pilot.translate.mixer`.
 
-Selection is done: the rules in here apply at the listener, and this part of them cannot be left to Envoy.
+Selection is done: the rules in here apply at the listener. What Envoy can decide is in `Inside`, the rest is asked.
 """
 
 from __future__ import annotations
@@ -8,7 +8,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-__all__ = ["NO_CALLS", "MixerCalls"]
+__all__ = ["NO_CALLS", "Condition", "Inside", "MixerCalls", "Refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition that Envoy evaluates: bytes of a `google.api.expr.v1alpha1.Expr`."""
+
+    when: bytes
+    stranger: bytes  # the same where the mesh's roots do not vouch for clients
+
+    def tree(self, *, vouched: bool) -> bytes:
+        return self.when if vouched else self.stranger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A rule that refuses by itself, or that allows, with what is said to whom it refuses."""
+
+    rule: str  # "<namespace>/<name>"
+    condition: Condition
+    status: int = 403
+    body: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inside:
+    """What Envoy decides without asking. Of denials the first one that matches is told."""
+
+    denies: tuple[Refusal, ...] = ()
+    allows: tuple[Refusal, ...] = ()  # with any, what none of them matches is refused
+    tcp_denies: tuple[Refusal, ...] = ()
+    tcp_allows: tuple[Refusal, ...] = ()
+
+
+_NOTHING = Inside()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +62,9 @@ class MixerCalls:
     reports: tuple[str, ...] = ()
     tcp_reports: tuple[str, ...] = ()
     timeout: timedelta = timedelta(milliseconds=100)  # of the slowest rule
+    inside: Inside = _NOTHING  # rules that are in none of the above
+    closed_when: Condition | None = None  # when one of `closed` may have anything to say; None: always
+    open_when: Condition | None = None
     attributes: frozenset[str] = frozenset()  # that checks and quotas read
     request_headers: tuple[str, ...] | None = ()  # that checks and quotas read, sorted; None: all
     report_request_headers: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from lateen.pilot.model.values_jwt import RequestAuth
 from lateen.pilot.translate.authz import Decisions, Vouching, build_decisions
 from lateen.pilot.translate.jwt import build_jwt_filters, strip_outputs
 from lateen.pilot.translate.mixer.called import http_calls, tcp_calls
+from lateen.pilot.translate.mixer.inside import http_rules, tcp_rules
 
 __all__ = ["Guards", "build_guards"]
 
@@ -43,13 +44,19 @@ def build_guards(
 ) -> Guards:
     """Return the guards of chains: external authorizers, then tokens, then AUDIT, DENY and ALLOW rules.
 
-    Authorizers go first, as in Istio, so what a token says is not known to them. Mixer is asked last, by whom all else
-    lets in. `vouching` says whose identities are believed there.
+    Authorizers go first, as in Istio, so what a token says is not known to them. Mixer's rules come last, those that
+    Envoy asks about last of all. `vouching` says whose identities are believed there.
     """
     decisions: Decisions = build_decisions(authorization, vouching)
     calls = replace(mixer, vouched=vouching is Vouching.MESH)
     return Guards(
         early=strip_outputs(request_auth),
-        http=(*decisions.http_asks, *build_jwt_filters(request_auth), *decisions.http_rules, *http_calls(calls)),
-        tcp=(*decisions.tcp_asks, *decisions.tcp_rules, *tcp_calls(calls)),
+        http=(
+            *decisions.http_asks,
+            *build_jwt_filters(request_auth),
+            *decisions.http_rules,
+            *http_rules(calls),
+            *http_calls(calls),
+        ),
+        tcp=(*decisions.tcp_asks, *decisions.tcp_rules, *tcp_rules(calls), *tcp_calls(calls)),
     )

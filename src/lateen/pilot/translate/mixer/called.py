@@ -5,9 +5,10 @@ Out: the cluster `lateen-mixer`; filters of external authorization, HTTP and net
      called.
 Rules: docs/design/0022-mixer-process.md, "What Envoy is told".
 
-A request is asked about once: where a rule that fails closed applies, one filter asks by all rules, since without that
-rule's answer the request is refused anyway. When Mixer is gone every answer must come at once. So connections to it are
-short of patience, and after a few failures in a row it is out for a second, during which nothing is tried.
+A request is asked about once: where a rule that fails closed may matter, one filter asks by all rules, since without
+that rule's answer the request is refused anyway; where only rules that fail open may, another asks by those. When Mixer
+is gone every answer must come at once. So connections to it are short of patience, and after a few failures in a row it
+is out for a second, during which nothing is tried.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateValidationContext
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, UpstreamTlsContext
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+from envoy.type.matcher.v3.metadata_pb2 import MetadataMatcher
 from envoy.type.matcher.v3.string_pb2 import ListStringMatcher, StringMatcher
 from envoy.type.v3.http_status_pb2 import HttpStatus, StatusCode
 from envoy.type.v3.percent_pb2 import Percent
@@ -55,6 +57,7 @@ from lateen.pilot.model.secret_names import MESH_ROOTS, OWN_CERTIFICATE
 from lateen.pilot.model.values import ServiceRef
 from lateen.pilot.model.values_called import MixerCalls
 from lateen.pilot.translate.jwt import JWT_FILTER
+from lateen.pilot.translate.mixer.inside import CLOSED, OPEN, asked_where, gate, refusals
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import duration, uint32
 from lateen.pilot.translate.peers import PEER_NAMESPACE
@@ -160,11 +163,23 @@ def build_mixer_cluster(calls: MixerCalls) -> Cluster:
 
 
 def http_calls(calls: MixerCalls) -> tuple[HttpFilter, ...]:
-    """Return the filter that asks about each request, if there is anything to ask."""
-    closed = bool(calls.closed)
+    """Return the filters that ask about a request, if there is anything to ask."""
     rules = (*calls.closed, *calls.open)
     if not rules:
         return ()
+    found = gate(calls)
+    if not found:
+        return (_asking(calls, rules, closed=bool(calls.closed)),)
+    if calls.closed:
+        found += (_asking(calls, rules, closed=True, where=asked_where(CLOSED)),)
+    if calls.open:
+        found += (_asking(calls, calls.open, closed=False, where=asked_where(OPEN)),)
+    return found
+
+
+def _asking(
+    calls: MixerCalls, rules: Sequence[str], *, closed: bool, where: MetadataMatcher | None = None
+) -> HttpFilter:
     asking = ExtAuthz(
         grpc_service=_service(calls, rules, timeout=calls.timeout + SLACK, formatted=True),
         transport_api_version=ApiVersion.V3,
@@ -172,11 +187,12 @@ def http_calls(calls: MixerCalls) -> tuple[HttpFilter, ...]:
         failure_mode_allow_header_add=not closed,
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
         metadata_context_namespaces=_SPACES,
+        filter_enabled_metadata=where,
         include_tls_session="connection.requested_server_name" in calls.attributes,
         allowed_headers=_allowed(calls),
         stat_prefix=STAT_PREFIX,
     )
-    return (HttpFilter(name="envoy.filters.http.ext_authz", typed_config=pack(asking)),)
+    return HttpFilter(name="envoy.filters.http.ext_authz", typed_config=pack(asking))
 
 
 def tcp_calls(calls: MixerCalls) -> tuple[Filter, ...]:
@@ -196,8 +212,9 @@ def tcp_calls(calls: MixerCalls) -> tuple[Filter, ...]:
 
 
 def local_replies(calls: MixerCalls) -> LocalReplyConfig | None:
-    """Return what makes a refusal for want of Mixer say so, where requests are refused for it."""
-    return _LOCAL_REPLIES if calls.closed else None
+    """Return what makes refusals say why: those of rules in Envoy, and for want of Mixer."""
+    mappers = [*refusals(calls), *([_MIXER_AWAY] if calls.closed else [])]
+    return LocalReplyConfig(mappers=mappers) if mappers else None
 
 
 def http_reports(calls: MixerCalls, service: ServiceRef | None) -> tuple[AccessLog, ...]:
@@ -290,11 +307,7 @@ def _down_filter() -> AccessLogFilter:
     )
 
 
-_LOCAL_REPLIES: Final = LocalReplyConfig(
-    mappers=[
-        ResponseMapper(
-            filter=_down_filter(),
-            body_format_override=SubstitutionFormatString(text_format_source=DataSource(inline_string=MIXER_DOWN)),
-        )
-    ]
+_MIXER_AWAY: Final = ResponseMapper(
+    filter=_down_filter(),
+    body_format_override=SubstitutionFormatString(text_format_source=DataSource(inline_string=MIXER_DOWN)),
 )

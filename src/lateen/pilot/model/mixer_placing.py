@@ -1,0 +1,133 @@
+"""Where a rule's decision runs: in Envoy, where Envoy can decide the same, otherwise in Mixer. Pure.
+
+In:  a rule, and the proxy and traffic that it is about (`lateen.expr.envoy.Where`). Out: a `Placed`, with the reason.
+Rules: docs/design/0023-compiled-rules.md. A decision is placed as a whole: what is asked anyway is asked once.
+`lateen mixer explain` shows these reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final
+
+from lateen.api.mixer import ListCheck, Rule
+from lateen.api.rule_reading import compiled
+from lateen.expr.envoy import EnvoyExpression, NotInEnvoy, Where, all_of, any_of, everything, listed, to_envoy
+from lateen.pilot.model.values_called import Condition, Refusal
+
+__all__ = ["Placed", "allows", "any_condition", "decides", "may_matter", "place"]
+
+# Parts that cannot be put into Envoy, and why.
+_WHY_CALLED: Final = {
+    "check.headers": "values of headers are worked out by Mixer",
+    "check.webhook": "the answer of another server is asked for",
+    "check.opa": "the answer of another server is asked for",
+    "quota": "its count is one for all proxies",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """`kind`: "deny" or "allow" in Envoy, "" in Mixer. `why`: a clause, for people."""
+
+    kind: str = ""
+    refusal: Refusal | None = None
+    text: str = ""  # the condition as Envoy runs it
+    why: str
+
+
+def place(name: str, rule: Rule, where: Where) -> Placed:
+    """Return where the checks and quotas of a rule run."""
+    parts = decides(rule)
+    try:
+        match = _match(rule, where)
+        if "check.deny" in parts:
+            # Whoever matches is refused, whatever else the rule would do.
+            return _refusing("deny", name, rule, match, where)
+        if parts == ["check.allow"]:
+            return _refusing("allow", name, rule, match, where)
+        if parts == ["check.list"]:
+            return _listing(name, rule, where)
+    except NotInEnvoy as reason:
+        return Placed(why=f"its condition {reason}")
+    return Placed(why=_why_called(parts))
+
+
+def may_matter(rule: Rule, where: Where) -> Condition | None:
+    """Return when a rule that is called has anything to say; None: that is for Mixer to find out."""
+    try:
+        return _condition(_match(rule, where), _match(rule, replace(where, vouched=False)))
+    except NotInEnvoy:
+        return None
+
+
+def allows(rule: Rule) -> bool:
+    return rule.check is not None and rule.check.allow is not None
+
+
+def any_condition(conditions: Sequence[Condition]) -> Condition:
+    """Return what holds where one of them does; there is at least one."""
+    sides = zip(*((one.when, one.stranger) for one in conditions), strict=True)
+    when, stranger = (any_of(*(EnvoyExpression(tree, "") for tree in trees)) for trees in sides)
+    return _condition(when, stranger)
+
+
+@lru_cache(maxsize=8192)
+def _expression(text: str, where: Where) -> EnvoyExpression:
+    return to_envoy(compiled(text), where)
+
+
+def _match(rule: Rule, where: Where) -> EnvoyExpression:
+    return _expression(rule.match, where) if rule.match else everything()
+
+
+def _condition(vouched: EnvoyExpression, stranger: EnvoyExpression) -> Condition:
+    return Condition(vouched.tree, stranger.tree)
+
+
+def decides(rule: Rule) -> list[str]:
+    """Return what the rule decides, as it is written."""
+    check = rule.check
+    written = [f"check.{name}" for name in check.__struct_fields__ if getattr(check, name)] if check is not None else []
+    return [*written, *(["quota"] if rule.quota is not None else [])]
+
+
+def _why_called(parts: list[str]) -> str:
+    reasons = [_WHY_CALLED[part] for part in parts if part in _WHY_CALLED]
+    if reasons:
+        return reasons[0]
+    return f"{' and '.join(parts)} together are one question" if len(parts) > 1 else f"{parts[0]} is Python's"
+
+
+def _refusing(kind: str, name: str, rule: Rule, match: EnvoyExpression, where: Where) -> Placed:
+    deny = rule.check.deny if rule.check is not None else None
+    condition = _condition(match, _match(rule, replace(where, vouched=False)))
+    refusal = Refusal(rule=name, condition=condition)
+    if deny is not None:
+        refusal = replace(
+            refusal,
+            status=deny.status,
+            body=deny.body,
+            headers=tuple((header.lower(), text) for header, text in deny.headers.items()),
+        )
+    return Placed(kind=kind, refusal=refusal, text=match.text, why="Envoy can evaluate its condition")
+
+
+def _listing(name: str, rule: Rule, where: Where) -> Placed:
+    assert rule.check is not None
+    assert rule.check.list is not None
+    check: ListCheck = rule.check.list
+    if check.type != "STRINGS":
+        return Placed(why=f"Envoy's expressions have no lists of {check.type}")
+    if check.file or getattr(check, "url", ""):
+        return Placed(why="its list changes without the rule")
+    here, strange = (_listed(check, rule, variant) for variant in (where, replace(where, vouched=False)))
+    refusal = Refusal(rule=name, condition=_condition(here, strange), status=check.status, body=check.body)
+    return Placed(kind="deny", refusal=refusal, text=here.text, why="Envoy can evaluate its condition and its list")
+
+
+def _listed(check: ListCheck, rule: Rule, where: Where) -> EnvoyExpression:
+    refused = listed(compiled(check.value), check.values, where, wanted=check.deny == "PRESENT")
+    return all_of(_match(rule, where), refused) if rule.match else refused
