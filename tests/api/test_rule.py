@@ -44,7 +44,7 @@ def faults(spec: str) -> list[tuple[str, str]]:
             "spec.check.headers.request.set.a",
             "must be string",
         ),
-        ("{check: {list: {value: source.ip}}}", "spec.check.list", "values or a file"),
+        ("{check: {list: {value: source.ip}}}", "spec.check.list", "values, a file or a url"),
         ("{check: {list: {value: source.ip, file: ../x}}}", "spec.check.list.file", "beside the rule"),
         (
             "{check: {list: {value: source.ip, type: REGEX, values: [a, '(']}}}",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lateen.api.base import Object
 from lateen.api.decode import decode_documents
 from lateen.mixer.court import make_court
+from lateen.mixer.engine import Engine
 from lateen.mixer.logbook import MOST_LINES, Logbook
 from lateen.mixer.meters import MOST_SERIES, Meters
 from lateen.mixer.quotas import MOST_KEYS, MemoryQuota
@@ -43,7 +44,11 @@ def bag(**headers: str) -> dict[str, Any]:
 
 
 def decide(objects: list[Object], what: dict[str, Any], *, asker: Asker = HERE, tcp: bool = False) -> Outcome:
-    return make_court().judge(objects).decide(what, asker, tcp=tcp)
+    return judged(make_court().judge(objects), what, asker, tcp=tcp)
+
+
+def judged(judge: Engine, what: dict[str, Any], asker: Asker, *, tcp: bool) -> Outcome:
+    return asyncio.run(judge.check(what, asker, tcp=tcp))
 
 
 CLIENT = 'request.headers["x-client"]'
@@ -137,10 +142,10 @@ def test_a_list_in_a_file_is_followed_and_stays_when_it_goes_bad(tmp_path: Path)
     def passes() -> bool:
         for listed in court._lists.values():
             listed.look()
-        return judge.decide(bag(), HERE, tcp=False).allowed
+        return judged(judge, bag(), HERE, tcp=False).allowed
 
     # Without its file nothing can be decided, and the rule fails closed.
-    assert judge.decide(bag(), HERE, tcp=False).status == 503
+    assert judged(judge, bag(), HERE, tcp=False).status == 503
     assert "blocked cannot be used: No such file" in str(court.problems()[0])
     file.write_text("# who\n192.0.2.0/24\n")
     assert passes()
@@ -157,7 +162,7 @@ def test_a_list_in_a_file_is_followed_and_stays_when_it_goes_bad(tmp_path: Path)
 def test_a_rule_that_fails_open_passes() -> None:
     spec = "{failurePolicy: open, check: {list: {value: source.ip, file: none}}}"
     court = make_court()
-    assert court.judge(rules(spec)).decide(bag(), HERE, tcp=False).allowed
+    assert judged(court.judge(rules(spec)), bag(), HERE, tcp=False).allowed
     assert court.stats.results["shop/r0", "failed"] == 1
 
 
@@ -214,17 +219,17 @@ def test_quotas_are_charged_by_what_passes_everything_else() -> None:
     quota = f"{{quota: {{limit: 2, per: 1h, by: ['{CLIENT}'], status: 503, body: slow}}}}"
     court = make_court()
     judge = court.judge(rules(quota, DENY_A))
-    assert [judge.decide(bag(x_client="a"), HERE, tcp=False).status for _ in range(3)] == [409] * 3
-    found = [judge.decide(bag(x_client="b"), HERE, tcp=False) for _ in range(3)]
+    assert [judged(judge, bag(x_client="a"), HERE, tcp=False).status for _ in range(3)] == [409] * 3
+    found = [judged(judge, bag(x_client="b"), HERE, tcp=False) for _ in range(3)]
     assert [one.allowed for one in found] == [True, True, False]
     assert (found[2].status, found[2].body, found[2].rule) == (503, "slow", "shop/r0")
     # What is absent is one more client.
-    assert [judge.decide(bag(), HERE, tcp=False).allowed for _ in range(3)] == [True, True, False]
+    assert [judged(judge, bag(), HERE, tcp=False).allowed for _ in range(3)] == [True, True, False]
     # Rules that change elsewhere keep their counts.
     again = court.judge(rules(quota))
-    assert not again.decide(bag(x_client="b"), HERE, tcp=False).allowed
+    assert not judged(again, bag(x_client="b"), HERE, tcp=False).allowed
     changed = court.judge(rules(quota.replace("limit: 2", "limit: 3")))
-    assert changed.decide(bag(x_client="b"), HERE, tcp=False).allowed
+    assert judged(changed, bag(x_client="b"), HERE, tcp=False).allowed
 
 
 async def test_a_domain_of_rate_limits_is_a_namespace_or_a_rule() -> None:
@@ -336,7 +341,7 @@ def test_only_what_is_read_decides(headers: dict[str, str]) -> None:
     keys = {read.key for read in judge.reads if read.attribute == "request.headers"}
     whole = {"request": {"headers": headers}}
     less = {"request": {"headers": {name: value for name, value in headers.items() if name in keys}}}
-    assert judge.decide(whole, HERE, tcp=False) == judge.decide(less, HERE, tcp=False)
+    assert judged(judge, whole, HERE, tcp=False) == judged(judge, less, HERE, tcp=False)
 
 
 async def test_the_court_writes_while_it_runs(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ In: a decoded `Object`. Out: its faults, in the order of the document.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
+from urllib.parse import urlsplit
 
 from lateen.api.base import Object, Problem
 from lateen.api.check_common import check_selector
@@ -16,7 +17,7 @@ from lateen.api.places import join_path
 from lateen.api.suggest import seen
 from lateen.expr import ExpressionError, Phase, Type, compile_expression
 
-__all__ = ["check_rule"]
+__all__ = ["ENVOYS_STATUSES", "check_rule", "may_be_written"]
 
 _METRIC: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
@@ -68,8 +69,8 @@ def _expression(obj: Object, text: str, place: str, want: Type | None, phase: Ph
 
 
 def _check(obj: Object, check: RuleCheck, place: str) -> Iterator[Problem]:
-    if check.deny is None and check.allow is None and check.headers is None and check.list is None:
-        yield obj.problem(place, "does nothing: wanted is at least one of deny, allow, headers, list")
+    if not any(getattr(check, name) for name in check.__struct_fields__):
+        yield obj.problem(place, f"does nothing: wanted is at least one of {', '.join(check.__struct_fields__)}")
     if check.deny is not None and check.allow is not None:
         yield obj.problem(place, "deny and allow exclude each other")
     for part in ("deny", "list"):
@@ -86,6 +87,33 @@ def _check(obj: Object, check: RuleCheck, place: str) -> Iterator[Problem]:
                 yield from _changes(obj, changes, f"{place}.headers.{side}")
     if check.list is not None:
         yield from _list(obj, check.list, f"{place}.list")
+    if check.webhook is not None:
+        yield from _url(obj, check.webhook.url, f"{place}.webhook.url")
+        yield from _fields(obj, check.webhook.fields, f"{place}.webhook.fields", Phase.REQUEST)
+    if check.opa is not None:
+        yield from _url(obj, check.opa.url, f"{place}.opa.url")
+        yield from _fields(obj, check.opa.input, f"{place}.opa.input", Phase.REQUEST)
+
+
+def _url(obj: Object, url: str, place: str) -> Iterator[Problem]:
+    """Yield what is wrong with a URL that Mixer is to ask. Whether it may is for the operator: `--allow-fetch`."""
+    try:
+        parts = urlsplit(url)
+        fit = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fit = False
+    if not fit or not url.isprintable() or " " in url:
+        yield obj.problem(place, f"must be http://host[:port]/path or https://..., got {seen(url)}")
+    elif parts.username is not None or parts.password is not None:
+        yield obj.problem(place, f"must hold no credentials, which are not sent; it is of {parts.hostname}")
+
+
+def _fields(obj: Object, fields: Mapping[str, str], place: str, phase: Phase) -> Iterator[Problem]:
+    """Yield what is wrong with values that are told by name."""
+    if len(fields) > MOST_FIELDS:
+        yield obj.problem(place, f"at most {MOST_FIELDS} are allowed, got {len(fields)}")
+    for name, text in fields.items():
+        yield from _expression(obj, text, join_path(place, name), None, phase)
 
 
 def _status(obj: Object, status: int, place: str) -> Iterator[Problem]:
@@ -101,6 +129,11 @@ def _changes(obj: Object, changes: HeaderChanges, place: str) -> Iterator[Proble
         yield from _header(obj, name, f"{place}.remove[{i}]")
 
 
+def may_be_written(name: str) -> bool:
+    """Tell whether rules may write a header of this name."""
+    return _HEADER.match(name) is not None and _KEPT_HEADERS.match(name) is None
+
+
 def _header(obj: Object, name: str, place: str) -> Iterator[Problem]:
     if not _HEADER.match(name):
         yield obj.problem(place, f"must be the name of a header, got {seen(name)}")
@@ -110,8 +143,13 @@ def _header(obj: Object, name: str, place: str) -> Iterator[Problem]:
 
 def _list(obj: Object, check: ListCheck, place: str) -> Iterator[Problem]:
     yield from _expression(obj, check.value, f"{place}.value", Type.STRING, Phase.REQUEST)
-    if not check.values and not check.file:
-        yield obj.problem(place, "needs values or a file")
+    if not check.values and not check.file and not check.url:
+        yield obj.problem(place, "needs values, a file or a url")
+    if check.url:
+        yield from _url(obj, check.url, f"{place}.url")
+    if check.refresh.total_seconds() < 1:
+        seconds = check.refresh.total_seconds()
+        yield obj.problem(f"{place}.refresh", f"must be at least 1s, got {seconds:g}s")
     if check.file and not _FILE.match(check.file):
         yield obj.problem(f"{place}.file", f"must be the name of a file beside the rule's own, got {seen(check.file)}")
     from lateen.expr.lists import ListError, build_list
@@ -138,10 +176,7 @@ def _log(obj: Object, log: LogReport, place: str) -> Iterator[Problem]:
         yield obj.problem(f"{place}.file", message)
     if not log.fields:
         yield obj.problem(f"{place}.fields", "must not be empty")
-    if len(log.fields) > MOST_FIELDS:
-        yield obj.problem(f"{place}.fields", f"at most {MOST_FIELDS} are allowed, got {len(log.fields)}")
-    for name, text in log.fields.items():
-        yield from _expression(obj, text, join_path(f"{place}.fields", name), None, Phase.END)
+    yield from _fields(obj, log.fields, f"{place}.fields", Phase.END)
 
 
 def _metric(obj: Object, metric: MetricReport, place: str) -> Iterator[Problem]:

@@ -23,10 +23,12 @@ __all__ = [
     "ListCheck",
     "LogReport",
     "MetricReport",
+    "OpaCheck",
     "Rule",
     "RuleCheck",
     "RuleQuota",
     "RuleReport",
+    "WebhookCheck",
 ]
 
 Status = Annotated[int, Meta(ge=300, le=599)]
@@ -57,15 +59,31 @@ class HeadersCheck(Spec, frozen=True, kw_only=True):
 
 
 class ListCheck(Spec, frozen=True, kw_only=True):
-    """Look a value up in a list: `values` and the lines of `file` together."""
+    """Look a value up in a list: `values` and the lines of `file` and of what `url` holds, together."""
 
     value: str  # CEL, a text
     values: tuple[str, ...] = ()
     file: str = ""  # beside the rule's own file
+    url: str = ""
+    refresh: Duration = timedelta(seconds=60)  # of what `url` holds
     type: Literal["STRINGS", "CASE_INSENSITIVE_STRINGS", "REGEX", "IP_ADDRESSES"] = "STRINGS"
     deny: Literal["ABSENT", "PRESENT"] = "ABSENT"  # ABSENT: who is not in the list is refused
     status: Status = 403
     body: str = ""
+
+
+class WebhookCheck(Spec, frozen=True, kw_only=True):
+    """Ask another server: POST of a JSON object."""
+
+    url: str
+    fields: Mapping[str, str] = EMPTY  # name -> CEL
+
+
+class OpaCheck(Spec, frozen=True, kw_only=True):
+    """Ask a server that decides as OPA does: POST of `{"input": ...}`, answered by `{"result": ...}`."""
+
+    url: str
+    input: Mapping[str, str] = EMPTY  # name -> CEL
 
 
 class RuleCheck(Spec, frozen=True, kw_only=True):
@@ -75,6 +93,8 @@ class RuleCheck(Spec, frozen=True, kw_only=True):
     allow: AllowCheck | None = None
     headers: HeadersCheck | None = None
     list: ListCheck | None = None
+    webhook: WebhookCheck | None = None
+    opa: OpaCheck | None = None
 
 
 class RuleQuota(Spec, frozen=True, kw_only=True):
@@ -85,6 +105,7 @@ class RuleQuota(Spec, frozen=True, kw_only=True):
     by: tuple[str, ...] = ()  # CEL: each combination of values has a limit of its own
     amount: str = ""  # CEL, a number; 1
     algorithm: Literal["FIXED", "ROLLING"] = "FIXED"
+    shared: bool = False  # in Redis, by all Mixers that have the same one
     status: Status = 429
     body: str = ""
 

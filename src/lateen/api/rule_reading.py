@@ -5,7 +5,7 @@ In:  a Rule that is checked. Out: a `RuleReading`. Pilot tells Envoys by it what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -13,10 +13,11 @@ from typing import Final
 from lateen.api.mixer import Rule
 from lateen.expr import Expression, Phase, Read, compile_expression
 
-__all__ = ["RuleReading", "compiled", "read_rule"]
+__all__ = ["RuleReading", "asked_of", "compiled", "read_rule"]
 
 # Attributes of one request, which a connection of bytes has none of.
 _OF_REQUESTS: Final = ("request.", "response.", "api.operation")
+TOKEN: Final = frozenset({Read("request.auth.claims")})
 compiled = lru_cache(maxsize=8192)(compile_expression)
 
 
@@ -37,12 +38,22 @@ def read_rule(rule: Rule) -> RuleReading:
     checks = [*match, *map(compiled, _decisions(rule))]
     reports = [*match, *map(compiled, _reports(rule))]
     told = _reads(reports) if rule.report is not None else None
+    # What others decide may be remembered: then it is by whose token it is.
+    whose = TOKEN if any(True for _ in asked_of(rule)) else frozenset()
     return RuleReading(
-        checks=_reads(checks) if deciding else None,
+        checks=_reads(checks) | whose if deciding else None,
         reports=told,
         decides_connections=deciding and all(expression.phase is Phase.CONNECTION for expression in checks),
         reports_connections=told is not None and not any(read.attribute.startswith(_OF_REQUESTS) for read in told),
     )
+
+
+def asked_of(rule: Rule) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield the adapters that decide beside Mixer itself, each with what it is told: name -> CEL."""
+    if rule.check is not None and rule.check.webhook is not None:
+        yield "webhook", rule.check.webhook.fields
+    if rule.check is not None and rule.check.opa is not None:
+        yield "opa", rule.check.opa.input
 
 
 def _decisions(rule: Rule) -> Iterator[str]:
@@ -52,6 +63,8 @@ def _decisions(rule: Rule) -> Iterator[str]:
                 yield from changes.set.values()
     if rule.check is not None and rule.check.list is not None:
         yield rule.check.list.value
+    for _, values in asked_of(rule):
+        yield from values.values()
     if rule.quota is not None:
         yield from rule.quota.by
         if rule.quota.amount:

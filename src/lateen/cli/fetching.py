@@ -10,28 +10,15 @@ from typing import TYPE_CHECKING
 from lateen.cli.units import parse_duration_argument
 
 if TYPE_CHECKING:
+    from lateen.fetch import Guard
     from lateen.pilot.serving.keys import FetchOptions
 
-__all__ = ["add_fetch_arguments", "fetch_options"]
+__all__ = ["add_fetch_arguments", "add_reach_arguments", "fetch_options", "reach_of"]
 
 
 def add_fetch_arguments(parser: argparse.ArgumentParser) -> None:
-    fetching = parser.add_argument_group("fetching", "what is fetched from URLs in configuration")
-    fetching.add_argument(
-        "--allow-fetch",
-        metavar="CIDR",
-        action="append",
-        default=[],
-        help="addresses that may be fetched from though they are loopback, private or the like; may be repeated",
-    )
-    fetching.add_argument(
-        "--refuse-fetch",
-        metavar="CIDR",
-        action="append",
-        default=[],
-        help="addresses that are never fetched from; may be repeated",
-    )
-    fetching.add_argument("--fetch-ca", metavar="FILE", help="roots in PEM that are trusted beside the system's")
+    """Add all of them: for who fetches keys, too."""
+    fetching = add_reach_arguments(parser)
     fetching.add_argument(
         "--jwks-refresh",
         metavar="DURATION",
@@ -48,17 +35,46 @@ def add_fetch_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_reach_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add those of where URLs may lead."""
+    fetching = parser.add_argument_group("fetching", "what is fetched from URLs in configuration")
+    fetching.add_argument(
+        "--allow-fetch",
+        metavar="CIDR",
+        action="append",
+        default=[],
+        help="addresses that may be fetched from though they are loopback, private or the like; may be repeated",
+    )
+    fetching.add_argument(
+        "--refuse-fetch",
+        metavar="CIDR",
+        action="append",
+        default=[],
+        help="addresses that are never fetched from; may be repeated",
+    )
+    fetching.add_argument("--fetch-ca", metavar="FILE", help="roots in PEM that are trusted beside the system's")
+    return fetching
+
+
 def fetch_options(options: argparse.Namespace) -> FetchOptions:
     """Return what the arguments say. Raises `BadInput`."""
-    from lateen.fetch.guard import Guard, parse_networks
     from lateen.pilot.serving.keys import FetchOptions
 
+    guard, ca_file = reach_of(options)
     return FetchOptions(
-        guard=Guard(
-            allowed=parse_networks(options.allow_fetch, "--allow-fetch"),
-            refused=parse_networks(options.refuse_fetch, "--refuse-fetch"),
-        ),
-        ca_file=Path(options.fetch_ca) if options.fetch_ca else None,
+        guard=guard,
+        ca_file=ca_file,
         key_refresh=options.jwks_refresh,
         key_keep=options.jwks_keep,
     )
+
+
+def reach_of(options: argparse.Namespace) -> tuple[Guard, Path | None]:
+    """Return where URLs may lead, and further roots. Raises `BadInput`."""
+    from lateen.fetch.guard import Guard, parse_networks
+
+    guard = Guard(
+        allowed=parse_networks(options.allow_fetch, "--allow-fetch"),
+        refused=parse_networks(options.refuse_fetch, "--refuse-fetch"),
+    )
+    return guard, Path(options.fetch_ca) if options.fetch_ca else None

@@ -9,6 +9,8 @@ import os
 import socket
 from pathlib import Path
 
+from lateen.cli.fetching import add_reach_arguments, reach_of
+from lateen.cli.redis_argument import add_redis_argument, redis_of
 from lateen.cli.units import parse_listen_argument
 from lateen.errors import BadInput
 from lateen.logs import configure_logging
@@ -31,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take an address that others reach: whoever connects is asked for nothing, and believed",
     )
+    add_redis_argument(parser)
+    add_reach_arguments(parser)
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
     parser.add_argument("--channel", type=int, help=argparse.SUPPRESS)  # the control plane's own: rules come by it
 
@@ -44,7 +48,10 @@ def run(options: argparse.Namespace) -> int:
     configure_logging(json=options.log_json)
     # Imported here: these take half a second, --help should not.
     from lateen.mixer.court import make_court
+    from lateen.mixer.means import Means
     from lateen.mixer.process import MixerOptions, run_mixer
+
+    guard, ca_file = reach_of(options)
 
     channel = None
     if options.channel is not None:
@@ -59,7 +66,11 @@ def run(options: argparse.Namespace) -> int:
                 channel=channel,
                 metrics=options.metrics,
             ),
-            make_court(logs=Path(options.logs) if options.logs else None, root_namespace=options.root_namespace),
+            make_court(
+                logs=Path(options.logs) if options.logs else None,
+                root_namespace=options.root_namespace,
+                means=Means(redis=redis_of(options), guard=guard, ca_file=ca_file),
+            ),
         )
     )
 

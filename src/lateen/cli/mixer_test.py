@@ -2,7 +2,8 @@
 
 Decided by Mixer's own engine, here. Each document of the file is one request: attributes by their names, nested or
 dotted, and beside them `expect` (allow, deny, or a status), `namespace` and `labels` of the workload, `tcp: true` for a
-connection. What a request does not have is left out. Quotas count from one document to the next.
+connection. What a request does not have is left out. Quotas count from one document to the next, also those that are
+shared; other servers are not asked, and let pass.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from lateen.cli.output import add_output_argument, print_data, print_table
 from lateen.errors import BadInput
 from lateen.expr import BY_NAME, Type
 from lateen.mixer.court import make_court
+from lateen.mixer.means import Means
 from lateen.mixer.services.answers import Outcome
 from lateen.wire.mixer import Asker
 
@@ -63,8 +65,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _decide(rules: list[Object], trials: list[Trial], root: str) -> list[Outcome]:
-    judge = make_court(root_namespace=root).judge(rules)
-    return [judge.decide(trial.bag, trial.asker, tcp=trial.tcp) for trial in trials]
+    judge = make_court(root_namespace=root, means=Means(offline=True)).judge(rules)
+    return [await judge.check(trial.bag, trial.asker, tcp=trial.tcp) for trial in trials]
 
 
 def read_rules(path: Path) -> list[Object]:

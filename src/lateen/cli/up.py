@@ -7,6 +7,7 @@ import asyncio
 from pathlib import Path
 
 from lateen.cli.fetching import add_fetch_arguments, fetch_options
+from lateen.cli.redis_argument import add_redis_argument, redis_of
 from lateen.cli.units import parse_duration_argument, parse_listen_argument
 from lateen.errors import BadInput
 from lateen.settings import Settings
@@ -101,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="addresses that may read there, beside this machine's loopback; may be repeated",
     )
+    add_redis_argument(parser)
     add_fetch_arguments(parser)
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
 
@@ -153,6 +155,7 @@ def run(options: argparse.Namespace) -> int:
                     root=RootWish(options.root_key, options.root_ttl or RootWish().lifetime),
                 ),
                 fetch=fetch_options(options),
+                redis=redis_of(options),
                 network=options.network,
                 listen=options.listen,
                 metrics=metrics,

@@ -37,12 +37,16 @@ async def exchange(
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
+    connection: h11.Connection | None = None,
 ) -> Answer:
     """Send one request and return its answer. Raises `FetchError` when it is no HTTP, cut off, or too large.
 
+    `connection`: what is known of one that was used before, and may be used again after this.
+
     The body is asked for and taken as it is: one that is compressed is refused, so that a few bytes never become many.
     """
-    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADER_BYTES)
+    if connection is None:
+        connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADER_BYTES)
     fields = {
         "host": target.authority,
         "user-agent": USER_AGENT,

@@ -21,7 +21,7 @@ from lateen.fetch.guard import Guard
 from lateen.fetch.threads import Threads
 from lateen.fetch.urls import Target, follow, parse_url
 
-__all__ = ["Fetched", "Fetcher", "Limits"]
+__all__ = ["THREADS", "Fetched", "Fetcher", "Limits", "client_context"]
 
 # Names that are asked for, and roots that are read, at once. Many: a name whose servers are silent holds one for half a
 # minute, and whoever writes URLs may know such names.
@@ -105,13 +105,13 @@ class Fetcher:
 
     async def _roots(self) -> ssl.SSLContext:
         try:
-            return await self._threads.run(_client_context, self._ca_file)
+            return await self._threads.run(client_context, self._ca_file)
         except OSError as error:
             why = error.strerror or "no certificate in PEM in it"
             raise FetchError("tls", f"the file of further roots {self._ca_file} cannot be read: {why}") from error
 
 
-def _client_context(ca_file: Path | None) -> ssl.SSLContext:
+def client_context(ca_file: Path | None) -> ssl.SSLContext:
     # Not `ssl.create_default_context`: it would write session keys where SSLKEYLOGFILE says.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -1,4 +1,4 @@
-"""Puts rules in force, and keeps what outlives them: counts of quotas, lists of files, lines that wait, metrics."""
+"""Puts rules in force, and keeps what outlives them: counts of quotas, lists, lines that wait, metrics, adapters."""
 
 from __future__ import annotations
 
@@ -8,39 +8,50 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 from lateen.api.base import Object, Problem
 from lateen.api.mixer import ListCheck, RuleQuota
 from lateen.expr import ExpressionError
-from lateen.expr.lists import ListError, ValueList, build_list
+from lateen.expr.lists import ValueList
 from lateen.mixer.engine import Engine, EngineStats, Equipment
+from lateen.mixer.listed import Listed
 from lateen.mixer.logbook import Logbook
+from lateen.mixer.means import NOTHING, Means, Outside
 from lateen.mixer.meters import Meters
 from lateen.mixer.quotas import MemoryQuota, Quota
 from lateen.mixer.rules import CompiledRule, compile_rule, quota_key
 
 __all__ = ["RuleCourt", "make_court"]
 
+log = structlog.get_logger(__name__)
+SAY_REDIS: Final = "`lateen up` and `lateen mixer serve` take one with --redis URL"
 ROOT_NAMESPACE: Final = "istio-system"
-LONGEST_FILE: Final = 16 << 20  # bytes of a list
+FETCH_LOOK_SECONDS: Final = 0.2
+FAILING_SECONDS: Final = 60.0  # for how long it is told that an adapter failed
 LOOK_SECONDS: Final = 2.0  # how often files of lists are looked at
 
 
-def make_court(*, logs: Path | None = None, root_namespace: str = ROOT_NAMESPACE) -> RuleCourt:
-    """Return a court without rules. `logs`: the folder that rules may log into."""
-    return RuleCourt(Logbook(logs), root_namespace=root_namespace, clock=time.monotonic)
+def make_court(*, logs: Path | None = None, root_namespace: str = ROOT_NAMESPACE, means: Means = NOTHING) -> RuleCourt:
+    """Return a court without rules. `logs`: the folder that rules may log into. Raises: BadInput."""
+    return RuleCourt(Logbook(logs), root_namespace=root_namespace, clock=time.monotonic, means=means)
 
 
 class RuleCourt:
     """See `lateen.mixer.process.Court`."""
 
-    def __init__(self, logbook: Logbook, *, root_namespace: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, logbook: Logbook, *, root_namespace: str, clock: Callable[[], float], means: Means = NOTHING
+    ) -> None:
         self.stats: Final = EngineStats()
         self._logbook = logbook
         self._root = root_namespace
         self._clock = clock
         self._meters = Meters()
         self._quotas: dict[str, tuple[Any, Quota]] = {}
-        self._lists: dict[str, _Listed] = {}
+        self._outside = Outside(means, clock)
+        self._failures: dict[tuple[str, str], tuple[float, str]] = {}  # (rule, part) -> when, why; of adapters
+        self._lists: dict[str, Listed] = {}
         self._rules: list[tuple[Object, CompiledRule]] = []
         self._faults: list[Problem] = []
 
@@ -56,13 +67,22 @@ class RuleCourt:
         compiled = [rule for _, rule in self._rules]
         self._lists = {rule.name: self._listed(rule) for rule in compiled if _list_of(rule) is not None}
         self._quotas = {
-            rule.name: self._quota(rule, rule.spec.quota) for rule in compiled if rule.spec.quota is not None
+            rule.name: self._quota(rule, rule.spec.quota)
+            for rule in compiled
+            if rule.spec.quota is not None and not rule.spec.quota.shared
         }
+        shared = {rule.name: self._outside.quota(rule) for rule in compiled if _is_shared(rule)}
+        self._failures = {}
         return Engine(
             compiled,
             Equipment(
                 list_of=self._entries,
                 quotas={name: quota for name, (_, quota) in self._quotas.items()},
+                shared={name: quota for name, quota in shared.items() if quota is not None},
+                adapters={
+                    (rule.name, part): self._outside.adapter(rule, part) for rule in compiled for part, _ in rule.asked
+                },
+                note=self._note,
                 logbook=self._logbook,
                 meters=self._meters,
                 metrics=frozenset(self._counted()),
@@ -90,9 +110,26 @@ class RuleCourt:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._logbook.run())
             tasks.create_task(look())
+            tasks.create_task(self._fetch_lists())
 
     async def close(self) -> None:
         await self._logbook.flush()
+        await self._outside.close()
+
+    async def _fetch_lists(self) -> None:
+        """Have what URLs hold, each as often as its rule says, and at once when it is new."""
+        fetching: dict[int, asyncio.Task[None]] = {}
+        try:
+            while True:
+                for listed in self._lists.values():
+                    # One at a time of each: who answers slowly is not asked twice.
+                    if listed.is_due() and (id(listed) not in fetching or fetching[id(listed)].done()):
+                        fetching[id(listed)] = asyncio.create_task(listed.fetch(self._outside.fetcher))
+                fetching = {key: task for key, task in fetching.items() if not task.done()}
+                await asyncio.sleep(FETCH_LOOK_SECONDS)
+        finally:
+            for task in fetching.values():
+                task.cancel()
 
     # ---- what rules need
 
@@ -100,14 +137,19 @@ class RuleCourt:
         listed = self._lists.get(rule)
         return listed.entries if listed is not None else None
 
-    def _listed(self, rule: CompiledRule) -> _Listed:
+    def _listed(self, rule: CompiledRule) -> Listed:
         check = _list_of(rule)
         assert check is not None
         known = self._lists.get(rule.name)
         if known is not None and known.check == check and known.folder == rule.folder:
             known.look()
             return known
-        return _Listed(check, rule.folder)
+        return Listed(check, rule.folder, self._clock)
+
+    def _note(self, rule: str, part: str, why: str) -> None:
+        if (rule, part) not in self._failures:
+            log.warning("adapter failed", rule=rule, adapter=part, reason=why)
+        self._failures[rule, part] = (self._clock(), why)
 
     def _quota(self, rule: CompiledRule, quota: RuleQuota) -> tuple[Any, Quota]:
         key = quota_key(quota)
@@ -135,8 +177,16 @@ class RuleCourt:
     def _shortages(self) -> Iterator[Problem]:
         for obj, rule in self._rules:
             listed = self._lists.get(rule.name)
-            if listed is not None and listed.fault:
-                yield obj.problem("spec.check.list.file", listed.fault)
+            for field, fault in listed.faults if listed is not None else ():
+                yield obj.problem(f"spec.check.list.{field}", fault)
+            if _is_shared(rule) and not self._outside.shares:
+                yield obj.problem("spec.quota.shared", f"there is no Redis: {SAY_REDIS}")
+            elif _is_shared(rule) and self._outside.redis is not None and self._outside.redis.fault:
+                yield obj.problem("spec.quota.shared", self._outside.redis.fault, level="warning")
+            for part, _ in rule.asked:
+                when, why = self._failures.get((rule.name, part), (-FAILING_SECONDS, ""))
+                if why and self._clock() - when < FAILING_SECONDS:
+                    yield obj.problem(f"spec.check.{part}", f"failed lately: {why}", level="warning")
             report = rule.spec.report
             if report is not None and report.log is not None and report.log.file in self._logbook.failures:
                 reason = self._logbook.failures[report.log.file]
@@ -149,48 +199,18 @@ class RuleCourt:
         yield "# TYPE mixer_report_entries_total counter"
         for (rule, result), count in sorted(self.stats.reported.items()):
             yield f'mixer_report_entries_total{{rule="{rule}",result="{result}"}} {count}'
+        for name, count in (("hits", self._outside.cache.hits), ("misses", self._outside.cache.misses)):
+            yield f"# TYPE mixer_decision_cache_{name}_total counter"
+            yield f"mixer_decision_cache_{name}_total {count}"
         yield "# TYPE mixer_log_lines_dropped_total counter"
         yield f"mixer_log_lines_dropped_total {self._logbook.dropped}"
         yield "# TYPE mixer_metric_series_dropped_total counter"
         yield f"mixer_metric_series_dropped_total {self._meters.dropped}"
 
 
+def _is_shared(rule: CompiledRule) -> bool:
+    return rule.spec.quota is not None and rule.spec.quota.shared
+
+
 def _list_of(rule: CompiledRule) -> ListCheck | None:
     return rule.spec.check.list if rule.spec.check is not None else None
-
-
-class _Listed:
-    """The list of one rule: what it says itself, and a file that may change. A file that goes bad stays as it was."""
-
-    def __init__(self, check: ListCheck, folder: Path) -> None:
-        self.check = check
-        self.folder = folder
-        self.entries: ValueList | None = None
-        self.fault = ""
-        self._stamp: object = None
-        if check.file:
-            self.look()
-        else:
-            self.entries = build_list(check.type, check.values)
-
-    def look(self) -> None:
-        """Read the file again if it is another one."""
-        if not self.check.file:
-            return
-        path = self.folder / self.check.file
-        try:
-            info = path.stat()
-            stamp = (info.st_mtime_ns, info.st_size, info.st_ino)
-            if stamp == self._stamp:
-                return
-            if info.st_size > LONGEST_FILE:
-                raise OSError(f"has more than {LONGEST_FILE >> 20} MiB")
-            lines = path.read_text().splitlines()
-            entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-            self.entries = build_list(self.check.type, [*self.check.values, *entries])
-        except (OSError, UnicodeError, ListError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            after = "; what was read last stays in force" if self.entries is not None else ""
-            self.fault = f"{path} cannot be used: {reason}{after}"
-            return
-        self._stamp, self.fault = stamp, ""

@@ -5,23 +5,29 @@ Rules: docs/api/Rule.md "What is decided". The order of rules means nothing for 
 denies; where a rule allows, one of those that allow must match; quotas are charged by what passed all that. Of several
 denials the first is told: of the root namespace, then by age.
 
-A rule that cannot be decided (a list that cannot be read, a Redis that is away) passes or refuses as its failurePolicy
-says, and is counted.
+What needs nobody else is decided at once, in one go. Only what is left is asked of adapters: all of a request's at the
+same time, each within its rule's `timeout`, counted from the request's arrival and not from the question's.
+
+A rule that cannot be decided (a list that cannot be read, a Redis that is away, an adapter that fails or is late)
+passes or refuses as its failurePolicy says, and is counted.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from enum import Enum
+from typing import Any, Final, Literal
 
 from lateen.expr import ABSENT, Activation, Expression, Read
 from lateen.expr.lists import ValueList
+from lateen.mixer.adapter import AdapterError, CheckAdapter, Client, Verdict
 from lateen.mixer.logbook import Logbook
 from lateen.mixer.meters import Meters
-from lateen.mixer.quotas import Quota
+from lateen.mixer.quotas import Key, Quota, SharedQuota
 from lateen.mixer.rules import CompiledRule
 from lateen.mixer.services.answers import ALLOWED, Outcome
 from lateen.wire.mixer import Asker
@@ -30,7 +36,16 @@ __all__ = ["Engine", "EngineStats", "Equipment"]
 
 NOT_ALLOWED: Final = "no rule allows this\n"
 CANNOT_DECIDE: Final = "mixer cannot decide, and the rule fails closed\n"
+MAX_BODY: Final = 64 * 1024
 Bag = Mapping[str, Any]
+
+
+class _Elsewhere(Enum):
+    SHARED = "shared"
+
+
+SHARED: Final = _Elsewhere.SHARED
+Shared = Literal[_Elsewhere.SHARED]
 
 
 @dataclass(slots=True)
@@ -47,6 +62,9 @@ class Equipment:
 
     list_of: Callable[[str], ValueList | None]  # as it is now
     quotas: Mapping[str, Quota]
+    shared: Mapping[str, SharedQuota]
+    adapters: Mapping[tuple[str, str], CheckAdapter]  # (rule, part)
+    note: Callable[[str, str, str], None]  # rule, part, why it could not be asked
     logbook: Logbook
     meters: Meters
     metrics: frozenset[str]  # rules whose metric can be counted
@@ -68,28 +86,50 @@ class Engine:
         return frozenset(read for rule in self._rules for read in rule.reads)
 
     async def check(self, bag: Bag, asker: Asker, *, tcp: bool) -> Outcome:
-        return self.decide(bag, asker, tcp=tcp)
+        """Return what is to become of a request, or of a connection."""
+        began = asyncio.get_running_loop().time()
+        activation = Activation(bag)
+        found = self._at_once(activation, asker, tcp=tcp)
+        if isinstance(found, Outcome):
+            return found
+        written: dict[str, str] = {}
+        if any(rule.asked for rule in found):
+            answers = await self._ask(found, activation, _client(bag), began)
+            if isinstance(answers, Outcome):
+                return answers
+            written = answers
+        for rule in found:
+            if rule.spec.quota is not None:
+                refused = self._charge(rule, activation, 1)
+                if refused is SHARED:
+                    refused = await self._take(rule, activation, 1, began)
+                if refused is not None:
+                    return refused
+        return self._admitted(found, activation, written)
 
     async def limit(self, bag: Bag, asker: Asker, domain: str, hits: int) -> Outcome:
         """Charge the quotas of a domain: a namespace, or one rule in it."""
+        began = asyncio.get_running_loop().time()
         activation = Activation(bag)
         for rule in self._rules:
             if rule.spec.quota is None or domain not in (rule.namespace, rule.name):
                 continue
             if rule.match is None or rule.match.holds(activation):
                 refused = self._charge(rule, activation, max(hits, 1))
+                if refused is SHARED:
+                    refused = await self._take(rule, activation, max(hits, 1), began)
                 if refused is not None:
                     return refused
         return ALLOWED
 
-    def decide(self, bag: Bag, asker: Asker, *, tcp: bool) -> Outcome:
-        """Return what is to become of a request, or of a connection."""
-        activation = Activation(bag)
+    def _at_once(self, activation: Activation, asker: Asker, *, tcp: bool) -> Outcome | list[CompiledRule]:
+        """Return the outcome if it needs nobody else, otherwise the rules that match and have let pass so far."""
         stats = self._equipment.stats.results
+        scope = self._scope(asker)
         passing: list[CompiledRule] = []
-        allows = allowed = False
+        allows = allowed = asks = False
         first_allow = ""
-        for rule in self._scope(asker).connections if tcp else self._scope(asker).requests:
+        for rule in scope.connections if tcp else scope.requests:
             check = rule.spec.check
             matches = rule.match is None or rule.match.holds(activation)
             if check is not None and check.allow is not None:
@@ -100,17 +140,26 @@ class Engine:
             refused = self._refusal(rule, activation)
             if refused is not None:
                 return refused
+            asks = asks or rule.elsewhere
             passing.append(rule)
         if allows and not allowed:
             stats[first_allow, "denied"] += 1
             return Outcome(allowed=False, status=403, body=NOT_ALLOWED, rule=first_allow)
+        if asks:
+            return passing
         for rule in passing:
             if rule.spec.quota is not None:
-                refused = self._charge(rule, activation, 1)
-                if refused is not None:
-                    return refused
+                spent = self._charge(rule, activation, 1)
+                assert spent is not SHARED
+                if spent is not None:
+                    return spent
+        return self._admitted(passing, activation, {})
+
+    def _admitted(self, passing: list[CompiledRule], activation: Activation, written: Mapping[str, str]) -> Outcome:
+        stats = self._equipment.stats.results
+        for rule in passing:
             stats[rule.name, "allowed"] += 1
-        return _changes(passing, activation)
+        return _changes(passing, activation, written)
 
     def report(self, bags: Sequence[Bag], asker: Asker, *, tcp: bool) -> None:
         rules = self._scope(asker).connection_reports if tcp else self._scope(asker).request_reports
@@ -169,19 +218,86 @@ class Engine:
                 return Outcome(allowed=False, status=check.list.status, body=check.list.body, rule=rule.name)
         return None
 
-    def _charge(self, rule: CompiledRule, activation: Activation, hits: int) -> Outcome | None:
+    def _charge(self, rule: CompiledRule, activation: Activation, hits: int) -> Outcome | Shared | None:
+        """Charge a quota that is in this process; `SHARED`: it is elsewhere."""
         quota = rule.spec.quota
+        assert quota is not None
+        if quota.shared:
+            return SHARED
         counts = self._equipment.quotas.get(rule.name)
-        if quota is None or counts is None:
+        if counts is None:
             return self._failed(rule)
-        amount = 1 if rule.amount is None else rule.amount.evaluate(activation)
-        if not isinstance(amount, int) or amount < 0:
-            amount = 1
-        key = tuple(_key_part(expression, activation) for expression in rule.by)
-        if counts.charge(key, amount * hits):
-            return None
+        return None if counts.charge(*_charged(rule, activation, hits)) else self._spent(rule)
+
+    async def _take(self, rule: CompiledRule, activation: Activation, hits: int, began: float) -> Outcome | None:
+        counts = self._equipment.shared.get(rule.name)
+        if counts is None:
+            return self._failed(rule)
+        try:
+            async with asyncio.timeout_at(began + rule.spec.timeout.total_seconds()):
+                taken = await counts.take(*_charged(rule, activation, hits))
+        except (AdapterError, TimeoutError):
+            return self._failed(rule)
+        return None if taken else self._spent(rule)
+
+    def _spent(self, rule: CompiledRule) -> Outcome:
+        quota = rule.spec.quota
+        assert quota is not None
         self._equipment.stats.results[rule.name, "denied"] += 1
         return Outcome(allowed=False, status=quota.status, body=quota.body, rule=rule.name)
+
+    # ---- adapters
+
+    async def _ask(
+        self, rules: list[CompiledRule], activation: Activation, client: Client, began: float
+    ) -> Outcome | dict[str, str]:
+        """Ask the adapters of all rules. Return the first refusal in order of the rules, or headers to write."""
+        questions = [(rule, part) for rule in rules for part in rule.asked]
+        verdicts = await asyncio.gather(
+            *(self._verdict(rule, part, values, activation, client, began) for rule, (part, values) in questions)
+        )
+        written: dict[str, str] = {}
+        for (rule, _), verdict in zip(questions, verdicts, strict=True):
+            if verdict is None:
+                refused = self._failed(rule)
+                if refused is not None:
+                    return refused
+            elif not verdict.allowed:
+                self._equipment.stats.results[rule.name, "denied"] += 1
+                return Outcome(
+                    allowed=False,
+                    status=verdict.status,
+                    body=verdict.body[:MAX_BODY],
+                    rule=rule.name,
+                    headers=tuple((name.lower(), text) for name, text in verdict.headers.items()),
+                )
+            else:
+                written.update((name.lower(), text) for name, text in verdict.request_headers.items())
+        return written
+
+    async def _verdict(
+        self,
+        rule: CompiledRule,
+        part: str,
+        values: Sequence[tuple[str, Expression]],
+        activation: Activation,
+        client: Client,
+        began: float,
+    ) -> Verdict | None:
+        """Return what one adapter says; None: it has not said anything in time, or it cannot."""
+        adapter = self._equipment.adapters.get((rule.name, part))
+        if adapter is None:
+            return None
+        told = {name: value for name, expression in values if (value := expression.evaluate(activation)) is not ABSENT}
+        try:
+            async with asyncio.timeout_at(began + rule.spec.timeout.total_seconds()):
+                return await adapter.check(told, client)
+        except AdapterError as error:
+            self._equipment.note(rule.name, part, str(error))
+        except TimeoutError:
+            limit = rule.spec.timeout.total_seconds() * 1000
+            self._equipment.note(rule.name, part, f"no answer within the rule's timeout of {limit:g}ms")
+        return None
 
     def _failed(self, rule: CompiledRule) -> Outcome | None:
         self._equipment.stats.results[rule.name, "failed"] += 1
@@ -241,20 +357,35 @@ class _Scope:
         )
 
 
-def _changes(rules: Sequence[CompiledRule], activation: Activation) -> Outcome:
-    """Return what rules that passed change; the last one to write a header is the one that counts."""
-    if not any(rule.request.set or rule.request.remove or rule.response.set for rule in rules):
+def _client(bag: Bag) -> Client:
+    return Client(bag.get("source", {}).get("principal"), bag.get("request", {}).get("auth", {}).get("claims"))
+
+
+def _charged(rule: CompiledRule, activation: Activation, hits: int) -> tuple[Key, int]:
+    """Return whose count is charged, and by how much."""
+    amount = 1 if rule.amount is None else rule.amount.evaluate(activation)
+    if not isinstance(amount, int) or amount < 0:
+        amount = 1
+    return tuple(_key_part(expression, activation) for expression in rule.by), amount * hits
+
+
+def _changes(rules: Sequence[CompiledRule], activation: Activation, written: Mapping[str, str]) -> Outcome:
+    """Return what rules that passed change; the last one to write a header is the one that counts.
+
+    `written`: what adapters write.
+    """
+    if not written and not any(rule.request.set or rule.request.remove or rule.response.set for rule in rules):
         return ALLOWED
-    request: dict[str, str] = {}
+    request: dict[str, str] = dict(written)
     response: dict[str, str] = {}
     removed: dict[str, None] = {}
     for rule in rules:
         removed.update(dict.fromkeys(rule.request.remove))
-        for written, ops in ((request, rule.request), (response, rule.response)):
+        for headers, ops in ((request, rule.request), (response, rule.response)):
             for name, expression in ops.set:
                 value = expression.evaluate(activation)
                 if isinstance(value, str) and value.isprintable():
-                    written[name] = value
+                    headers[name] = value
     return Outcome(
         request_set=tuple(request.items()),
         request_remove=tuple(name for name in removed if name not in request),

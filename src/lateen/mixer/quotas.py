@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol
 
-__all__ = ["MemoryQuota", "Quota"]
+__all__ = ["TICKS", "Key", "MemoryQuota", "Quota", "SharedQuota"]
 
 MOST_KEYS: Final = 100_000
 TICKS: Final = 10
@@ -19,10 +19,17 @@ Key = tuple[str, ...]
 
 
 class Quota(Protocol):
-    """One rule's quota."""
+    """One rule's quota, in this process."""
 
     def charge(self, key: Key, amount: int) -> bool:
         """Take `amount` from what is left for `key`; False: there is not so much, and nothing is taken."""
+
+
+class SharedQuota(Protocol):
+    """One rule's quota, elsewhere."""
+
+    async def take(self, key: Key, amount: int) -> bool:
+        """As `Quota.charge`. Raises: AdapterError."""
 
 
 class MemoryQuota:

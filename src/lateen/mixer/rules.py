@@ -13,7 +13,7 @@ from typing import Any
 
 from lateen.api.base import Object
 from lateen.api.mixer import HeaderChanges, ListCheck, LogReport, MetricReport, Rule, RuleQuota
-from lateen.api.rule_reading import RuleReading, compiled, read_rule
+from lateen.api.rule_reading import RuleReading, asked_of, compiled, read_rule
 from lateen.expr import Expression, Read
 
 __all__ = ["CompiledRule", "HeaderOps", "compile_rule", "quota_key"]
@@ -39,12 +39,18 @@ class CompiledRule:
     request: HeaderOps
     response: HeaderOps
     listed: Expression | None
+    asked: tuple[tuple[str, tuple[tuple[str, Expression], ...]], ...]  # adapters, each with what it is told
     by: tuple[Expression, ...]
     amount: Expression | None
     log: tuple[tuple[str, Expression], ...]
     metric_value: Expression | None
     metric_labels: tuple[tuple[str, Expression], ...]
     reading: RuleReading
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether somebody else has to be asked."""
+        return bool(self.asked) or (self.spec.quota is not None and self.spec.quota.shared)
 
     @property
     def reads(self) -> frozenset[Read]:
@@ -77,6 +83,7 @@ def compile_rule(obj: Object) -> CompiledRule:
         request=request,
         response=response,
         listed=listed,
+        asked=tuple((part, _compiled(values)) for part, values in asked_of(rule)),
         by=by,
         amount=amount,
         log=log,
@@ -95,6 +102,10 @@ def _ops(changes: HeaderChanges | None) -> HeaderOps:
     )
 
 
+def _compiled(values: Mapping[str, str]) -> tuple[tuple[str, Expression], ...]:
+    return tuple((name, compiled(text)) for name, text in values.items())
+
+
 def _fields(report: LogReport | MetricReport | None, name: str) -> tuple[tuple[str, Expression], ...]:
     written: Mapping[str, str] = getattr(report, name) if report is not None else {}
     return tuple((name, compiled(text)) for name, text in written.items())
@@ -102,4 +113,4 @@ def _fields(report: LogReport | MetricReport | None, name: str) -> tuple[tuple[s
 
 def quota_key(quota: RuleQuota) -> tuple[Any, ...]:
     """Return what makes counts of one rule those of another: a rule that changes otherwise keeps its counts."""
-    return (quota.limit, quota.per, quota.by, quota.algorithm)
+    return (quota.limit, quota.per, quota.by, quota.algorithm, quota.shared)

@@ -23,6 +23,7 @@ __all__ = [
     "MIXER_NAMESPACE",
     "ORIGIN",
     "PEER",
+    "REDIS_VARIABLE",
     "SERVICE",
     "SILENCE_SECONDS",
     "Asker",
@@ -43,6 +44,7 @@ SILENCE_SECONDS: Final = 5.0
 CLUSTER: Final = "lateen-mixer"  # of Envoy
 MIXER_NAMESPACE: Final = "istio-system"
 MIXER_ACCOUNT: Final = "lateen-mixer"
+REDIS_VARIABLE: Final = "LATEEN_REDIS_URL"  # of the environment: what is on a command line everybody sees
 
 # Names of gRPC metadata.
 ASKER: Final = "lateen-asker"  # JSON of `Asker`, the same for every request of a filter

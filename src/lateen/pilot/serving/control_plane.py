@@ -77,6 +77,7 @@ from lateen.wire.local import (
     Registration,
     StatusReport,
 )
+from lateen.wire.mixer import REDIS_VARIABLE
 
 __all__ = ["ControlPlane", "ControlPlaneOptions", "run_control_plane"]
 
@@ -96,6 +97,7 @@ class ControlPlaneOptions:
     secrets: Path | None = None  # folder of Secrets; None: `secrets` in the state folder
     certificates: CertificateOptions = field(default_factory=CertificateOptions)
     fetch: FetchOptions = field(default_factory=FetchOptions)
+    redis: str = ""  # URL of the server for quotas that Mixers share; it may hold a password
     network: str = "auto"  # "auto" | "capture" | "explicit"
     listen: tuple[str, int] | None = None  # IP and port for agents elsewhere; None: there are none
     metrics: MetricsEndpointOptions | None = None  # where a Prometheus reads the mesh; None: nowhere
@@ -177,7 +179,8 @@ class ControlPlane:
             self.certificates.sign_for_mixer,
             self.certificates.trust_for_mixer,
             trust_domain=options.trust_domain,
-            arguments=("--logs", str(settings.mixer_logs)),
+            arguments=("--logs", str(settings.mixer_logs), *options.fetch.arguments()),
+            environment={REDIS_VARIABLE: options.redis} if options.redis else {},
             json=options.log_json,
             on_change=self._show_problems,
         )

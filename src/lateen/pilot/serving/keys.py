@@ -42,6 +42,12 @@ class FetchOptions:
                 f"({_seconds(self.key_refresh)}) wanted: keys would be dropped before they are renewed"
             )
 
+    def arguments(self) -> tuple[str, ...]:
+        """Return those that tell another process where it may lead and whom to trust."""
+        named = [("--allow-fetch", self.guard.allowed), ("--refuse-fetch", self.guard.refused)]
+        reach = [word for option, networks in named for network in networks for word in (option, str(network))]
+        return (*reach, *(("--fetch-ca", str(self.ca_file.absolute())) if self.ca_file is not None else ()))
+
     def fetcher(self) -> Fetcher:
         """Return a fetcher that obeys them."""
         return Fetcher(self.guard, ca_file=self.ca_file)

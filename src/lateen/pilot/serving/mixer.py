@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -25,7 +25,7 @@ import msgspec
 import structlog
 from cryptography import x509
 
-from lateen.api.base import Object, Problem
+from lateen.api.base import EMPTY, Object, Problem
 from lateen.api.encode import encode_object
 from lateen.citadel.authority import IssuedChain
 from lateen.errors import LateenError
@@ -81,16 +81,18 @@ class MixerKeeper:
         trust_domain: str,
         command: Sequence[str] = COMMAND,
         arguments: Sequence[str] = (),
+        environment: Mapping[str, str] = EMPTY,
         json: bool = False,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """`arguments`: more of them for `command`. `on_change` is called when `problems` may be others."""
+        """`arguments`, `environment`: more of them for `command`. `on_change` is called when `problems` may change."""
         self._sock = sock
         self._sign = sign
         self._trust = trust
         self._trust_domain = trust_domain
         self._command = tuple(command)
         self._arguments = (*arguments, *(["--log-json"] if json else ()))
+        self._environment = environment
         self._on_change = on_change
         self._rules = Rules(version=0, rules=())
         self._changed = asyncio.Event()
@@ -218,7 +220,7 @@ class MixerKeeper:
             self._child = await spawn(
                 [*self._command, "--channel", "0", "--listen", f"unix:{self._sock}", *self._arguments],
                 attachment=None,
-                env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+                env={**{name: os.environ[name] for name in ENVIRONMENT if name in os.environ}, **self._environment},
                 role="proxy",
                 stdin=theirs.fileno(),
                 stdout=DEVNULL,

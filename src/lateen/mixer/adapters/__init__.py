@@ -1,0 +1,1 @@
+"""Adapters in the box that ask somebody else."""

@@ -1,0 +1,105 @@
+"""What Mixer may use beside itself: given by its operator, never by a rule.
+
+`Means` is what was given; `Outside` is what was made of it, and makes adapters and quotas of rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from lateen.fetch import Caller, Fetcher, Guard
+from lateen.mixer.adapter import CheckAdapter, Client, Verdict
+from lateen.mixer.adapters.web import OpaCheck, WebhookCheck
+from lateen.mixer.cache import Cached, DecisionCache
+from lateen.mixer.quotas import Key, MemoryQuota, SharedQuota
+from lateen.mixer.quotas_redis import RedisQuota, RedisServer
+from lateen.mixer.rules import CompiledRule
+
+__all__ = ["NOTHING", "Means", "Outside"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """`redis`: URL of the server for shared quotas; "": none. `guard`: where rules may have somebody asked. `ca_file`:
+    roots that are trusted for https beside the system's. `offline`: nobody is asked, and adapters let pass.
+    """
+
+    redis: str = ""
+    guard: Guard = field(default_factory=Guard)
+    ca_file: Path | None = None
+    offline: bool = False
+
+
+NOTHING: Final = Means()
+
+
+class Outside:
+    """Use `close` at the end."""
+
+    def __init__(self, means: Means, clock: Callable[[], float]) -> None:
+        """Raises: BadInput for a URL that is none."""
+        self._offline = means.offline
+        self._clock = clock
+        self.redis = RedisServer(means.redis) if means.redis and not means.offline else None
+        self.fetcher = Fetcher(means.guard, ca_file=means.ca_file)
+        self.caller = Caller(means.guard, ca_file=means.ca_file)
+        self.cache = DecisionCache(clock)
+
+    def adapter(self, rule: CompiledRule, part: str) -> CheckAdapter:
+        """Return the adapter of one part of a rule."""
+        if self._offline:
+            return _LETS_PASS
+        check = rule.spec.check
+        assert check is not None
+        found: CheckAdapter
+        if part == "webhook":
+            assert check.webhook is not None
+            found = WebhookCheck(self.caller, check.webhook.url)
+            parameters: object = check.webhook.url
+        else:
+            assert check.opa is not None
+            found = OpaCheck(self.caller, check.opa.url)
+            parameters = check.opa.url
+        return Cached(found, self.cache, f"{rule.name} {part}", parameters)
+
+    def quota(self, rule: CompiledRule) -> SharedQuota | None:
+        """Return the shared counts of a rule; None: there is nothing to share them by."""
+        quota = rule.spec.quota
+        assert quota is not None
+        seconds, rolling = quota.per.total_seconds(), quota.algorithm == "ROLLING"
+        if self._offline:
+            return _Alone(MemoryQuota(quota.limit, seconds, rolling=rolling, clock=self._clock))
+        if self.redis is None:
+            return None
+        return RedisQuota(self.redis, rule.name, quota.limit, seconds, rolling=rolling)
+
+    @property
+    def shares(self) -> bool:
+        """Whether there is anything to share counts by."""
+        return self._offline or self.redis is not None
+
+    async def close(self) -> None:
+        await self.caller.close()
+        if self.redis is not None:
+            await self.redis.close()
+
+
+class _LetsPass:
+    async def check(self, values: Mapping[str, Any], client: Client) -> Verdict:
+        return Verdict.allow()
+
+
+_LETS_PASS: Final = _LetsPass()
+
+
+class _Alone:
+    """Counts that would be shared, kept here."""
+
+    def __init__(self, counts: MemoryQuota) -> None:
+        self._counts = counts
+
+    async def take(self, key: Key, amount: int) -> bool:
+        return self._counts.charge(key, amount)
