@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 import structlog
 
-__all__ = ["configure_logging"]
+__all__ = ["configure_logging", "silent_logs"]
 
 
 def configure_logging(*, json: bool = False, stream: TextIO | None = None, level: int = 20) -> None:
@@ -31,3 +34,14 @@ def configure_logging(*, json: bool = False, stream: TextIO | None = None, level
         # Not cached: a bound logger that outlives its stream would fail at the worst moment.
         cache_logger_on_first_use=False,
     )
+
+
+@contextlib.contextmanager
+def silent_logs() -> Iterator[None]:
+    """Have nothing logged for a while: what would be said is shown otherwise."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)

@@ -170,6 +170,49 @@ def test_rules_that_allow_are_explained_together(tmp_path: Path, capsys: pytest.
     assert requests["why"].startswith("any/asked also allows")
 
 
+ADAPTER = """
+from collections.abc import Mapping
+from typing import Any
+from lateen.adapters import Verdict, check_adapter
+
+@check_adapter("teapot")
+def teapot(params: None, values: Mapping[str, Any]) -> Any:
+    \"\"\"Refuse teapots.\"\"\"
+    if values.get("path") == "/broken":
+        raise ValueError("broken")
+    return Verdict.deny(418 - 9, "tea") if values.get("path") == "/tea" else True
+
+@check_adapter("nobody")
+async def nobody(params: None, values: Mapping[str, Any]) -> bool:
+    return False
+"""
+TEAPOT = "{timeout: 2s, check: {adapter: {name: teapot, values: {path: request.url_path}}}}"
+
+
+def test_adapters_are_listed_and_tried(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "adapters"
+    folder.mkdir(mode=0o700)
+    (folder / "tea.py").write_text(ADAPTER)
+    assert run("adapters", "--adapters", str(folder), "-o", "json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(one["name"], one["kind"], one["line"], one["doc"]) for one in told["own"]] == [
+        ("teapot", "check", 6, "Refuse teapots."),
+        ("nobody", "check", 13, ""),
+    ]
+    assert {"deny", "list", "webhook", "opa", "quota", "metric"} <= {one["name"] for one in told["inTheBox"]}
+    (files[0] / "a.yaml").write_text(RULE.format(name="deny", spec=TEAPOT))
+    files[1].write_text("{request.url_path: /tea, expect: 409}\n---\n{request.url_path: /, expect: allow}\n")
+    assert run("test", "-f", str(files[0]), "--attributes", str(files[1]), "--adapters", str(folder)) == 0
+    (folder / "broken.py").write_text("import nothing_like_this\n")
+    capsys.readouterr()
+    assert run("adapters", "--adapters", str(folder)) == 1
+    shown = capsys.readouterr()
+    assert "teapot" in shown.out
+    assert "broken.py:1: gives no adapter: ModuleNotFoundError" in shown.err
+
+
 # ---------------------------------------------------------------- any Envoy
 
 
@@ -180,6 +223,8 @@ class Stand:
         self.folder = folder
         self.ports = {name: free_port() for name in ("http", "tcp", "app", "mixer", "metrics")}
         (folder / "rules").mkdir()
+        (folder / "adapters").mkdir(mode=0o700)
+        (folder / "adapters" / "tea.py").write_text(ADAPTER)
 
     def get(self, path: str = "/", **headers: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.ports["http"], timeout=5)
@@ -203,7 +248,7 @@ def stand(folder: Path) -> Iterator[Stand]:
         text = text.replace(str(written), str(ports[name]))
     (folder / "envoy.yaml").write_text(text)
     listen = ["--listen", f"127.0.0.1:{ports['mixer']}", "--metrics", f"127.0.0.1:{ports['metrics']}"]
-    rules = ["--rules", str(folder / "rules"), "--logs", str(folder)]
+    rules = ["--rules", str(folder / "rules"), "--logs", str(folder), "--adapters", str(folder / "adapters")]
     quiet = ["--disable-hot-restart", "--concurrency", "1", "-l", "error"]
     commands: list[list[str]] = [
         [sys.executable, "-m", "lateen", "mixer", "serve", *rules, *listen],
@@ -268,6 +313,15 @@ def test_any_envoy_may_ask(tmp_path: Path) -> None:
                 connection.close()
 
         eventually(bytes_refused, what="connections are refused")
+        # And by functions of one's own, requests as well as connections.
+        made.rules(RULE.format(name="deny", spec=TEAPOT))
+        eventually(lambda: made.get("/tea") == (409, b"tea"), what="the function decides")
+        assert [made.get(path)[0] for path in ("/", "/broken", "/tea")] == [200, 503, 409]
+        made.rules(RULE.format(name="deny", spec="{failurePolicy: open, " + TEAPOT[1:]))
+        eventually(lambda: made.get("/broken")[0] == 200, what="who cannot be decided about passes")
+        assert not bytes_refused()
+        made.rules(RULE.format(name="closed", spec="{timeout: 2s, check: {adapter: {name: nobody}}}"))
+        eventually(bytes_refused, what="connections are refused by a function")
         metrics = http.client.HTTPConnection("127.0.0.1", made.ports["metrics"], timeout=5)
         metrics.request("GET", "/metrics")
         assert b'mixer_rule_checks_total{rule="any/deny",result="denied"}' in metrics.getresponse().read()

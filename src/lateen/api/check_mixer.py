@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from lateen.api.base import Object, Problem
 from lateen.api.check_common import check_selector
-from lateen.api.mixer import HeaderChanges, ListCheck, LogReport, MetricReport, Rule, RuleCheck, RuleQuota
+from lateen.api.mixer import AdapterUse, HeaderChanges, ListCheck, LogReport, MetricReport, Rule, RuleCheck, RuleQuota
 from lateen.api.places import join_path
 from lateen.api.suggest import seen
 from lateen.expr import ExpressionError, Phase, Type, compile_expression
@@ -21,6 +21,7 @@ __all__ = ["ENVOYS_STATUSES", "check_rule", "may_be_written"]
 
 _METRIC: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
+_ADAPTER: Final = re.compile(r"[a-z][a-z0-9-]{0,62}\Z")
 _FILE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 # What makes a request what it is, and what only Envoy says.
@@ -49,8 +50,11 @@ def check_rule(obj: Object) -> Iterator[Problem]:
     if rule.quota is not None:
         yield from _quota(obj, rule.quota, "spec.quota")
     if rule.report is not None:
-        if rule.report.log is None and rule.report.metric is None:
-            yield obj.problem("spec.report", "does nothing: wanted is log or metric")
+        names = rule.report.__struct_fields__
+        if not any(getattr(rule.report, name) for name in names):
+            yield obj.problem("spec.report", f"does nothing: wanted is at least one of {', '.join(names)}")
+        if rule.report.adapter is not None:
+            yield from _own(obj, rule.report.adapter, "spec.report.adapter", Phase.END)
         if rule.report.log is not None:
             yield from _log(obj, rule.report.log, "spec.report.log")
         if rule.report.metric is not None:
@@ -93,6 +97,15 @@ def _check(obj: Object, check: RuleCheck, place: str) -> Iterator[Problem]:
     if check.opa is not None:
         yield from _url(obj, check.opa.url, f"{place}.opa.url")
         yield from _fields(obj, check.opa.input, f"{place}.opa.input", Phase.REQUEST)
+    if check.adapter is not None:
+        yield from _own(obj, check.adapter, f"{place}.adapter", Phase.REQUEST)
+
+
+def _own(obj: Object, use: AdapterUse, place: str, phase: Phase) -> Iterator[Problem]:
+    if not _ADAPTER.match(use.name):
+        message = f"must be the name of an adapter, small letters, digits and dashes, got {seen(use.name)}"
+        yield obj.problem(f"{place}.name", message)
+    yield from _fields(obj, use.values, f"{place}.values", phase)
 
 
 def _url(obj: Object, url: str, place: str) -> Iterator[Problem]:

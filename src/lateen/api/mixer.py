@@ -7,7 +7,7 @@ is. Meaning and defaults: docs/api/Rule.md.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -16,6 +16,7 @@ from lateen.api.scalars import Duration, Mapping
 from lateen.api.selectors import WorkloadSelector
 
 __all__ = [
+    "AdapterUse",
     "AllowCheck",
     "DenyCheck",
     "HeaderChanges",
@@ -86,6 +87,14 @@ class OpaCheck(Spec, frozen=True, kw_only=True):
     input: Mapping[str, str] = EMPTY  # name -> CEL
 
 
+class AdapterUse(Spec, frozen=True, kw_only=True):
+    """An adapter of one's own: a Python function, by the name that it has there."""
+
+    name: str
+    params: Mapping[str, Any] = EMPTY  # as the function's own type wants them
+    values: Mapping[str, str] = EMPTY  # name -> CEL: what it is told
+
+
 class RuleCheck(Spec, frozen=True, kw_only=True):
     """What is decided of a request or a connection that matches; several at once."""
 
@@ -95,6 +104,7 @@ class RuleCheck(Spec, frozen=True, kw_only=True):
     list: ListCheck | None = None
     webhook: WebhookCheck | None = None
     opa: OpaCheck | None = None
+    adapter: AdapterUse | None = None
 
 
 class RuleQuota(Spec, frozen=True, kw_only=True):
@@ -133,6 +143,7 @@ class RuleReport(Spec, frozen=True, kw_only=True):
 
     log: LogReport | None = None
     metric: MetricReport | None = None
+    adapter: AdapterUse | None = None
 
 
 class Rule(Spec, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from typing import Final
 from lateen.api.mixer import Rule
 from lateen.expr import Expression, Phase, Read, compile_expression
 
-__all__ = ["RuleReading", "asked_of", "compiled", "read_rule"]
+__all__ = ["RuleReading", "asked_of", "compiled", "read_rule", "told_of"]
 
 # Attributes of one request, which a connection of bytes has none of.
 _OF_REQUESTS: Final = ("request.", "response.", "api.operation")
@@ -54,6 +54,14 @@ def asked_of(rule: Rule) -> Iterator[tuple[str, Mapping[str, str]]]:
         yield "webhook", rule.check.webhook.fields
     if rule.check is not None and rule.check.opa is not None:
         yield "opa", rule.check.opa.input
+    if rule.check is not None and rule.check.adapter is not None:
+        yield "adapter", rule.check.adapter.values
+
+
+def told_of(rule: Rule) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield the adapters that are told of what is over, each with what it is told: name -> CEL."""
+    if rule.report is not None and rule.report.adapter is not None:
+        yield "adapter", rule.report.adapter.values
 
 
 def _decisions(rule: Rule) -> Iterator[str]:
@@ -80,6 +88,8 @@ def _reports(rule: Rule) -> Iterator[str]:
         yield from rule.report.metric.labels.values()
         if rule.report.metric.value:
             yield rule.report.metric.value
+    for _, values in told_of(rule):
+        yield from values.values()
 
 
 def _reads(expressions: list[Expression]) -> frozenset[Read]:

@@ -1,15 +1,16 @@
-"""`lateen mixer explain|serve|test`: where rules run, rules for any Envoy, and rules tried out."""
+"""`lateen mixer adapters|explain|serve|test`: what rules have, where they run, for any Envoy, tried out."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from lateen.cli import mixer_explain, mixer_serve, mixer_test
+from lateen.cli import mixer_adapters, mixer_explain, mixer_serve, mixer_test
 
 __all__ = ["add_arguments", "run"]
 
 PARTS: dict[str, tuple[Any, str]] = {
+    "adapters": (mixer_adapters, "what rules can decide and report with: in the box, and of one's own"),
     "explain": (mixer_explain, "where each part of a rule runs, in Envoy or in Mixer, and why"),
     "serve": (mixer_serve, "answer any Envoy by a folder of rules, without a control plane, until Ctrl-C"),
     "test": (

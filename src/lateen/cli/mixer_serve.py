@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 
 from lateen.cli.fetching import add_reach_arguments, reach_of
+from lateen.cli.mixer_adapters import add_adapters_argument
 from lateen.cli.redis_argument import add_redis_argument, redis_of
 from lateen.cli.units import parse_listen_argument
 from lateen.errors import BadInput
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take an address that others reach: whoever connects is asked for nothing, and believed",
     )
     add_redis_argument(parser)
+    add_adapters_argument(parser)
     add_reach_arguments(parser)
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
     parser.add_argument("--channel", type=int, help=argparse.SUPPRESS)  # the control plane's own: rules come by it
@@ -69,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
             make_court(
                 logs=Path(options.logs) if options.logs else None,
                 root_namespace=options.root_namespace,
-                means=Means(redis=redis_of(options), guard=guard, ca_file=ca_file),
+                means=Means(redis=redis_of(options), guard=guard, ca_file=ca_file, adapters=options.adapters),
             ),
         )
     )

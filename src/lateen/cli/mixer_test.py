@@ -17,9 +17,11 @@ from typing import Any
 
 from lateen.api.base import Object
 from lateen.api.decode import decode_documents
+from lateen.cli.mixer_adapters import add_adapters_argument
 from lateen.cli.output import add_output_argument, print_data, print_table
 from lateen.errors import BadInput
 from lateen.expr import BY_NAME, Type
+from lateen.logs import silent_logs
 from lateen.mixer.court import make_court
 from lateen.mixer.means import Means
 from lateen.mixer.services.answers import Outcome
@@ -37,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root-namespace", default="istio-system", metavar="NAME", help="its rules are for every proxy"
     )
+    add_adapters_argument(parser)
     add_output_argument(parser)
 
 
@@ -54,7 +57,8 @@ class Trial:
 def run(options: argparse.Namespace) -> int:
     rules = read_rules(options.rules)
     trials = read_trials(options.attributes)
-    found = asyncio.run(_decide(rules, trials, options.root_namespace))
+    with silent_logs():
+        found = asyncio.run(_decide(rules, trials, options))
     wrong = [trial for trial, outcome in zip(trials, found, strict=True) if not _expected(trial, outcome)]
     if options.output == "table":
         _print(trials, found)
@@ -64,9 +68,16 @@ def run(options: argparse.Namespace) -> int:
     return OTHER_THAN_EXPECTED if wrong else 0
 
 
-async def _decide(rules: list[Object], trials: list[Trial], root: str) -> list[Outcome]:
-    judge = make_court(root_namespace=root, means=Means(offline=True)).judge(rules)
-    return [await judge.check(trial.bag, trial.asker, tcp=trial.tcp) for trial in trials]
+async def _decide(rules: list[Object], trials: list[Trial], options: argparse.Namespace) -> list[Outcome]:
+    court = make_court(root_namespace=options.root_namespace, means=Means(offline=True, adapters=options.adapters))
+    judge = court.judge(rules)
+    # Lists and adapters are had as in a Mixer that runs.
+    running = asyncio.create_task(court.run())
+    try:
+        return [await judge.check(trial.bag, trial.asker, tcp=trial.tcp) for trial in trials]
+    finally:
+        running.cancel()
+        await court.close()
 
 
 def read_rules(path: Path) -> list[Object]:

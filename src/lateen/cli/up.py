@@ -7,6 +7,7 @@ import asyncio
 from pathlib import Path
 
 from lateen.cli.fetching import add_fetch_arguments, fetch_options
+from lateen.cli.mixer_adapters import add_adapters_argument
 from lateen.cli.redis_argument import add_redis_argument, redis_of
 from lateen.cli.units import parse_duration_argument, parse_listen_argument
 from lateen.errors import BadInput
@@ -103,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="addresses that may read there, beside this machine's loopback; may be repeated",
     )
     add_redis_argument(parser)
+    add_adapters_argument(parser, "--mixer-adapters")
     add_fetch_arguments(parser)
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
 
@@ -156,6 +158,7 @@ def run(options: argparse.Namespace) -> int:
                 ),
                 fetch=fetch_options(options),
                 redis=redis_of(options),
+                adapters=options.adapters,
                 network=options.network,
                 listen=options.listen,
                 metrics=metrics,

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import logging
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 
 from lateen.cli.output import add_output_argument, counted, print_data, styled
+from lateen.logs import silent_logs
 from lateen.wire.local import ProblemInfo
 
 if TYPE_CHECKING:
@@ -57,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     # Imported here: translation takes half a second to import, --help should not.
     from lateen.pilot.serving.offline import Offline, read_files
 
-    with _silent_logs():  # what they would say is in the report
+    with silent_logs():  # what they would say is in the report
         offline = Offline(read_files(options.files))
         if options.taste:
             asyncio.run(_taste(offline))
@@ -85,16 +82,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         print_data(report, options.output)
     return 0 if report.valid else 1
-
-
-@contextlib.contextmanager
-def _silent_logs() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    try:
-        yield
-    finally:
-        structlog.configure(**before)
 
 
 async def _taste(offline: Offline) -> None:

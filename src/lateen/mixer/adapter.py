@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lateen.adapters import AdapterError, Verdict
-from lateen.expr import Expression
 
-__all__ = ["AdapterError", "CheckAdapter", "Client", "Question", "Verdict"]
+__all__ = ["AdapterError", "CheckAdapter", "Client", "ReportAdapter", "Verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +27,9 @@ class CheckAdapter(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What one rule asks of one adapter."""
+class ReportAdapter(Protocol):
+    def put(self, values: Mapping[str, Any]) -> bool:
+        """Take what a rule's expressions say of one request that is over; False: there is no room.
 
-    part: str  # "webhook": for problems and metrics
-    adapter: CheckAdapter
-    values: tuple[tuple[str, Expression], ...]
+        It is kept and told later, with others: nothing waits for it.
+        """

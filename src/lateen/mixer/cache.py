@@ -36,6 +36,9 @@ class DecisionCache:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def clear(self) -> None:
+        self._kept.clear()
+
     def find(self, key: bytes) -> Verdict | None:
         found = self._kept.get(key)
         if found is None or self._clock() >= found[0]:

@@ -65,6 +65,7 @@ class RuleCourt:
             except ExpressionError as error:
                 self._faults.append(obj.problem("spec", str(error)))
         compiled = [rule for _, rule in self._rules]
+        self._outside.begin()
         self._lists = {rule.name: self._listed(rule) for rule in compiled if _list_of(rule) is not None}
         self._quotas = {
             rule.name: self._quota(rule, rule.spec.quota)
@@ -73,26 +74,23 @@ class RuleCourt:
         }
         shared = {rule.name: self._outside.quota(rule) for rule in compiled if _is_shared(rule)}
         self._failures = {}
-        return Engine(
-            compiled,
-            Equipment(
-                list_of=self._entries,
-                quotas={name: quota for name, (_, quota) in self._quotas.items()},
-                shared={name: quota for name, quota in shared.items() if quota is not None},
-                adapters={
-                    (rule.name, part): self._outside.adapter(rule, part) for rule in compiled for part, _ in rule.asked
-                },
-                note=self._note,
-                logbook=self._logbook,
-                meters=self._meters,
-                metrics=frozenset(self._counted()),
-                stats=self.stats,
-            ),
-            root_namespace=self._root,
+        equipment = Equipment(
+            list_of=self._entries,
+            quotas={name: quota for name, (_, quota) in self._quotas.items()},
+            shared={name: quota for name, quota in shared.items() if quota is not None},
+            adapters={(one.name, part): self._outside.adapter(one, part) for one in compiled for part, _ in one.asked},
+            sinks={(one.name, part): self._outside.sink(one, part) for one in compiled for part, _ in one.told},
+            note=self._note,
+            logbook=self._logbook,
+            meters=self._meters,
+            metrics=frozenset(self._counted()),
+            stats=self.stats,
         )
+        self._outside.keep()
+        return Engine(compiled, equipment, root_namespace=self._root)
 
     def problems(self) -> Sequence[Problem]:
-        return [*self._faults, *self._shortages()]
+        return [*self._faults, *self._shortages(), *self._outside.own.problems()]
 
     def metrics(self) -> str:
         """Return Prometheus' text: of Mixer itself, then what rules count."""
@@ -111,6 +109,7 @@ class RuleCourt:
             tasks.create_task(self._logbook.run())
             tasks.create_task(look())
             tasks.create_task(self._fetch_lists())
+            tasks.create_task(self._outside.own.run())
 
     async def close(self) -> None:
         await self._logbook.flush()
@@ -183,6 +182,10 @@ class RuleCourt:
                 yield obj.problem("spec.quota.shared", f"there is no Redis: {SAY_REDIS}")
             elif _is_shared(rule) and self._outside.redis is not None and self._outside.redis.fault:
                 yield obj.problem("spec.quota.shared", self._outside.redis.fault, level="warning")
+            for place, binding in self._outside.bound(rule):
+                if binding.fault:
+                    at = f"{place}.params.{binding.place}" if binding.place else place
+                    yield obj.problem(at.removesuffix("."), binding.fault)
             for part, _ in rule.asked:
                 when, why = self._failures.get((rule.name, part), (-FAILING_SECONDS, ""))
                 if why and self._clock() - when < FAILING_SECONDS:
@@ -202,6 +205,13 @@ class RuleCourt:
         for name, count in (("hits", self._outside.cache.hits), ("misses", self._outside.cache.misses)):
             yield f"# TYPE mixer_decision_cache_{name}_total counter"
             yield f"mixer_decision_cache_{name}_total {count}"
+        yield "# TYPE mixer_adapter_calls_total counter"
+        own = self._outside.own
+        for (kind, name, result), count in sorted(own.calls.items()):
+            yield f'mixer_adapter_calls_total{{adapter="{name}",kind="{kind}",result="{result}"}} {count}'
+        for name, count in (("starts", own.starts), ("ends", own.ends)):
+            yield f"# TYPE mixer_adapter_worker_{name}_total counter"
+            yield f"mixer_adapter_worker_{name}_total {count}"
         yield "# TYPE mixer_log_lines_dropped_total counter"
         yield f"mixer_log_lines_dropped_total {self._logbook.dropped}"
         yield "# TYPE mixer_metric_series_dropped_total counter"

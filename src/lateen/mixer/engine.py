@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 
 from lateen.expr import ABSENT, Activation, Expression, Read
 from lateen.expr.lists import ValueList
-from lateen.mixer.adapter import AdapterError, CheckAdapter, Client, Verdict
+from lateen.mixer.adapter import AdapterError, CheckAdapter, Client, ReportAdapter, Verdict
 from lateen.mixer.logbook import Logbook
 from lateen.mixer.meters import Meters
 from lateen.mixer.quotas import Key, Quota, SharedQuota
@@ -64,6 +64,7 @@ class Equipment:
     quotas: Mapping[str, Quota]
     shared: Mapping[str, SharedQuota]
     adapters: Mapping[tuple[str, str], CheckAdapter]  # (rule, part)
+    sinks: Mapping[tuple[str, str], ReportAdapter]
     note: Callable[[str, str, str], None]  # rule, part, why it could not be asked
     logbook: Logbook
     meters: Meters
@@ -288,7 +289,7 @@ class Engine:
         adapter = self._equipment.adapters.get((rule.name, part))
         if adapter is None:
             return None
-        told = {name: value for name, expression in values if (value := expression.evaluate(activation)) is not ABSENT}
+        told = _values(values, activation)
         try:
             async with asyncio.timeout_at(began + rule.spec.timeout.total_seconds()):
                 return await adapter.check(told, client)
@@ -317,13 +318,13 @@ class Engine:
                 "severity": report.log.severity,
                 "rule": rule.name,
             }
-            for name, expression in rule.log:
-                value = expression.evaluate(activation)
-                if value is not ABSENT:
-                    line[name] = _loggable(value)
+            line.update(_values(rule.log, activation))
             taken = equipment.logbook.put(report.log.file, line)
         if report.metric is not None and rule.name in equipment.metrics:
             taken = self._count(rule, report.metric.name, activation) and taken
+        for part, values in rule.told:
+            sink = equipment.sinks.get((rule.name, part))
+            taken = sink is not None and sink.put(_values(values, activation)) and taken
         equipment.stats.reported[rule.name, "taken" if taken else "dropped"] += 1
 
     def _count(self, rule: CompiledRule, name: str, activation: Activation) -> bool:
@@ -404,5 +405,10 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _loggable(value: Any) -> Any:
-    return value.total_seconds() if hasattr(value, "total_seconds") else value
+def _values(values: Sequence[tuple[str, Expression]], activation: Activation) -> dict[str, Any]:
+    """Return what expressions say, plain; those without a value are left out."""
+    return {
+        name: value.total_seconds() if hasattr(value, "total_seconds") else value
+        for name, expression in values
+        if (value := expression.evaluate(activation)) is not ABSENT
+    }

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from lateen.fetch import Caller, Fetcher, Guard
-from lateen.mixer.adapter import CheckAdapter, Client, Verdict
+from lateen.mixer.adapter import CheckAdapter, Client, ReportAdapter, Verdict
 from lateen.mixer.adapters.web import OpaCheck, WebhookCheck
 from lateen.mixer.cache import Cached, DecisionCache
+from lateen.mixer.own.adapters import Binding, OwnAdapters, OwnCheck, OwnReport
 from lateen.mixer.quotas import Key, MemoryQuota, SharedQuota
 from lateen.mixer.quotas_redis import RedisQuota, RedisServer
 from lateen.mixer.rules import CompiledRule
@@ -23,11 +24,13 @@ __all__ = ["NOTHING", "Means", "Outside"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """`redis`: URL of the server for shared quotas; "": none. `guard`: where rules may have somebody asked. `ca_file`:
-    roots that are trusted for https beside the system's. `offline`: nobody is asked, and adapters let pass.
+    """`redis`: URL of the server for shared quotas; "": none. `guard`: where rules may have somebody asked.
+    `ca_file`: roots that are trusted for https beside the system's. `adapters`: a folder of adapters of one's own.
+    `offline`: no other server is asked, and those adapters let pass.
     """
 
     redis: str = ""
+    adapters: Path | None = None
     guard: Guard = field(default_factory=Guard)
     ca_file: Path | None = None
     offline: bool = False
@@ -47,23 +50,51 @@ class Outside:
         self.fetcher = Fetcher(means.guard, ca_file=means.ca_file)
         self.caller = Caller(means.guard, ca_file=means.ca_file)
         self.cache = DecisionCache(clock)
+        self.own = OwnAdapters(means.adapters, on_load=self.cache.clear)
+        self._bound: dict[tuple[str, str], Binding] = {}
 
     def adapter(self, rule: CompiledRule, part: str) -> CheckAdapter:
-        """Return the adapter of one part of a rule."""
-        if self._offline:
-            return _LETS_PASS
+        """Return the adapter of one part of a rule's check."""
         check = rule.spec.check
         assert check is not None
-        found: CheckAdapter
+        if part == "adapter":
+            assert check.adapter is not None
+            binding = self.own.bind("check", check.adapter.name, check.adapter.params)
+            self._bound[rule.name, "check"] = binding
+            own = OwnCheck(self.own, binding, rule.spec.timeout.total_seconds())
+            return Cached(own, self.cache, f"{rule.name} {part}", binding.key)
+        if self._offline:
+            return _LETS_PASS
         if part == "webhook":
             assert check.webhook is not None
-            found = WebhookCheck(self.caller, check.webhook.url)
-            parameters: object = check.webhook.url
-        else:
-            assert check.opa is not None
-            found = OpaCheck(self.caller, check.opa.url)
-            parameters = check.opa.url
-        return Cached(found, self.cache, f"{rule.name} {part}", parameters)
+            url, made = check.webhook.url, WebhookCheck(self.caller, check.webhook.url)
+            return Cached(made, self.cache, f"{rule.name} {part}", url)
+        assert check.opa is not None
+        asked = OpaCheck(self.caller, check.opa.url)
+        return Cached(asked, self.cache, f"{rule.name} {part}", check.opa.url)
+
+    def sink(self, rule: CompiledRule, part: str) -> ReportAdapter:
+        """Return the adapter of one part of a rule's report."""
+        report = rule.spec.report
+        assert report is not None
+        assert report.adapter is not None
+        binding = self.own.bind("report", report.adapter.name, report.adapter.params)
+        self._bound[rule.name, "report"] = binding
+        return OwnReport(self.own, binding)
+
+    def begin(self) -> None:
+        """Rules are put in force anew: what they bind is bound from now on."""
+        self._bound = {}
+
+    def keep(self) -> None:
+        """That was all: forget what no rule binds any more."""
+        self.own.keep(list(self._bound.values()))
+
+    def bound(self, rule: CompiledRule) -> Iterator[tuple[str, Binding]]:
+        """Yield the adapters of one's own that a rule has, by the field."""
+        for kind in ("check", "report"):
+            if (rule.name, kind) in self._bound:
+                yield f"spec.{kind}.adapter", self._bound[rule.name, kind]
 
     def quota(self, rule: CompiledRule) -> SharedQuota | None:
         """Return the shared counts of a rule; None: there is nothing to share them by."""
@@ -82,6 +113,7 @@ class Outside:
         return self._offline or self.redis is not None
 
     async def close(self) -> None:
+        await self.own.close()
         await self.caller.close()
         if self.redis is not None:
             await self.redis.close()

@@ -13,7 +13,7 @@ from typing import Any
 
 from lateen.api.base import Object
 from lateen.api.mixer import HeaderChanges, ListCheck, LogReport, MetricReport, Rule, RuleQuota
-from lateen.api.rule_reading import RuleReading, asked_of, compiled, read_rule
+from lateen.api.rule_reading import RuleReading, asked_of, compiled, read_rule, told_of
 from lateen.expr import Expression, Read
 
 __all__ = ["CompiledRule", "HeaderOps", "compile_rule", "quota_key"]
@@ -42,6 +42,7 @@ class CompiledRule:
     asked: tuple[tuple[str, tuple[tuple[str, Expression], ...]], ...]  # adapters, each with what it is told
     by: tuple[Expression, ...]
     amount: Expression | None
+    told: tuple[tuple[str, tuple[tuple[str, Expression], ...]], ...]  # adapters of reports, each with what it is told
     log: tuple[tuple[str, Expression], ...]
     metric_value: Expression | None
     metric_labels: tuple[tuple[str, Expression], ...]
@@ -83,6 +84,7 @@ def compile_rule(obj: Object) -> CompiledRule:
         request=request,
         response=response,
         listed=listed,
+        told=tuple((part, _compiled(values)) for part, values in told_of(rule)),
         asked=tuple((part, _compiled(values)) for part, values in asked_of(rule)),
         by=by,
         amount=amount,

@@ -24,6 +24,7 @@ _WHY_CALLED: Final = {
     "check.headers": "values of headers are worked out by Mixer",
     "check.webhook": "the answer of another server is asked for",
     "check.opa": "the answer of another server is asked for",
+    "check.adapter": "a Python function decides",
     "quota": "its count is one for all proxies",
 }
 

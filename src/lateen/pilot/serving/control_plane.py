@@ -97,6 +97,7 @@ class ControlPlaneOptions:
     secrets: Path | None = None  # folder of Secrets; None: `secrets` in the state folder
     certificates: CertificateOptions = field(default_factory=CertificateOptions)
     fetch: FetchOptions = field(default_factory=FetchOptions)
+    adapters: Path | None = None  # folder of adapters of one's own, for Mixer
     redis: str = ""  # URL of the server for quotas that Mixers share; it may hold a password
     network: str = "auto"  # "auto" | "capture" | "explicit"
     listen: tuple[str, int] | None = None  # IP and port for agents elsewhere; None: there are none
@@ -179,7 +180,10 @@ class ControlPlane:
             self.certificates.sign_for_mixer,
             self.certificates.trust_for_mixer,
             trust_domain=options.trust_domain,
-            arguments=("--logs", str(settings.mixer_logs), *options.fetch.arguments()),
+            arguments=(
+                *("--logs", str(settings.mixer_logs), *options.fetch.arguments()),
+                *(("--adapters", str(options.adapters.absolute())) if options.adapters is not None else ()),
+            ),
             environment={REDIS_VARIABLE: options.redis} if options.redis else {},
             json=options.log_json,
             on_change=self._show_problems,
