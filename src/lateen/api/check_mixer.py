@@ -7,12 +7,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from lateen.api.base import Object, Problem
 from lateen.api.check_common import check_selector
-from lateen.api.mixer import AdapterUse, HeaderChanges, ListCheck, LogReport, MetricReport, Rule, RuleCheck, RuleQuota
+from lateen.api.mixer import (
+    AdapterUse,
+    HeaderChanges,
+    ListCheck,
+    LogReport,
+    MetricReport,
+    Rule,
+    RuleCheck,
+    RuleQuota,
+    RuleReport,
+)
 from lateen.api.places import join_path
 from lateen.api.suggest import seen
 from lateen.expr import ExpressionError, Phase, Type, compile_expression
@@ -50,9 +60,8 @@ def check_rule(obj: Object) -> Iterator[Problem]:
     if rule.quota is not None:
         yield from _quota(obj, rule.quota, "spec.quota")
     if rule.report is not None:
-        names = rule.report.__struct_fields__
-        if not any(getattr(rule.report, name) for name in names):
-            yield obj.problem("spec.report", f"does nothing: wanted is at least one of {', '.join(names)}")
+        yield from _something(obj, rule.report, "spec.report")
+        yield from _sinks(obj, rule.report)
         if rule.report.adapter is not None:
             yield from _own(obj, rule.report.adapter, "spec.report.adapter", Phase.END)
         if rule.report.log is not None:
@@ -73,8 +82,7 @@ def _expression(obj: Object, text: str, place: str, want: Type | None, phase: Ph
 
 
 def _check(obj: Object, check: RuleCheck, place: str) -> Iterator[Problem]:
-    if not any(getattr(check, name) for name in check.__struct_fields__):
-        yield obj.problem(place, f"does nothing: wanted is at least one of {', '.join(check.__struct_fields__)}")
+    yield from _something(obj, check, place)
     if check.deny is not None and check.allow is not None:
         yield obj.problem(place, "deny and allow exclude each other")
     for part in ("deny", "list"):
@@ -99,6 +107,31 @@ def _check(obj: Object, check: RuleCheck, place: str) -> Iterator[Problem]:
         yield from _fields(obj, check.opa.input, f"{place}.opa.input", Phase.REQUEST)
     if check.adapter is not None:
         yield from _own(obj, check.adapter, f"{place}.adapter", Phase.REQUEST)
+
+
+def _something(obj: Object, parts: RuleCheck | RuleReport, place: str) -> Iterator[Problem]:
+    if not any(getattr(parts, name) for name in parts.__struct_fields__):
+        names = ", ".join(parts.__struct_encode_fields__)
+        yield obj.problem(place, f"does nothing: wanted is at least one of {names}")
+
+
+def _sinks(obj: Object, report: RuleReport) -> Iterator[Problem]:
+    """Yield what is wrong with reports that go to other servers."""
+    sinks: tuple[tuple[str, Any, str], ...] = (
+        ("otelLog", report.otel_log, "fields"),
+        ("otelSpan", report.otel_span, "attributes"),
+        ("zipkin", report.zipkin, "tags"),
+        ("event", report.event, "fields"),
+    )
+    for name, sink, fields in sinks:
+        if sink is None:
+            continue
+        place = f"spec.report.{name}"
+        yield from _url(obj, sink.url, f"{place}.url")
+        yield from _fields(obj, getattr(sink, fields), f"{place}.{fields}", Phase.END)
+        for part, want in (("body", None), ("name", Type.STRING)):
+            if getattr(sink, part, ""):
+                yield from _expression(obj, getattr(sink, part), f"{place}.{part}", want, Phase.END)
 
 
 def _own(obj: Object, use: AdapterUse, place: str, phase: Phase) -> Iterator[Problem]:
@@ -126,6 +159,8 @@ def _fields(obj: Object, fields: Mapping[str, str], place: str, phase: Phase) ->
     if len(fields) > MOST_FIELDS:
         yield obj.problem(place, f"at most {MOST_FIELDS} are allowed, got {len(fields)}")
     for name, text in fields.items():
+        if not name or not name.isprintable():
+            yield obj.problem(place, f"a name must be a text of printable characters, got {seen(name)}")
         yield from _expression(obj, text, join_path(place, name), None, phase)
 
 

@@ -19,19 +19,24 @@ __all__ = [
     "AdapterUse",
     "AllowCheck",
     "DenyCheck",
+    "EventReport",
     "HeaderChanges",
     "HeadersCheck",
     "ListCheck",
     "LogReport",
     "MetricReport",
     "OpaCheck",
+    "OtelLogReport",
+    "OtelSpanReport",
     "Rule",
     "RuleCheck",
     "RuleQuota",
     "RuleReport",
     "WebhookCheck",
+    "ZipkinReport",
 ]
 
+Severity = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Status = Annotated[int, Meta(ge=300, le=599)]
 
 
@@ -124,7 +129,7 @@ class LogReport(Spec, frozen=True, kw_only=True):
     """A line of JSON."""
 
     file: str = ""  # a name in the folder of logs; "": standard output
-    severity: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    severity: Severity = "INFO"
     fields: Mapping[str, str] = EMPTY  # name -> CEL
 
 
@@ -138,11 +143,47 @@ class MetricReport(Spec, frozen=True, kw_only=True):
     buckets: tuple[float, ...] = ()  # of a histogram, rising
 
 
+class OtelLogReport(Spec, frozen=True, kw_only=True):
+    """A record of OpenTelemetry's logs, over OTLP/HTTP."""
+
+    url: str  # the whole of it, as http://host:4318/v1/logs
+    severity: Severity = "INFO"
+    body: str = ""  # CEL; the rule's name
+    fields: Mapping[str, str] = EMPTY  # name -> CEL
+
+
+class OtelSpanReport(Spec, frozen=True, kw_only=True):
+    """A span of OpenTelemetry's, over OTLP/HTTP, in the trace that the request's headers name."""
+
+    url: str  # the whole of it, as http://host:4318/v1/traces
+    name: str = ""  # CEL, a text; the rule's name
+    attributes: Mapping[str, str] = EMPTY  # name -> CEL
+
+
+class ZipkinReport(Spec, frozen=True, kw_only=True):
+    """A span of Zipkin's, in the same trace."""
+
+    url: str  # the whole of it, as http://host:9411/api/v2/spans
+    name: str = ""  # CEL, a text; the rule's name
+    tags: Mapping[str, str] = EMPTY  # name -> CEL
+
+
+class EventReport(Spec, frozen=True, kw_only=True):
+    """An object of a JSON list that is sent by POST."""
+
+    url: str
+    fields: Mapping[str, str] = EMPTY  # name -> CEL
+
+
 class RuleReport(Spec, frozen=True, kw_only=True):
     """What is told of a request or a connection that is over."""
 
     log: LogReport | None = None
     metric: MetricReport | None = None
+    otel_log: OtelLogReport | None = None
+    otel_span: OtelSpanReport | None = None
+    zipkin: ZipkinReport | None = None
+    event: EventReport | None = None
     adapter: AdapterUse | None = None
 
 

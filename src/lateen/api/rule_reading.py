@@ -59,9 +59,46 @@ def asked_of(rule: Rule) -> Iterator[tuple[str, Mapping[str, str]]]:
 
 
 def told_of(rule: Rule) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Yield the adapters that are told of what is over, each with what it is told: name -> CEL."""
-    if rule.report is not None and rule.report.adapter is not None:
-        yield "adapter", rule.report.adapter.values
+    """Yield the adapters that are told of what is over, each with what it is told: name -> CEL.
+
+    Names that begin with a zero byte nobody wrote: they are what the form of the report needs.
+    """
+    report = rule.report
+    if report is None:
+        return
+    if report.adapter is not None:
+        yield "adapter", report.adapter.values
+    if report.otel_log is not None:
+        yield "otelLog", {**report.otel_log.fields, **_REPORTER, **_written("body", report.otel_log.body)}
+    if report.otel_span is not None:
+        yield "otelSpan", {**report.otel_span.attributes, **_SPAN, **_written("name", report.otel_span.name)}
+    if report.zipkin is not None:
+        yield "zipkin", {**report.zipkin.tags, **_SPAN, **_written("name", report.zipkin.name)}
+    if report.event is not None:
+        yield "event", report.event.fields
+
+
+def _written(name: str, text: str) -> Mapping[str, str]:
+    return {f"\0{name}": text} if text else {}
+
+
+# One expression for all headers that name a trace: each more would cost each report its own evaluation.
+_TRACE: Final = """
+has(request.headers.traceparent) ? "w3c " + request.headers.traceparent
+: has(request.headers.b3) ? "b3 " + request.headers.b3
+: "x-b3-traceid" in request.headers && "x-b3-spanid" in request.headers
+? "b3 " + request.headers["x-b3-traceid"] + "-" + request.headers["x-b3-spanid"]
+  + ("x-b3-sampled" in request.headers ? "-" + request.headers["x-b3-sampled"] : "")
+: "x-b3-sampled" in request.headers ? "b3 " + request.headers["x-b3-sampled"] : ""
+"""
+_REPORTER: Final = {"\0reporter": "context.reporter.uid"}
+_SPAN: Final = {
+    **_REPORTER,
+    "\0start": "request.time",
+    "\0duration": "response.duration",
+    "\0code": "response.code",
+    "\0trace": _TRACE,
+}
 
 
 def _decisions(rule: Rule) -> Iterator[str]:

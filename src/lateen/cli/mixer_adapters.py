@@ -27,8 +27,12 @@ IN_THE_BOX: Final = (
     ("check", "opa", "a server decides, as OPA answers"),
     ("check", "webhook", "a server decides, by its status"),
     ("quota", "quota", "limits over keys and windows, in memory or in Redis"),
+    ("report", "event", "a JSON list by POST"),
     ("report", "log", "lines of JSON"),
     ("report", "metric", "counters, gauges and histograms for Prometheus"),
+    ("report", "otelLog", "logs of OpenTelemetry, over OTLP/HTTP"),
+    ("report", "otelSpan", "spans of OpenTelemetry, over OTLP/HTTP"),
+    ("report", "zipkin", "spans of Zipkin's, version 2"),
 )
 
 

@@ -18,7 +18,7 @@ from lateen.mixer.engine import Engine, EngineStats, Equipment
 from lateen.mixer.listed import Listed
 from lateen.mixer.logbook import Logbook
 from lateen.mixer.means import NOTHING, Means, Outside
-from lateen.mixer.meters import Meters
+from lateen.mixer.meters import Meters, escaped
 from lateen.mixer.quotas import MemoryQuota, Quota
 from lateen.mixer.rules import CompiledRule, compile_rule, quota_key
 
@@ -110,6 +110,7 @@ class RuleCourt:
             tasks.create_task(look())
             tasks.create_task(self._fetch_lists())
             tasks.create_task(self._outside.own.run())
+            tasks.create_task(self._outside.sinks.run())
 
     async def close(self) -> None:
         await self._logbook.flush()
@@ -182,6 +183,8 @@ class RuleCourt:
                 yield obj.problem("spec.quota.shared", f"there is no Redis: {SAY_REDIS}")
             elif _is_shared(rule) and self._outside.redis is not None and self._outside.redis.fault:
                 yield obj.problem("spec.quota.shared", self._outside.redis.fault, level="warning")
+            for part, fault in self._outside.sinks.faults(rule):
+                yield obj.problem(f"spec.report.{part}.url", f"is not told what it should be: {fault}", level="warning")
             for place, binding in self._outside.bound(rule):
                 if binding.fault:
                     at = f"{place}.params.{binding.place}" if binding.place else place
@@ -205,6 +208,11 @@ class RuleCourt:
         for name, count in (("hits", self._outside.cache.hits), ("misses", self._outside.cache.misses)):
             yield f"# TYPE mixer_decision_cache_{name}_total counter"
             yield f"mixer_decision_cache_{name}_total {count}"
+        for name in ("sent", "dropped"):
+            yield f"# TYPE mixer_sink_entries_{name}_total counter"
+            for part, url, sent, dropped in self._outside.sinks.counts():
+                labels = f'sink="{part}",url="{escaped(url)}"'
+                yield f"mixer_sink_entries_{name}_total{{{labels}}} {sent if name == 'sent' else dropped}"
         yield "# TYPE mixer_adapter_calls_total counter"
         own = self._outside.own
         for (kind, name, result), count in sorted(own.calls.items()):

@@ -18,6 +18,7 @@ from lateen.mixer.own.adapters import Binding, OwnAdapters, OwnCheck, OwnReport
 from lateen.mixer.quotas import Key, MemoryQuota, SharedQuota
 from lateen.mixer.quotas_redis import RedisQuota, RedisServer
 from lateen.mixer.rules import CompiledRule
+from lateen.mixer.sinks.sinks import SINKS, Sinks
 
 __all__ = ["NOTHING", "Means", "Outside"]
 
@@ -50,6 +51,7 @@ class Outside:
         self.fetcher = Fetcher(means.guard, ca_file=means.ca_file)
         self.caller = Caller(means.guard, ca_file=means.ca_file)
         self.cache = DecisionCache(clock)
+        self.sinks = Sinks(self.caller, clock)
         self.own = OwnAdapters(means.adapters, on_load=self.cache.clear)
         self._bound: dict[tuple[str, str], Binding] = {}
 
@@ -75,6 +77,8 @@ class Outside:
 
     def sink(self, rule: CompiledRule, part: str) -> ReportAdapter:
         """Return the adapter of one part of a rule's report."""
+        if part in SINKS:
+            return self.sinks.sink(rule, part)
         report = rule.spec.report
         assert report is not None
         assert report.adapter is not None
@@ -85,10 +89,12 @@ class Outside:
     def begin(self) -> None:
         """Rules are put in force anew: what they bind is bound from now on."""
         self._bound = {}
+        self.sinks.begin()
 
     def keep(self) -> None:
         """That was all: forget what no rule binds any more."""
         self.own.keep(list(self._bound.values()))
+        self.sinks.keep()
 
     def bound(self, rule: CompiledRule) -> Iterator[tuple[str, Binding]]:
         """Yield the adapters of one's own that a rule has, by the field."""
@@ -114,6 +120,8 @@ class Outside:
 
     async def close(self) -> None:
         await self.own.close()
+        if not self._offline:
+            await self.sinks.close()
         await self.caller.close()
         if self.redis is not None:
             await self.redis.close()

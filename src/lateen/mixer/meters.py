@@ -9,7 +9,7 @@ from typing import Final
 
 from lateen.api.mixer import MetricReport
 
-__all__ = ["Meters"]
+__all__ = ["Meters", "escaped"]
 
 MOST_SERIES: Final = 10_000  # of one metric; labels come from clients
 BUCKETS: Final = (0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
@@ -68,7 +68,7 @@ class Meters:
         for name, meter in sorted(self._meters.items()):
             yield f"# TYPE {name} {meter.kind.lower()}"
             for labels, value in meter.values.items():
-                pairs = [f'{key}="{_escaped(text)}"' for key, text in zip(meter.names, labels, strict=True)]
+                pairs = [f'{key}="{escaped(text)}"' for key, text in zip(meter.names, labels, strict=True)]
                 if meter.kind != "HISTOGRAM":
                     yield f"{name}{{{','.join(pairs)}}} {value:.15g}" if pairs else f"{name} {value:.15g}"
                     continue
@@ -83,5 +83,5 @@ class Meters:
                 yield f"{name}_count{inside} {total}"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -78,11 +78,11 @@ def _decision(rule: Object, rules: Sequence[Object], where: Where, root: str) ->
 
 def _reports(spec: Rule, traffic: str) -> Iterator[PartPlace]:
     assert spec.report is not None
-    for name in spec.report.__struct_fields__:
+    for name, written in zip(spec.report.__struct_fields__, spec.report.__struct_encode_fields__, strict=True):
         if getattr(spec.report, name):
             yield PartPlace(
                 traffic=traffic,
-                part=f"report.{name}",
+                part=f"report.{written}",
                 runs=MIXER,
                 how="told in batches, when it is over",
                 why="Python makes of it what the rule says",

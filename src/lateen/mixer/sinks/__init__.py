@@ -1,0 +1,1 @@
+"""Reports of rules that go to other servers: logs, spans, events."""
