@@ -16,6 +16,7 @@ from rich.console import Console
 from bench.control import Size, measure
 from bench.issuance import issuance_rows
 from bench.micro import micro_rows
+from bench.mixer import mixer_rows
 from bench.routing import routing_rows
 from bench.rows import show, write
 
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, no mutual TLS, no bare gRPC")
     parser.add_argument("--services", type=int, default=200, help="default: %(default)s, two workloads each")
     parser.add_argument("--clients", type=int, default=400, help="default: %(default)s")
-    parser.add_argument("--only", choices=("control", "issuance", "micro", "routing"), help="one part of it")
+    parser.add_argument("--only", choices=("control", "issuance", "micro", "mixer", "routing"), help="one part of it")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
     options = parser.parse_args()
     if not 1 <= options.clients <= options.services * 2:
@@ -50,6 +51,10 @@ def main() -> int:
         folder = Path(tempfile.mkdtemp(prefix="lateen-bench-"))
         rows += asyncio.run(issuance_rows(folder, quick=options.quick))
         shutil.rmtree(folder)
+        gc.collect()
+    if options.only in (None, "mixer"):
+        progress.print("[dim]mixer and telemetry[/]")
+        rows += mixer_rows(quick=options.quick)
         gc.collect()
     if options.only in (None, "control"):
         size = Size(

@@ -25,10 +25,13 @@ class Row:
     value: float
     target: float | None = None  # at most that
     note: str = ""
+    at_least: bool = False  # at least that, rather
 
     @property
     def met(self) -> bool | None:
-        return None if self.target is None else self.value <= self.target
+        if self.target is None:
+            return None
+        return self.value >= self.target if self.at_least else self.value <= self.target
 
 
 def show(rows: list[Row], console: Console) -> None:
@@ -41,7 +44,7 @@ def show(rows: list[Row], console: Console) -> None:
     before = ""
     for row in rows:
         verdict = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row.met]
-        target = "" if row.target is None else _number(row.target)
+        target = "" if row.target is None else (">= " if row.at_least else "") + _number(row.target)
         name = "" if row.name == before else row.name
         table.add_row(name, row.unit, _number(row.value), target, " ".join(filter(None, (verdict, row.note))))
         before = row.name

@@ -1,0 +1,189 @@
+"""What telemetry and rules cost: ratios against the same proxies without, latencies, and CPU of Mixer.
+
+plain      nothing but the standard metrics
+quiet      without them
+compiled   a rule that Envoy decides
+called     a rule that Mixer decides: a quota that is never reached
+logged     a rule that logs every request
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+from tests.e2e.harness import free_port
+from tests.e2e.servers import redis_server
+
+from bench.live import Measured, Pairs, have_load_generator, live_pairs
+from bench.processes import cpu_seconds, rss_bytes
+from bench.rows import Row
+from lateen.api.decode import decode_documents
+from lateen.mixer.court import make_court
+from lateen.mixer.means import Means
+from lateen.mixer.services.answers import Outcome
+from lateen.wire.mixer import Asker
+
+__all__ = ["mixer_rows"]
+
+NAMES = ("plain", "quiet", "compiled", "called", "logged")
+RULE = """
+apiVersion: mixer.lateen.io/v1alpha1
+kind: Rule
+metadata: {{name: {name}, namespace: default}}
+spec:
+  selector: {{matchLabels: {{app: server-{name}}}}}
+{spec}
+---
+"""
+RESOURCES = (
+    "".join(
+        f"""
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {{name: {side}-quiet, namespace: default}}
+spec:
+  selector: {{matchLabels: {{app: {side}-quiet}}}}
+  metrics: [{{overrides: [{{disabled: true}}]}}]
+---
+"""
+        for side in ("client", "server")
+    )
+    + RULE.format(name="compiled", spec='  match: \'request.headers["x-no"] == "1"\'\n  check: {deny: {}}')
+    + RULE.format(name="called", spec="  quota: {limit: 1000000000, per: 1h, by: [source.principal]}")
+    + RULE.format(
+        name="logged", spec="  report: {log: {file: all.jsonl, fields: {path: request.path, code: response.code}}}"
+    )
+)
+CPU_RATE, CPU_SECONDS = 2000, 3.0  # requests a second, and for how long, for CPU of proxies
+RATE, SECONDS = 1000, 5.0  # for latencies, and for CPU of Mixer
+CHARGES = 4000
+TOLD_SECONDS = 1.5  # Mixer tells every second
+
+
+def mixer_rows(*, quick: bool) -> list[Row]:
+    """Measure a mesh that lives, and Redis."""
+    rows = asyncio.run(_redis_rows(quick=quick))
+    if not have_load_generator():
+        return [*rows, Row("data plane", "skipped", 0, note="needs h2load (Debian: nghttp2-client), curl, nsenter")]
+    with live_pairs(NAMES, RESOURCES) as pairs:
+        return [*_proxies(pairs, turns=2 if quick else 7), *_mixer(pairs, turns=1 if quick else 4), *rows]
+
+
+def _turns(
+    pairs: Pairs, names: Sequence[str], turns: int, load: Callable[[str], Measured]
+) -> list[dict[str, Measured]]:
+    """Load each pair once a turn, in another order each time; the first turn is thrown away."""
+    found = []
+    for turn in range(turns + 1):
+        order = names if turn % 2 else tuple(reversed(names))
+        found.append({name: load(name) for name in order})
+    return found[1:]
+
+
+def _proxies(pairs: Pairs, turns: int) -> list[Row]:
+    names = ("plain", "quiet", "compiled")
+    time.sleep(TOLD_SECONDS)
+    before = pairs.decisions()
+    found = _turns(names, turns, lambda name: pairs.load(name, seconds=CPU_SECONDS, per_second=CPU_RATE))
+    time.sleep(TOLD_SECONDS)
+    asked = pairs.decisions() - before
+    us = {name: [turn[name].proxies * 1e6 for turn in found] for name in names}
+    rows = [Row("CPU of both proxies a request, without standard metrics", "us", median(us["quiet"]))]
+    rows.append(_ratio("standard metrics, ratio", us["plain"], us["quiet"], 1.10))
+    rows.append(_ratio("a compiled check, ratio", us["compiled"], us["plain"], 1.05))
+    rows.append(Row("questions to Mixer by the compiled check", "count", asked, 0))
+    return rows
+
+
+def _ratio(name: str, on: list[float], off: list[float], target: float) -> Row:
+    ratios = sorted(one / other for one, other in zip(on, off, strict=True))
+    note = (
+        f"median of {len(ratios)} turns, {ratios[0]:.3f} to {ratios[-1]:.3f}; {median(on):.0f} and {median(off):.0f} us"
+    )
+    return Row(name, "ratio", median(ratios), target, note)
+
+
+def _mixer(pairs: Pairs, turns: int) -> list[Row]:
+    mixer = pairs.mixer()
+    idle = cpu_seconds(mixer)
+    time.sleep(2)
+    idle = (cpu_seconds(mixer) - idle) / 2  # CPU seconds a second, of looking around and of telling how it is
+    names = ("plain", "called")
+    found = _turns(names, turns, lambda name: pairs.load(name, seconds=SECONDS, per_second=RATE, beside=mixer))
+    added = sorted(turn["called"].percentile(99) - turn["plain"].percentile(99) for turn in found)
+    middle = sorted(turn["called"].percentile(50) - turn["plain"].percentile(50) for turn in found)
+    decisions = [turn["called"].requests / (turn["called"].other_cpu - idle * turn["called"].seconds) for turn in found]
+    before = rss_bytes(mixer)
+    logged = _turns(("logged",), turns, lambda name: pairs.load(name, seconds=SECONDS, per_second=RATE, beside=mixer))
+    time.sleep(2)  # the last entries are on their way
+    grown = (rss_bytes(mixer) - before) / 1e6
+    entries = [turn["logged"].requests / (turn["logged"].other_cpu - idle * turn["logged"].seconds) for turn in logged]
+    return [
+        Row(
+            f"a called check at {RATE:,} rps, added at p99",
+            "ms",
+            median(added),
+            1.0,
+            f"median of {len(added)} turns, {added[0]:.2f} to {added[-1]:.2f}; at p50 {median(middle):.2f} ms",
+        ),
+        Row("decisions of Mixer", "per_core_s", median(decisions), 4000, "of one CPU second", at_least=True),
+        Row("entries reported to a log", "per_core_s", median(entries), 20000, "of one CPU second", at_least=True),
+        Row("memory of Mixer while it logs", "MB", grown, 20, "grown"),
+    ]
+
+
+async def _redis_rows(*, quick: bool) -> list[Row]:
+    """Charge a quota in a Redis of Debian's at 1,000 a second, as Mixer does."""
+    with tempfile.TemporaryDirectory(prefix="lateen-bench-") as name:
+        folder, port = Path(name), free_port()
+        try:
+            command = redis_server(folder, "--port", str(port), "--bind", "127.0.0.1")
+        except BaseException as missing:  # pytest's own way of saying that a program is not there
+            return [Row("a charge in Redis", "skipped", 0, note=str(missing))]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+        try:
+            return await _charges(f"redis://127.0.0.1:{port}/0", CHARGES // 4 if quick else CHARGES)
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def _charges(url: str, count: int) -> list[Row]:
+    text = (
+        "apiVersion: mixer.lateen.io/v1alpha1\nkind: Rule\nmetadata: {name: a, namespace: b}\n"
+        f"spec: {{timeout: 2s, quota: {{limit: {count // 2}, per: 1h, by: [request.method], shared: true}}}}\n"
+    )
+    court = make_court(means=Means(redis=url))
+    judge = court.judge(decode_documents(text.encode(), "bench.yaml").objects)
+    times: list[float] = []
+    outcomes: list[Outcome] = []
+
+    async def one(method: str) -> Outcome:
+        began = time.perf_counter()
+        found = await judge.check({"request": {"method": method}}, Asker(), tcp=False)
+        times.append(time.perf_counter() - began)
+        return found
+
+    for _ in range(100):
+        await one("warm")
+        await asyncio.sleep(0.002)
+    times.clear()
+    began = time.perf_counter()
+    tasks = []
+    for i in range(count):
+        await asyncio.sleep(max(began + i / 1000 - time.perf_counter(), 0))
+        tasks.append(asyncio.create_task(one("GET")))
+    outcomes = await asyncio.gather(*tasks)
+    passed = sum(outcome.allowed for outcome in outcomes)
+    await court.close()
+    times.sort()
+    p50, p99 = times[count // 2] * 1000, times[int(count * 0.99)] * 1000
+    return [
+        Row("a charge in Redis at 1,000 a second, p99", "ms", p99, 1.5, f"p50 {p50:.2f} ms"),
+        Row("of twice as many charges as the limit, passed beyond it", "count", passed - count // 2, 0),
+    ]
