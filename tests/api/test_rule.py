@@ -66,6 +66,8 @@ def faults(spec: str) -> list[tuple[str, str]]:
             "spec.report.metric.buckets",
             "must rise",
         ),
+        ("{gateway: A b, check: {deny: {}}}", "spec.gateway", "must be the name of a Gateway, or NAMESPACE/NAME"),
+        ("{gateway: a, selector: {matchLabels: {a: b}}, check: {deny: {}}}", "spec.gateway", "exclude each other"),
         ("{timeout: 2m, check: {deny: {}}}", "spec.timeout", "between 1ms and 60s"),
         ("{failurePolicy: maybe, check: {deny: {}}}", "spec.failurePolicy", "closed"),
     ],

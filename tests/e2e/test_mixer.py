@@ -195,6 +195,13 @@ def test_a_gateway_asks_too(shop: Shop) -> None:
     assert shop.from_web("x-who: intern") == 200
 
 
+def test_a_gateway_is_named(shop: Shop) -> None:
+    """Its Envoys decide, the workloads behind them do not."""
+    shop.rule(DENY.replace("selector: {matchLabels: {app: orders}}", "gateway: edge"))
+    eventually(lambda: shop.get(x_who="intern").status == 423, what="interns are denied at the edge")
+    assert shop.from_web("x-who: intern") == 200
+
+
 # Envoy's expressions have no patterns in lists: this one is asked.
 ASKED = """
   selector: {matchLabels: {app: orders}}

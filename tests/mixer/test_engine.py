@@ -92,6 +92,11 @@ def test_the_first_denial_is_told_of_the_root_namespace_then_by_age() -> None:
         ("{check: {deny: {}}}", "bank", Asker(), True),  # an Envoy that does not say where it is
         ("{check: {deny: {}}}", "bank", Asker(namespace="shop", rules=("bank/r0",)), True),  # Pilot says which
         ("{check: {deny: {}}}", "shop", Asker(namespace="shop", rules=()), False),
+        ("{gateway: edge, check: {deny: {}}}", "shop", Asker(namespace="shop", gateway="edge"), True),
+        ("{gateway: edge, check: {deny: {}}}", "shop", Asker(gateway="shop/edge"), True),
+        ("{gateway: shop/edge, check: {deny: {}}}", "istio-system", Asker(namespace="shop", gateway="edge"), True),
+        ("{gateway: edge, check: {deny: {}}}", "shop", Asker(namespace="shop", gateway="other"), False),
+        ("{gateway: edge, check: {deny: {}}}", "shop", HERE, False),
     ],
 )
 def test_for_whom_a_rule_is(spec: str, namespace: str, asker: Asker, applies: bool) -> None:

@@ -31,6 +31,7 @@ __all__ = ["ENVOYS_STATUSES", "check_rule", "may_be_written"]
 
 _METRIC: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
+_DNS_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")
 _ADAPTER: Final = re.compile(r"[a-z][a-z0-9-]{0,62}\Z")
 _FILE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
@@ -49,6 +50,13 @@ def check_rule(obj: Object) -> Iterator[Problem]:
     """Yield every fault of a Rule."""
     rule: Rule = obj.spec
     yield from check_selector(obj, rule.selector, "spec.selector")
+    if rule.gateway:
+        namespace, _, name = rule.gateway.rpartition("/")
+        if not all(_DNS_NAME.match(part) for part in (namespace or name, name)):
+            message = f"must be the name of a Gateway, or NAMESPACE/NAME, got {seen(rule.gateway)}"
+            yield obj.problem("spec.gateway", message)
+        if rule.selector is not None:
+            yield obj.problem("spec.gateway", "selector and gateway exclude each other")
     if rule.match:
         # A report is told of what is over, so its condition may ask how it ended.
         deciding = rule.check is not None or rule.quota is not None

@@ -191,6 +191,7 @@ class Rule(Spec, frozen=True, kw_only=True):
     """Policy and telemetry by expressions."""
 
     selector: WorkloadSelector | None = None
+    gateway: str = ""  # of an Istio Gateway, in the rule's namespace or as NAMESPACE/NAME: the Envoys that serve it
     match: str = ""  # CEL, a condition; "": always
     check: RuleCheck | None = None
     quota: RuleQuota | None = None

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from lateen.api.base import Object
 from lateen.api.mixer import Rule
 from lateen.expr import Expression, Phase, Read, compile_expression
 
-__all__ = ["RuleReading", "asked_of", "compiled", "read_rule", "told_of"]
+__all__ = ["RuleReading", "asked_of", "compiled", "gateway_of", "read_rule", "told_of"]
 
 # Attributes of one request, which a connection of bytes has none of.
 _OF_REQUESTS: Final = ("request.", "response.", "api.operation")
@@ -46,6 +47,12 @@ def read_rule(rule: Rule) -> RuleReading:
         decides_connections=deciding and all(expression.phase is Phase.CONNECTION for expression in checks),
         reports_connections=told is not None and not any(read.attribute.startswith(_OF_REQUESTS) for read in told),
     )
+
+
+def gateway_of(obj: Object) -> str:
+    """Return "<namespace>/<name>" of the Gateway that a rule is for, "" for one that is for workloads."""
+    name: str = obj.spec.gateway
+    return name if not name or "/" in name else f"{obj.key.namespace}/{name}"
 
 
 def asked_of(rule: Rule) -> Iterator[tuple[str, Mapping[str, str]]]:

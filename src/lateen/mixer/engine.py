@@ -175,7 +175,7 @@ class Engine:
     # ---- who asks
 
     def _scope(self, asker: Asker) -> _Scope:
-        key = (asker.namespace, asker.rules, tuple(asker.labels.items()))
+        key = (asker.namespace, asker.rules, asker.gateway, tuple(asker.labels.items()))
         found = self._by_asker.get(key)
         if found is None:
             if len(self._by_asker) > 10_000:
@@ -188,6 +188,8 @@ class Engine:
             return rule.name in asker.rules
         if asker.namespace and rule.namespace not in (self._root, asker.namespace):
             return False
+        if rule.gateway:
+            return rule.gateway in (asker.gateway, f"{asker.namespace}/{asker.gateway}")
         return asker.labels.items() >= dict(rule.labels).items()
 
     # ---- decisions

@@ -13,7 +13,7 @@ from typing import Any
 
 from lateen.api.base import Object
 from lateen.api.mixer import HeaderChanges, ListCheck, LogReport, MetricReport, Rule, RuleQuota
-from lateen.api.rule_reading import RuleReading, asked_of, compiled, read_rule, told_of
+from lateen.api.rule_reading import RuleReading, asked_of, compiled, gateway_of, read_rule, told_of
 from lateen.expr import Expression, Read
 
 __all__ = ["CompiledRule", "HeaderOps", "compile_rule", "quota_key"]
@@ -32,6 +32,7 @@ class CompiledRule:
     name: str
     namespace: str
     labels: tuple[tuple[str, str], ...]
+    gateway: str  # "<namespace>/<name>" of the Gateway that it is for; "": it is for workloads
     age: tuple[str, str, str]  # its place among others of its namespace
     folder: Path  # of the file that it is in
     spec: Rule
@@ -77,6 +78,7 @@ def compile_rule(obj: Object) -> CompiledRule:
         name=f"{obj.key.namespace}/{obj.key.name}",
         namespace=obj.key.namespace,
         labels=tuple(sorted((rule.selector.match_labels or {}).items())) if rule.selector is not None else (),
+        gateway=gateway_of(obj),
         age=(obj.created, obj.key.namespace, obj.key.name),
         folder=Path(obj.origin.file).parent,
         spec=rule,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from lateen.api.base import ResourceKey
 from lateen.api.decode import decode_documents
 from lateen.flow import Graph
+from lateen.pilot.model.findings import Finding
 from lateen.pilot.model.mesh import Mesh
 from lateen.pilot.model.mixer import MixerRules
+from lateen.pilot.model.mixer_findings import MixerFindings
 from lateen.pilot.model.values_called import NO_CALLS, MixerCalls
 
 Labels = tuple[tuple[str, str], ...]
@@ -21,12 +24,20 @@ class Written:
         self.graph = Graph()
         self.mesh = Mesh(self.graph)
         self.rules = MixerRules(self.mesh, socket)
+        self._findings = MixerFindings(self.mesh)
 
     def rule(self, name: str, spec: str, *, namespace: str = "shop") -> None:
         text = (
             "apiVersion: mixer.lateen.io/v1alpha1\nkind: Rule\n"
             f"metadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
         )
+        self.put(text)
+
+    def findings(self, name: str) -> tuple[Finding, ...]:
+        found: tuple[Finding, ...] = self._findings.found.peek(ResourceKey("Rule", "shop", name))
+        return found
+
+    def put(self, text: str) -> None:
         decoded = decode_documents(text.encode(), "it.yaml")
         assert not [problem for problem in decoded.problems if problem.level == "error"], decoded.problems
         with self.graph.batch():
@@ -113,3 +124,30 @@ def test_without_a_mixer_nobody_asks() -> None:
     mesh = Written(socket="")
     mesh.rule("it", "{check: {deny: {}}}")
     assert mesh.calls() == NO_CALLS
+
+
+GATEWAY = """
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}]}
+"""
+
+
+def test_a_rule_for_a_gateway() -> None:
+    mesh = Written()
+    ingress = {"kind": "gateway", "labels": (("app", "x"), ("istio", "ingressgateway"))}
+    denies = "match: request.method == 'PUT', check: {deny: {}}}"
+    mesh.rule("it", "{gateway: edge, " + denies)
+    assert mesh.calls(**ingress) == NO_CALLS, "the Gateway is not there yet"
+    assert [one.field for one in mesh.findings("it")] == ["spec.gateway"]
+    mesh.put(GATEWAY)
+    assert [one.rule for one in mesh.calls(**ingress).inside.denies] == ["shop/it"]
+    assert mesh.findings("it") == ()
+    assert mesh.calls() == NO_CALLS, "a workload serves no Gateway"
+    assert mesh.calls(kind="gateway", labels=(("istio", "egressgateway"),)) == NO_CALLS
+    assert mesh.calls(**{**ingress, "namespace": "bank"}) == NO_CALLS, "of another namespace"
+    mesh.rule("it", "{gateway: shop/edge, " + denies, namespace="istio-system")
+    assert [one.rule for one in mesh.calls(**{**ingress, "namespace": "bank"}).inside.denies] == ["istio-system/it"]
+    mesh.put(GATEWAY.replace("ingressgateway", "other"))
+    assert mesh.calls(**ingress) == NO_CALLS

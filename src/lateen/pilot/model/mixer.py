@@ -12,7 +12,7 @@ from typing import Final
 
 from lateen.api.base import Object, ResourceKey
 from lateen.api.mixer import Rule
-from lateen.api.rule_reading import RuleReading, read_rule
+from lateen.api.rule_reading import RuleReading, gateway_of, read_rule
 from lateen.expr import Read as Place
 from lateen.expr.envoy import Where
 from lateen.flow import Read
@@ -34,6 +34,7 @@ class _Rule:
     """A rule as far as a proxy needs to know it."""
 
     spec: Rule
+    gateway: str
     reading: RuleReading
     open: bool
     timeout: timedelta
@@ -65,12 +66,32 @@ class MixerRules:
         if obj is None:
             return None
         spec = obj.spec
-        return _Rule(spec=spec, reading=read_rule(spec), open=spec.failure_policy == "open", timeout=spec.timeout)
+        return _Rule(
+            spec=spec,
+            gateway=gateway_of(obj),
+            reading=read_rule(spec),
+            open=spec.failure_policy == "open",
+            timeout=spec.timeout,
+        )
+
+    def _serves(self, read: Read, gateway: str, kind: str, labels: tuple[tuple[str, str], ...]) -> bool:
+        """Return whether a proxy serves the Gateway that a rule names; any does, where it names none."""
+        if not gateway:
+            return True
+        if kind != "gateway":
+            return False
+        namespace, _, name = gateway.partition("/")
+        obj: Object | None = read.get(self._mesh.objects, ResourceKey("Gateway", namespace, name))
+        return obj is not None and set((obj.spec.selector or {}).items()) <= set(labels)
 
     def _calls_of(self, read: Read, key: tuple[str, str, tuple[tuple[str, str], ...]]) -> MixerCalls:
         kind, namespace, labels = key
         keys = self.attachment.keys(read, kind=kind, namespace=namespace, labels=labels) if self._socket else ()
-        rules = [(rule_name(rule), found) for rule in keys if (found := read.get(self._rule, rule)) is not None]
+        rules = [
+            (rule_name(rule), found)
+            for rule in keys
+            if (found := read.get(self._rule, rule)) is not None and self._serves(read, found.gateway, kind, labels)
+        ]
         if not rules:
             return NO_CALLS
         settings: MeshSettings = read.get(self._mesh.settings, "mesh")

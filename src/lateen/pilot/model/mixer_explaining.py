@@ -13,7 +13,7 @@ from typing import Final
 
 from lateen.api.base import Object
 from lateen.api.mixer import Rule
-from lateen.api.rule_reading import read_rule
+from lateen.api.rule_reading import gateway_of, read_rule
 from lateen.expr.envoy import Where
 from lateen.pilot.model.mixer_placing import Placed, allows, decides, may_matter, place
 
@@ -51,7 +51,8 @@ def explain(rule: Object, rules: Sequence[Object], *, root_namespace: str) -> li
 
 
 def _where(rule: Object, *, http: bool) -> Where:
-    return Where(http=http, namespace=rule.key.namespace, kind="inbound")
+    kind = "outbound" if gateway_of(rule) else "inbound"
+    return Where(http=http, namespace=rule.key.namespace, kind=kind)
 
 
 def _decision(rule: Object, rules: Sequence[Object], where: Where, root: str) -> Iterator[PartPlace]:

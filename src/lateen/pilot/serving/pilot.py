@@ -26,6 +26,7 @@ from lateen.pilot.model.inbound import Inbound
 from lateen.pilot.model.jwks import JwksSource
 from lateen.pilot.model.mesh import Mesh, MeshSettings
 from lateen.pilot.model.mixer import MixerRules
+from lateen.pilot.model.mixer_findings import MixerFindings
 from lateen.pilot.model.names import Names
 from lateen.pilot.model.outbound import Outbound
 from lateen.pilot.model.overlaps import Overlaps
@@ -94,6 +95,7 @@ class Pilot:
         self.findings = Findings(
             {
                 "AuthorizationPolicy": AuthorizationFindings(self.mesh, self.authorizations).found,
+                "Rule": MixerFindings(self.mesh).found,
                 "Telemetry": TelemetryFindings(self.mesh, self.telemetries).found,
                 "DestinationRule": RuleFindings(self.mesh).found,
                 "VirtualService": VirtualServiceFindings(self.mesh, self.outbound.virtual_services).found,
