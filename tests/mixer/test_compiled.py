@@ -11,6 +11,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,6 +30,7 @@ from lateen.flow import Graph
 from lateen.pilot.model import mixer as model
 from lateen.pilot.model.mesh import Mesh
 from lateen.pilot.model.mixer import MixerRules
+from lateen.pilot.model.mixer_explaining import explain
 from lateen.pilot.model.mixer_placing import Placed
 from lateen.pilot.model.values_called import MixerCalls
 from lateen.pilot.model.values_jwt import RequestAuth
@@ -364,3 +366,87 @@ def test_mixer_is_asked_only_where_a_rule_may_have_anything_to_say(stand: Stand)
     assert stand.court.envoy.admin(asked) == before
     get(away, "/open")
     assert stand.court.envoy.admin(asked) != before
+
+
+def get(stand: Stand, case: Case, lines: str = "", client: Client | None = None) -> tuple[int, bytes]:
+    request = f"GET / HTTP/1.1\r\nhost: a\r\n{lines}\r\n".encode()
+    status, _, body = stand.ask(case, request, client or Client())
+    return status, body
+
+
+LIMITS = {
+    "all": ("{quota: {limit: 3, per: 1h, each: proxy, status: 503, body: enough}}", "", ""),
+    "match": (
+        "{match: request.headers.xa == 'a', quota: {limit: 3, per: 1h, each: proxy, status: 503, body: enough}}",
+        "xa: a\r\n",
+        "xa: b\r\n",
+    ),
+    "by": (
+        "{quota: {limit: 3, per: 1h, by: ['request.headers[\"x-a\"]'], each: proxy, status: 503, body: enough}}",
+        "x-a: a\r\n",
+        "x-a: b\r\n",
+    ),
+    "absent": (
+        "{quota: {limit: 3, per: 1h, by: ['request.headers[\"x-a\"]'], each: proxy, status: 503, body: enough}}",
+        "",
+        "x-a: b\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_of_each_proxy_is_the_same_in_envoy_and_in_mixer(stand: Stand, name: str) -> None:
+    spec, these, others = LIMITS[name]
+    compiled, called, inside = stand.hold({f"limit-{name}": spec})
+    assert inside.closed == (), "nothing is left to ask about requests"
+    assert len(inside.inside.limits) == 1
+    for case in (compiled, called):
+        assert [get(stand, case, these)[0] for _ in range(5)] == [200, 200, 200, 503, 503]
+        assert get(stand, case, these)[1] == b"enough"
+        if others:
+            assert get(stand, case, others)[0] == 200
+
+
+def test_limits_tell_identities_apart_and_each_says_its_own(stand: Stand) -> None:
+    quota = "limit: 5, per: 1h, each: proxy, status: 503, body: of all"
+    rules = {
+        "who": "{quota: {limit: 2, per: 1h, by: [source.principal], each: proxy, body: of yours}}",
+        "zpath": f"{{match: request.url_path == '/', quota: {{{quota}}}}}",
+    }
+    compiled, _, inside = stand.hold(rules)
+    assert [limit.rule for limit in inside.inside.limits] == ["shop/who", "shop/zpath"]
+    who = ("web", "web", "web", "cron", "cron", "old", "old", None)
+    found = [get(stand, compiled, client=Client(identity=one)) for one in who]
+    assert [status for status, _ in found] == [200, 200, 429, 200, 200, 200, 503, 200], "plain text is apart"
+    assert (found[2][1], found[6][1]) == (b"of yours", b"of all")
+
+
+def test_a_bucket_fills_evenly(stand: Stand) -> None:
+    spec = "{quota: {limit: 4, per: 2s, each: proxy}}"
+    compiled, called, _ = stand.hold({"bucket": spec})
+    for case in (compiled, called):
+        assert [get(stand, case)[0] for _ in range(6)] == [200] * 4 + [429] * 2
+        time.sleep(1.1)  # two of four
+        assert Counter(get(stand, case)[0] for _ in range(6)) == {200: 2, 429: 4}
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ("{quota: {limit: 3, per: 10ms, each: proxy}}", "filled every 50 ms at most"),
+        ("{quota: {limit: 3, per: 1s, each: proxy, amount: size(request.method)}}", "its amount is worked out"),
+        (
+            "{quota: {limit: 3, per: 1s, each: proxy, by: [request.auth.claims.sub]}}",
+            "counts by something that is no text",
+        ),
+        ("{quota: {limit: 3, per: 1s, each: proxy, by: [source.workload.name]}}", "whether there is a value"),
+        ("{match: request.method.lowerAscii() == 'get', quota: {limit: 3, per: 1s, each: proxy}}", "do not have there"),
+    ],
+)
+def test_a_limit_that_envoy_cannot_keep_is_kept_by_mixer(spec: str, why: str) -> None:
+    calls = _calls({"it": spec}, called=False)
+    assert (calls.closed, calls.inside.limits) == (("shop/it",), ())
+    decoded = decode_documents(_yaml({"it": spec}).encode(), "rules.yaml")
+    (part, *_) = explain(decoded.objects[0], decoded.objects, root_namespace="istio-system")
+    assert (part.part, part.runs) == ("quota", "Mixer")
+    assert why in part.why

@@ -218,6 +218,9 @@ def _list(obj: Object, check: ListCheck, place: str) -> Iterator[Problem]:
 
 def _quota(obj: Object, quota: RuleQuota, place: str) -> Iterator[Problem]:
     yield from _status(obj, quota.status, f"{place}.status")
+    if quota.each == "proxy" and (quota.shared or quota.algorithm != "FIXED"):
+        wrong = "shared" if quota.shared else "algorithm"
+        yield obj.problem(f"{place}.{wrong}", "a proxy's own limit is not shared, and is a bucket that fills evenly")
     if len(quota.by) > MOST_KEYS:
         yield obj.problem(f"{place}.by", f"at most {MOST_KEYS} are allowed, got {len(quota.by)}")
     for i, text in enumerate(quota.by):

@@ -120,6 +120,7 @@ class RuleQuota(Spec, frozen=True, kw_only=True):
     by: tuple[str, ...] = ()  # CEL: each combination of values has a limit of its own
     amount: str = ""  # CEL, a number; 1
     algorithm: Literal["FIXED", "ROLLING"] = "FIXED"
+    each: Literal["mesh", "proxy"] = "mesh"  # whose limit it is; a proxy's own is a bucket that fills evenly
     shared: bool = False  # in Redis, by all Mixers that have the same one
     status: Status = 429
     body: str = ""

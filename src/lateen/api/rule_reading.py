@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import Final
 
 from lateen.api.base import Object
-from lateen.api.mixer import Rule
+from lateen.api.mixer import Rule, RuleQuota
 from lateen.expr import Expression, Phase, Read, compile_expression
 
-__all__ = ["RuleReading", "asked_of", "compiled", "gateway_of", "read_rule", "told_of"]
+__all__ = ["RuleReading", "asked_of", "compiled", "gateway_of", "keys_of", "read_rule", "told_of"]
 
 # Attributes of one request, which a connection of bytes has none of.
 _OF_REQUESTS: Final = ("request.", "response.", "api.operation")
@@ -53,6 +53,15 @@ def gateway_of(obj: Object) -> str:
     """Return "<namespace>/<name>" of the Gateway that a rule is for, "" for one that is for workloads."""
     name: str = obj.spec.gateway
     return name if not name or "/" in name else f"{obj.key.namespace}/{name}"
+
+
+def keys_of(quota: RuleQuota) -> tuple[str, ...]:
+    """Return what counts are kept by: CEL."""
+    return (*quota.by, *_PROXY) if quota.each == "proxy" else quota.by
+
+
+# As Envoy does it: for each port, and for clients with and without mutual TLS apart.
+_PROXY: Final = ("context.reporter.uid", "destination.port", "connection.mtls")
 
 
 def asked_of(rule: Rule) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -118,7 +127,7 @@ def _decisions(rule: Rule) -> Iterator[str]:
     for _, values in asked_of(rule):
         yield from values.values()
     if rule.quota is not None:
-        yield from rule.quota.by
+        yield from keys_of(rule.quota)
         if rule.quota.amount:
             yield rule.quota.amount
 

@@ -18,7 +18,7 @@ from google.api.expr.v1alpha1.checked_pb2 import CheckedExpr
 from google.api.expr.v1alpha1.syntax_pb2 import Expr
 
 from lateen.expr import library
-from lateen.expr.attributes import BY_NAME
+from lateen.expr.attributes import BY_NAME, Type
 from lateen.expr.envoy_places import (
     ALWAYS,
     BY_CERTIFICATE,
@@ -33,9 +33,20 @@ from lateen.expr.envoy_tree import call, chain, constant, has, numbered, text_of
 from lateen.expr.errors import ExpressionError
 from lateen.expr.expression import Expression
 
-__all__ = ["EnvoyExpression", "NotInEnvoy", "Where", "all_of", "any_of", "everything", "listed", "negated", "to_envoy"]
+__all__ = [
+    "EnvoyExpression",
+    "NotInEnvoy",
+    "Where",
+    "all_of",
+    "any_of",
+    "everything",
+    "keyed",
+    "listed",
+    "to_envoy",
+]
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$&'*+.^_`|~-]+\Z")
+NO_VALUE: Final = "\x00"
 MOST_LISTED: Final = 100  # Envoy compares with each
 MOST_INSTRUCTIONS: Final = 90  # of 100 that Envoy allows a pattern; a few are of every pattern
 _PARTS: Final = re.compile(r"\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|\\.|.", re.DOTALL)
@@ -83,10 +94,6 @@ def all_of(*expressions: EnvoyExpression) -> EnvoyExpression:
     return _joined("_&&_", expressions)
 
 
-def negated(expression: EnvoyExpression) -> EnvoyExpression:
-    return _finished(call("!_", _read(expression)))
-
-
 def listed(value: Expression, entries: tuple[str, ...], where: Where, *, wanted: bool) -> EnvoyExpression:
     """Return whether a value is among `entries` (`wanted`), or is not; what is absent is not.
 
@@ -104,6 +111,19 @@ def listed(value: Expression, entries: tuple[str, ...], where: Where, *, wanted:
     there = rewriting.presence(tree)
     absent = [] if there is None else [call("!_", there)]
     return _finished(chain("_||_", [*absent, call("!_", found)]))
+
+
+def keyed(value: Expression, where: Where) -> EnvoyExpression:
+    """Return a text that counts are kept by: the value, or, where there is none, a text that no value is.
+
+    Raises: NotInEnvoy, also for what is no text, or where Envoy cannot tell whether there is a value.
+    """
+    if value.type is not Type.STRING:
+        raise NotInEnvoy("counts by something that is no text")
+    rewriting = _Rewriting(where)
+    tree = CheckedExpr.FromString(value.checked).expr
+    found, there = rewriting.expr(tree), rewriting.presence(tree)
+    return _finished(found if there is None else call("_?_:_", there, found, constant(string_value=NO_VALUE)))
 
 
 def _joined(function: str, expressions: tuple[EnvoyExpression, ...]) -> EnvoyExpression:
@@ -158,7 +178,7 @@ class _Rewriting:
                 return call("@in", self.expr(key), self.expr(whole, whole=True))
         if expr.WhichOneof("expr_kind") == "select_expr" and _dotted(expr.select_expr.operand) == "request.headers":
             return has(self.expr(expr))
-        raise NotInEnvoy("asks for what is not in a list, and Envoy cannot tell whether there is a value at all")
+        raise NotInEnvoy("looks at what may be absent, and Envoy cannot tell whether there is a value at all")
 
     def _select(self, expr: Any, whole: bool) -> Any:
         select = expr.select_expr

@@ -19,7 +19,7 @@ from lateen.mixer.listed import Listed
 from lateen.mixer.logbook import Logbook
 from lateen.mixer.means import NOTHING, Means, Outside
 from lateen.mixer.meters import Meters, escaped
-from lateen.mixer.quotas import MemoryQuota, Quota
+from lateen.mixer.quotas import BucketQuota, MemoryQuota, Quota
 from lateen.mixer.rules import CompiledRule, compile_rule, quota_key
 
 __all__ = ["RuleCourt", "make_court"]
@@ -156,6 +156,8 @@ class RuleCourt:
         known = self._quotas.get(rule.name)
         if known is not None and known[0] == key:
             return known
+        if quota.each == "proxy":
+            return key, BucketQuota(quota.limit, quota.per.total_seconds(), clock=self._clock)
         rolling = quota.algorithm == "ROLLING"
         return key, MemoryQuota(quota.limit, quota.per.total_seconds(), rolling=rolling, clock=self._clock)
 

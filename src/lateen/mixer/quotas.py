@@ -1,6 +1,7 @@
 """Quotas in memory: exact, and bounded whoever asks. The clock is passed in.
 
-FIXED: a window begins with its first charge and lasts `per`. ROLLING: what was charged in the last `per`, told in
+FIXED: a window begins with its first charge and lasts `per`. BUCKET: full at first, fills evenly, a limit in `per`, as
+Envoy's do. ROLLING: what was charged in the last `per`, told in
 tenths of it. Keys beyond `MOST_KEYS` push out those that were charged longest ago: who made them up has then one
 limit more, nobody has less.
 """
@@ -11,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol
 
-__all__ = ["TICKS", "Key", "MemoryQuota", "Quota", "SharedQuota"]
+__all__ = ["TICKS", "BucketQuota", "Key", "MemoryQuota", "Quota", "SharedQuota"]
 
 MOST_KEYS: Final = 100_000
 TICKS: Final = 10
@@ -73,4 +74,27 @@ class MemoryQuota:
         self._ticks.move_to_end(key)
         if len(self._ticks) > MOST_KEYS:
             self._ticks.popitem(last=False)
+        return True
+
+
+class BucketQuota:
+    """Buckets that fill evenly, one a key."""
+
+    def __init__(self, limit: int, per_seconds: float, *, clock: Callable[[], float]) -> None:
+        self._limit = limit
+        self._rate = limit / per_seconds
+        self._clock = clock
+        self._levels: OrderedDict[Key, tuple[float, float]] = OrderedDict()  # key -> when, how much was in it then
+
+    def charge(self, key: Key, amount: int) -> bool:
+        now = self._clock()
+        since, level = self._levels.get(key, (now, float(self._limit)))
+        level = min(level + (now - since) * self._rate, float(self._limit))
+        if level < amount:
+            self._levels[key] = (now, level)
+            return False
+        self._levels[key] = (now, level - amount)
+        self._levels.move_to_end(key)
+        if len(self._levels) > MOST_KEYS:
+            self._levels.popitem(last=False)
         return True

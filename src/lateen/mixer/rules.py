@@ -13,7 +13,7 @@ from typing import Any
 
 from lateen.api.base import Object
 from lateen.api.mixer import HeaderChanges, ListCheck, LogReport, MetricReport, Rule, RuleQuota
-from lateen.api.rule_reading import RuleReading, asked_of, compiled, gateway_of, read_rule, told_of
+from lateen.api.rule_reading import RuleReading, asked_of, compiled, gateway_of, keys_of, read_rule, told_of
 from lateen.expr import Expression, Read
 
 __all__ = ["CompiledRule", "HeaderOps", "compile_rule", "quota_key"]
@@ -68,7 +68,7 @@ def compile_rule(obj: Object) -> CompiledRule:
     request, response = (_ops(getattr(headers, side, None)) for side in ("request", "response"))
     listing: ListCheck | None = check.list if check is not None else None
     listed = compiled(listing.value) if listing is not None else None
-    by = tuple(map(compiled, quota.by)) if quota is not None else ()
+    by = tuple(map(compiled, keys_of(quota))) if quota is not None else ()
     amount = compiled(quota.amount) if quota is not None and quota.amount else None
     log = _fields(report.log if report is not None else None, "fields")
     labels = _fields(report.metric if report is not None else None, "labels")
@@ -117,4 +117,4 @@ def _fields(report: LogReport | MetricReport | None, name: str) -> tuple[tuple[s
 
 def quota_key(quota: RuleQuota) -> tuple[Any, ...]:
     """Return what makes counts of one rule those of another: a rule that changes otherwise keeps its counts."""
-    return (quota.limit, quota.per, quota.by, quota.algorithm, quota.shared)
+    return (quota.limit, quota.per, quota.by, quota.algorithm, quota.shared, quota.each)

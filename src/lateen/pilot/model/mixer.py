@@ -19,7 +19,7 @@ from lateen.flow import Read
 from lateen.pilot.model.attachment import Attachment
 from lateen.pilot.model.mesh import Mesh, MeshSettings
 from lateen.pilot.model.mixer_placing import allows, any_condition, may_matter, place
-from lateen.pilot.model.values_called import NO_CALLS, Condition, Inside, MixerCalls, Refusal
+from lateen.pilot.model.values_called import NO_CALLS, Condition, Inside, Limit, MixerCalls, Refusal
 from lateen.wire.mixer import MIXER_ACCOUNT, MIXER_NAMESPACE
 
 __all__ = ["MixerRules"]
@@ -119,7 +119,13 @@ class MixerRules:
             reports=tuple(name for name, rule in rules if rule.reading.reports is not None),
             tcp_reports=tuple(name for name, rule in rules if rule.reading.reports_connections),
             timeout=max((rule.timeout for rule in called), default=NO_CALLS.timeout),
-            inside=Inside(denies=http.denies, allows=http.allows, tcp_denies=tcp.denies, tcp_allows=tcp.allows),
+            inside=Inside(
+                denies=http.denies,
+                allows=http.allows,
+                limits=http.limits,
+                tcp_denies=tcp.denies,
+                tcp_allows=tcp.allows,
+            ),
             closed_when=None if asks_always else _when(closed, of_requests),
             open_when=None if asks_always else _when(open_, of_requests),
             attributes=frozenset(place.attribute for place in asked),
@@ -135,6 +141,7 @@ class _Decisions:
 
     denies: tuple[Refusal, ...]
     allows: tuple[Refusal, ...]
+    limits: tuple[Limit, ...]
     called: tuple[Named, ...]
 
 
@@ -143,10 +150,11 @@ def _placed(rules: list[Named], where: Where) -> _Decisions:
     allowing = [(named, placed) for named, placed in places if allows(named[1].spec)]
     # What one of several must match is decided in one place.
     together = all(placed.kind == "allow" for _, placed in allowing)
-    inside = {named[0] for named, placed in places if placed.kind == "deny" or (placed.kind == "allow" and together)}
+    inside = {named[0] for named, placed in places if placed.kind and (placed.kind != "allow" or together)}
     return _Decisions(
         denies=tuple(placed.refusal for _, placed in places if placed.refusal is not None and placed.kind == "deny"),
         allows=tuple(placed.refusal for _, placed in allowing if placed.refusal is not None) if together else (),
+        limits=tuple(placed.limit for _, placed in places if placed.limit is not None),
         called=tuple(named for named in rules if named[0] not in inside),
     )
 

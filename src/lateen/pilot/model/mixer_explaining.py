@@ -20,7 +20,7 @@ from lateen.pilot.model.mixer_placing import Placed, allows, decides, may_matter
 __all__ = ["PartPlace", "explain"]
 
 ENVOY, MIXER = "Envoy", "Mixer"
-_HOW: Final = {"deny": "RBAC, DENY", "allow": "RBAC, ALLOW", "": "asked by ext_authz"}
+_HOW: Final = {"deny": "RBAC, DENY", "allow": "RBAC, ALLOW", "limit": "local rate limit", "": "asked by ext_authz"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import lru_cache
 from typing import Final
 
-from lateen.api.mixer import ListCheck, Rule
+from lateen.api.mixer import ListCheck, Rule, RuleQuota
 from lateen.api.rule_reading import compiled
-from lateen.expr.envoy import EnvoyExpression, NotInEnvoy, Where, all_of, any_of, everything, listed, to_envoy
-from lateen.pilot.model.values_called import Condition, Refusal
+from lateen.expr.envoy import EnvoyExpression, NotInEnvoy, Where, all_of, any_of, everything, keyed, listed, to_envoy
+from lateen.pilot.model.values_called import Condition, Limit, Refusal
 
 __all__ = ["Placed", "allows", "any_condition", "decides", "may_matter", "place"]
 
+SHORTEST_WINDOW: Final = timedelta(milliseconds=50)
+MOST_TOKENS: Final = 4_000_000_000
 # Parts that cannot be put into Envoy, and why.
 _WHY_CALLED: Final = {
     "check.headers": "values of headers are worked out by Mixer",
@@ -31,10 +34,11 @@ _WHY_CALLED: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """`kind`: "deny" or "allow" in Envoy, "" in Mixer. `why`: a clause, for people."""
+    """`kind`: "deny", "allow" or "limit" in Envoy, "" in Mixer. `why`: a clause, for people."""
 
     kind: str = ""
     refusal: Refusal | None = None
+    limit: Limit | None = None
     text: str = ""  # the condition as Envoy runs it
     why: str
 
@@ -51,6 +55,8 @@ def place(name: str, rule: Rule, where: Where) -> Placed:
             return _refusing("allow", name, rule, match, where)
         if parts == ["check.list"]:
             return _listing(name, rule, where)
+        if parts == ["quota"] and rule.quota is not None and rule.quota.each == "proxy":
+            return _limiting(name, rule, rule.quota, where)
     except NotInEnvoy as reason:
         return Placed(why=f"its condition {reason}")
     return Placed(why=_why_called(parts))
@@ -132,3 +138,27 @@ def _listing(name: str, rule: Rule, where: Where) -> Placed:
 def _listed(check: ListCheck, rule: Rule, where: Where) -> EnvoyExpression:
     refused = listed(compiled(check.value), check.values, where, wanted=check.deny == "PRESENT")
     return all_of(_match(rule, where), refused) if rule.match else refused
+
+
+def _limiting(name: str, rule: Rule, quota: RuleQuota, where: Where) -> Placed:
+    if not where.http:
+        return Placed(why="Envoy's limits of connections do not tell clients apart, and have no conditions")
+    if quota.amount:
+        return Placed(why="its amount is worked out by Mixer")
+    if quota.per < SHORTEST_WINDOW:
+        return Placed(why="Envoy's buckets are filled every 50 ms at most")
+    if quota.limit > MOST_TOKENS:
+        return Placed(why=f"Envoy's buckets hold at most {MOST_TOKENS:,}")
+    # Where limits are kept, functions of texts cannot be switched on.
+    plain = replace(where, texts=False)
+    sides = (plain, replace(plain, vouched=False))
+    limit = Limit(
+        rule=name,
+        limit=quota.limit,
+        per=quota.per,
+        condition=_condition(*(_match(rule, side) for side in sides)) if rule.match else None,
+        by=tuple(_condition(*(keyed(compiled(text), side) for side in sides)) for text in quota.by),
+        status=quota.status,
+        body=quota.body,
+    )
+    return Placed(kind="limit", limit=limit, text=_match(rule, plain).text, why="each proxy counts for itself")

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-__all__ = ["NO_CALLS", "Condition", "Inside", "MixerCalls", "Refusal"]
+__all__ = ["NO_CALLS", "Condition", "Inside", "Limit", "MixerCalls", "Refusal"]
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition that Envoy evaluates: bytes of a `google.api.expr.v1alpha1.Expr`."""
+    """A condition, or a value, that Envoy evaluates: bytes of a `google.api.expr.v1alpha1.Expr`."""
 
     when: bytes
     stranger: bytes  # the same where the mesh's roots do not vouch for clients
@@ -34,11 +34,25 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A quota that each proxy keeps for itself: a bucket that fills evenly."""
+
+    rule: str
+    limit: int
+    per: timedelta
+    condition: Condition | None  # None: every request
+    by: tuple[Condition, ...]  # texts: each combination of them has a bucket
+    status: int
+    body: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inside:
     """What Envoy decides without asking. Of denials the first one that matches is told."""
 
     denies: tuple[Refusal, ...] = ()
     allows: tuple[Refusal, ...] = ()  # with any, what none of them matches is refused
+    limits: tuple[Limit, ...] = ()  # of what passes all else
     tcp_denies: tuple[Refusal, ...] = ()
     tcp_allows: tuple[Refusal, ...] = ()
 

@@ -20,6 +20,7 @@ from lateen.pilot.translate.authz import Decisions, Vouching, build_decisions
 from lateen.pilot.translate.jwt import build_jwt_filters, strip_outputs
 from lateen.pilot.translate.mixer.called import http_calls, tcp_calls
 from lateen.pilot.translate.mixer.inside import http_rules, tcp_rules
+from lateen.pilot.translate.mixer.limits import http_limits
 
 __all__ = ["Guards", "build_guards"]
 
@@ -57,6 +58,7 @@ def build_guards(
             *decisions.http_rules,
             *http_rules(calls),
             *http_calls(calls),
+            *http_limits(calls),
         ),
         tcp=(*decisions.tcp_asks, *decisions.tcp_rules, *tcp_rules(calls), *tcp_calls(calls)),
     )

@@ -58,6 +58,7 @@ from lateen.pilot.model.values import ServiceRef
 from lateen.pilot.model.values_called import MixerCalls
 from lateen.pilot.translate.jwt import JWT_FILTER
 from lateen.pilot.translate.mixer.inside import CLOSED, OPEN, asked_where, gate, refusals
+from lateen.pilot.translate.mixer.limits import limit_replies
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import duration, uint32
 from lateen.pilot.translate.peers import PEER_NAMESPACE
@@ -213,7 +214,7 @@ def tcp_calls(calls: MixerCalls) -> tuple[Filter, ...]:
 
 def local_replies(calls: MixerCalls) -> LocalReplyConfig | None:
     """Return what makes refusals say why: those of rules in Envoy, and for want of Mixer."""
-    mappers = [*refusals(calls), *([_MIXER_AWAY] if calls.closed else [])]
+    mappers = [*refusals(calls), *limit_replies(calls), *([_MIXER_AWAY] if calls.closed else [])]
     return LocalReplyConfig(mappers=mappers) if mappers else None
 
 

@@ -37,7 +37,7 @@ from lateen.pilot.model.values_called import MixerCalls, Refusal
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import uint32
 
-__all__ = ["asked_where", "gate", "http_rules", "refusals", "tcp_rules"]
+__all__ = ["asked_where", "gate", "http_rules", "mark", "marked", "refusals", "reply", "tcp_rules"]
 
 DENY_FILTER: Final = "lateen.mixer.deny"
 ALLOW_FILTER: Final = "lateen.mixer.allow"
@@ -47,7 +47,8 @@ RBAC_METADATA: Final = "envoy.filters.http.rbac"
 _GATE_PREFIX: Final = "lateen_mixer_gate_"
 _POLICY: Final = "shadow_effective_policy_id"
 MARKS: Final = "lateen.mixer"
-_ALLOWING: Final = "allowing"
+MARK_FILTER: Final = "lateen.mixer.mark"
+ALLOWING: Final = "allowing"
 CLOSED, OPEN = "1-closed", "2-open"
 NOT_ALLOWED: Final = "no rule allows this\n"
 _ANY_PERMISSION: Final = Permission(any=True)
@@ -57,21 +58,20 @@ _TEXTS: Final = CelExpressionConfig(
 )
 
 
-# An AuthorizationPolicy that refuses has the same details as rules that do not allow: a mark tells who got so far.
-_MARK: Final = HttpFilter(
-    name="lateen.mixer.mark",
-    typed_config=pack(
-        SetMetadata(
-            metadata=[
-                Metadata(
-                    metadata_namespace=MARKS,
-                    value=Struct(fields={_ALLOWING: Value(bool_value=True)}),
-                    allow_overwrite=True,
-                )
-            ]
-        )
-    ),
-)
+def mark(key: str, value: str) -> HttpFilter:
+    """Return a filter that marks requests which got so far: Envoy's refusals do not tell by which filter they are."""
+    value_of = Struct(fields={key: Value(string_value=value)})
+    marks = [Metadata(metadata_namespace=MARKS, value=value_of, allow_overwrite=True)]
+    return HttpFilter(name=MARK_FILTER, typed_config=pack(SetMetadata(metadata=marks)))
+
+
+def marked(key: str, value: str) -> str:
+    """Return the condition, of Envoy's, that a request was marked so last."""
+    return f'metadata.filter_metadata["{MARKS}"]["{key}"] == {json.dumps(value)}'
+
+
+# An AuthorizationPolicy that refuses has the same details as rules that do not allow.
+_MARK: Final = mark(ALLOWING, "yes")
 
 
 def http_rules(calls: MixerCalls) -> tuple[HttpFilter, ...]:
@@ -139,14 +139,14 @@ def refusals(calls: MixerCalls) -> Iterator[ResponseMapper]:
     """Yield what makes each refusal say what its rule says."""
     for place, refusal in enumerate(calls.inside.denies):
         details = f"rbac_access_denied_matched_policy[{_policy_name(place, refusal)}]"
-        yield _mapper(f"response.code_details == {json.dumps(details)}", refusal.status, refusal.body, refusal.headers)
+        yield reply(f"response.code_details == {json.dumps(details)}", refusal.status, refusal.body, refusal.headers)
     if calls.inside.allows:
-        mark = f'has(metadata.filter_metadata["{MARKS}"].{_ALLOWING})'
         none = 'response.code_details == "rbac_access_denied_matched_policy[none]"'
-        yield _mapper(f"{none} && {mark}", 403, NOT_ALLOWED, ())
+        yield reply(f"{none} && {marked(ALLOWING, 'yes')}", 403, NOT_ALLOWED, ())
 
 
-def _mapper(when: str, status: int, body: str, headers: Sequence[tuple[str, str]]) -> ResponseMapper:
+def reply(when: str, status: int, body: str, headers: Sequence[tuple[str, str]]) -> ResponseMapper:
+    """Return what makes the answers that `when` holds for say what a rule says."""
     config: Any = pack(ExpressionFilter(expression=when))
     return ResponseMapper(
         filter=AccessLogFilter(
