@@ -25,6 +25,7 @@ __all__ = ["Measured", "Pairs", "have_load_generator", "live_pairs"]
 PORT = 9080
 LOAD_SECONDS_AT_MOST = 60.0
 CONNECTIONS = 8
+APART_MS = 11  # no multiple of what is between two requests of one connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +69,18 @@ class Pairs:
         argv = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://server-{name}:{PORT}/"]
         return int(self.mesh.inside(f"client-{name}-v1", argv).stdout or b"0")
 
-    def load(self, name: str, *, seconds: float, per_second: int, beside: int = 0) -> Measured:
-        """Send `per_second` requests for `seconds`. `beside`: a further process to look at."""
+    def load(self, name: str, *, requests: int, per_second: int = 0, beside: int = 0) -> Measured:
+        """Send so many requests, as fast as it goes or `per_second`. `beside`: a further process to look at."""
         log = self.mesh.root / f"load-{time.monotonic_ns()}.tsv"
-        count = int(seconds * per_second)
-        argv = ["h2load", "--h1", "-t1", f"-c{CONNECTIONS}", f"-n{count}", f"--rps={per_second / CONNECTIONS}"]
-        argv += [f"--log-file={log}", f"http://server-{name}:{PORT}/"]
+        argv = ["h2load", "--h1", "-t1", f"-c{CONNECTIONS}", f"-n{requests}", f"--log-file={log}"]
+        if per_second:
+            # Connections begin one after the other: otherwise all of them would ask at the same moments, for ever.
+            argv += [f"--rps={per_second / CONNECTIONS}", "-r1", f"--rate-period={APART_MS}ms"]
+        argv.append(f"http://server-{name}:{PORT}/")
         pids = (*self._pids[name], beside)
         before = [cpu_seconds(pid) if pid else 0.0 for pid in pids]
         began = time.monotonic()
-        done = self.mesh.inside(f"client-{name}-v1", argv, seconds=seconds + LOAD_SECONDS_AT_MOST)
+        done = self.mesh.inside(f"client-{name}-v1", argv, seconds=LOAD_SECONDS_AT_MOST)
         took = time.monotonic() - began
         spent = [cpu_seconds(pid) - was if pid else 0.0 for pid, was in zip(pids, before, strict=True)]
         times: dict[int, list[int]] = {}
@@ -85,10 +88,10 @@ class Pairs:
             _, status, microseconds = line.split("\t")[:3]
             times.setdefault(int(status), []).append(int(microseconds))
         log.unlink()
-        requests = sum(len(some) for some in times.values())
-        if not requests:
-            raise RuntimeError(f"no request was answered: {done.stdout!r} {done.stderr!r}")
-        return Measured(requests, took, *spent, times)
+        answered = sum(len(some) for some in times.values())
+        if answered < requests:
+            raise RuntimeError(f"{answered} of {requests} requests were answered: {done.stdout!r} {done.stderr!r}")
+        return Measured(answered, took, *spent, times)
 
 
 def have_load_generator() -> bool:
