@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import grpc
-import grpc.aio
-
+from lateen.mixer.http2.server import GrpcServer
 from lateen.mixer.services.answers import ALLOWED, Outcome
 from lateen.mixer.services.places import Bag
-from lateen.mixer.services.service import SERVER_OPTIONS, MixerServices
+from lateen.mixer.services.service import MixerServices
+from lateen.wire.memory_tls import server_context
 from lateen.wire.mixer import Asker
 
 
@@ -45,7 +45,7 @@ class FixedRules:
         self._reports = (folder / "reports.jsonl").open("a", buffering=1)
         self._asked = (folder / "askers.jsonl").open("a", buffering=1)
 
-    async def check(self, bag: Bag, asker: Asker, *, tcp: bool) -> Outcome:
+    async def decide(self, bag: Bag, asker: Asker, *, tcp: bool) -> Outcome:
         self._asked.write(json.dumps({"bag": bag, "rules": asker.rules, "tcp": tcp}, default=str) + "\n")
         verdict = bag.get("request", {}).get("headers", {}).get("x-verdict")
         if bag.get("source", {}).get("principal", "").endswith("/sa/bad") or verdict == "no":
@@ -63,12 +63,11 @@ class FixedRules:
 async def main(folder: Path) -> None:
     services = MixerServices(FixedRules(folder), mutual_tls=True)
     certificate, key, bundle = ((folder / f"mixer-{part}.pem").read_bytes() for part in ("cert", "key", "bundle"))
-    server: Any = grpc.aio.server(options=SERVER_OPTIONS)
-    server.add_generic_rpc_handlers(services.handlers())
-    (folder / "mixer.sock").unlink(missing_ok=True)
-    credentials = grpc.ssl_server_credentials([(key, certificate)], bundle, require_client_auth=True)
-    server.add_secure_port(f"unix:{folder}/mixer.sock", credentials)
-    await server.start()
+    context = server_context(certificate, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=bundle.decode())
+    context.set_alpn_protocols(["h2"])
+    await GrpcServer(services.methods(), context=lambda: context).listen(f"unix:{folder}/mixer.sock")
     await services.reports.run()
 
 

@@ -43,7 +43,7 @@ class AnyCourt:
     async def close(self) -> None:
         return
 
-    async def check(self, bag: Bag, asker: Asker, *, tcp: bool) -> Outcome:
+    async def decide(self, bag: Bag, asker: Asker, *, tcp: bool) -> Outcome:
         bad = bag.get("source", {}).get("principal", "").endswith("/sa/bad")
         return Outcome(allowed=False, rule="default/no-bad") if bad else ALLOWED
 

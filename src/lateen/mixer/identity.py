@@ -1,20 +1,21 @@
 """Mixer's own certificate: the key is made here and stays here, the control plane signs for it.
 
-gRPC asks for the certificate in force before each handshake, so a new one, or new roots, take no restart. Connections
+The server asks for what is in force before each handshake, so a new one, or new roots, take no restart. Connections
 that stand keep the one they were made with.
 """
 
 from __future__ import annotations
 
+import ssl
 import time
 from typing import Final
 
-import grpc
 import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from lateen.wire.memory_tls import server_context
 from lateen.wire.mixer import Identity, Wish
 
 __all__ = ["OwnIdentity"]
@@ -33,7 +34,7 @@ class OwnIdentity:
         self._key = b""
         self._public = ""
         self._held: Identity | None = None
-        self._served: tuple[str, str] | None = None  # chain and roots that gRPC was given
+        self._served: tuple[tuple[str, str], ssl.SSLContext] | None = None  # chain and roots, and what was made of them
 
     @property
     def held(self) -> Identity | None:
@@ -69,22 +70,16 @@ class OwnIdentity:
         self._held = identity
         return True
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """Return credentials for a port that takes only clients whose certificates the mesh's roots verify."""
-        first = self._configuration()
-
-        def changed() -> grpc.ServerCertificateConfiguration | None:
-            held = self._held
-            if held is None or self._served == (held.chain, held.roots):
-                return None
-            return self._configuration()
-
-        return grpc.dynamic_ssl_server_credentials(first, changed, require_client_authentication=True)
-
-    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+    def context(self) -> ssl.SSLContext:
+        """Return a context that takes only clients whose certificates the mesh's roots verify."""
         held = self._held
         assert held is not None
-        self._served = (held.chain, held.roots)
-        return grpc.ssl_server_certificate_configuration(
-            [(self._key, held.chain.encode())], root_certificates=held.roots.encode()
-        )
+        wanted = (held.chain, held.roots)
+        if self._served is None or self._served[0] != wanted:
+            context = server_context(held.chain.encode(), self._key)
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(cadata=held.roots)
+            context.set_alpn_protocols(["h2"])
+            context.num_tickets = 0  # each connection shows its certificate, and has it judged by today's roots
+            self._served = (wanted, context)
+        return self._served[1]

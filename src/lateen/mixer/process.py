@@ -10,25 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import resource
 import signal
 import socket
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-import grpc.aio
 import structlog
 
 from lateen.api.base import Object, Origin, Problem
 from lateen.api.decode import decode_object
 from lateen.errors import Unavailable
 from lateen.mixer.channel import Channel
+from lateen.mixer.http2.server import GrpcServer
 from lateen.mixer.identity import OwnIdentity
 from lateen.mixer.rules_folder import RulesFolder
-from lateen.mixer.services.service import MAX_IN_FLIGHT, SERVER_OPTIONS, Judge, MixerServices
+from lateen.mixer.services.service import Judge, MixerServices
 from lateen.wire.http_server import HttpServer, Request, Response, text_response
 from lateen.wire.mixer import REPORT_SECONDS, Identity, Report, RuleProblem, Rules
 
@@ -88,7 +88,7 @@ class _Mixer:
         self._options = options
         self._court = court
         self._services = MixerServices(court.judge(()), mutual_tls=options.channel is not None)
-        self._server: grpc.aio.Server | None = None
+        self._server: GrpcServer | None = None
         self._metrics: HttpServer | None = None
         self._identity = OwnIdentity()
         self._version = 0
@@ -157,7 +157,7 @@ class _Mixer:
                         self._services.revoked = frozenset(message.revoked)
                         self._services.trust_domain = message.trust_domain
                         if self._server is None:
-                            await self._listen(self._identity.credentials())
+                            await self._listen(self._identity.context)
                             channel.send(self._report())
                 case _:
                     log.warning("message not understood", kind=type(message).__name__)
@@ -189,30 +189,11 @@ class _Mixer:
 
     # ---- sockets
 
-    async def _listen(self, credentials: Any) -> None:
-        server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_IN_FLIGHT)
-        server.add_generic_rpc_handlers(self._services.handlers())
-        address = self._options.listen
-        path = address.removeprefix("unix:") if address.startswith("unix:") else ""
-        if path:
-            Path(path).unlink(missing_ok=True)  # noqa: ASYNC240  # one system call on a local folder
-        # Nobody else's from the first moment on.
-        before = os.umask(0o177)
-        try:
-            bound = (
-                server.add_insecure_port(address)
-                if credentials is None
-                else server.add_secure_port(address, credentials)
-            )
-        except RuntimeError as error:
-            raise Unavailable(f"{address}: {error}") from error
-        finally:
-            os.umask(before)
-        if not bound:
-            raise Unavailable(f"{address}: cannot listen there")
-        await server.start()
+    async def _listen(self, context: Callable[[], ssl.SSLContext] | None) -> None:
+        server = GrpcServer(self._services.methods(), context=context)
+        await server.listen(self._options.listen)
         self._server = server
-        log.info("mixer ready", listen=address, mutual_tls=credentials is not None)
+        log.info("mixer ready", listen=self._options.listen, mutual_tls=context is not None)
 
     async def _serve_metrics(self, host: str, port: int) -> None:
         async def answer(request: Request) -> Response:

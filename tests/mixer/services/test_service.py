@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,10 +21,12 @@ from tests.fakes.certs import StrangeAuthority
 from tests.fakes.proxies import Identity, make_identity, sign_identity
 from tests.mixer.services.test_conversions import Read, captured
 
+from lateen.mixer.http2.server import GrpcServer
 from lateen.mixer.services.answers import ALLOWED, Outcome
 from lateen.mixer.services.places import Bag
 from lateen.mixer.services.reports import ReportQueue
 from lateen.mixer.services.service import ACCESS_LOGS, AUTHORIZATION, RATE_LIMITS, MixerServices
+from lateen.wire.memory_tls import server_context
 from lateen.wire.mixer import ASKER, Asker
 
 
@@ -37,7 +40,7 @@ class Fixed:
         self.bags: list[Bag] = []
         self.askers: list[Asker] = []
 
-    async def check(self, bag: Bag, asker: Asker, *, tcp: bool) -> Outcome:
+    async def decide(self, bag: Bag, asker: Asker, *, tcp: bool) -> Outcome:
         self.bags.append(bag)
         self.askers.append(asker)
         return self.outcome
@@ -55,22 +58,18 @@ async def served(
     folder: Path, judge: Fixed, *, server: Identity | None = None, client: Identity | None = None
 ) -> AsyncIterator[tuple[MixerServices, grpc.aio.Channel]]:
     services = MixerServices(judge, mutual_tls=server is not None)
-    grpc_server = grpc.aio.server()
-    grpc_server.add_generic_rpc_handlers(services.handlers())
-    address = f"unix:{folder}/m.sock"
+    context = server_context_of(server) if server is not None else None
+    grpc_server = GrpcServer(services.methods(), context=None if context is None else lambda: context)
+    address = await grpc_server.listen(f"unix:{folder}/m.sock")
     if server is None:
-        grpc_server.add_insecure_port(address)
         channel = grpc.aio.insecure_channel(address)
     else:
-        pair = [(server.key, server.certificate)]
-        grpc_server.add_secure_port(address, grpc.ssl_server_credentials(pair, server.bundle, True))
         own = (client.key, client.certificate) if client is not None else (None, None)
         channel = grpc.aio.secure_channel(
             address,
             grpc.ssl_channel_credentials(server.bundle, *own),
             options=[("grpc.ssl_target_name_override", "mixer")],
         )
-    await grpc_server.start()
     reading = asyncio.create_task(services.reports.run())
     try:
         yield services, channel
@@ -79,6 +78,14 @@ async def served(
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
         await grpc_server.stop(0)
+
+
+def server_context_of(server: Identity) -> ssl.SSLContext:
+    context = server_context(server.certificate, server.key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=server.bundle.decode())
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 def call(channel: grpc.aio.Channel, service: str, method: str, data: bytes, **asker: Any) -> Any:

@@ -1,20 +1,20 @@
-"""The calls that Envoys make: Check, ShouldRateLimit, StreamAccessLogs, on one `grpc.aio` server.
+"""The calls that Envoys make: Check, ShouldRateLimit, StreamAccessLogs, on one server.
 
 Messages come and go as bytes; nothing is decoded that the loaded rules do not read. What cannot be read is refused by
 status, and so is a proxy whose certificate contradicts it; Envoy then does what the filter's failure mode says.
-Why this server: docs/design/0022-mixer-process.md.
+Why this server: docs/design/0025-mixer-server.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import grpc
 import structlog
 
 from lateen.errors import BadInput, LateenError, Refused
+from lateen.mixer.http2.call import Call, CallFailed, Code, Methods, Stream, Unary
 from lateen.mixer.services.answers import ALLOWED, Outcome, check_answer, limit_answer
 from lateen.mixer.services.asker import Askers, Asking, Callers
 from lateen.mixer.services.checks import CheckFiller
@@ -24,27 +24,11 @@ from lateen.mixer.services.places import Bag, Reads
 from lateen.mixer.services.reports import ReportQueue
 from lateen.wire.mixer import Asker
 
-__all__ = ["ACCESS_LOGS", "AUTHORIZATION", "RATE_LIMITS", "SERVER_OPTIONS", "Judge", "MixerServices", "ServiceStats"]
+__all__ = ["ACCESS_LOGS", "AUTHORIZATION", "RATE_LIMITS", "Judge", "MixerServices", "ServiceStats"]
 
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
 RATE_LIMITS: Final = "envoy.service.ratelimit.v3.RateLimitService"
 ACCESS_LOGS: Final = "envoy.service.accesslog.v3.AccessLogService"
-
-MAX_MESSAGE: Final = 4 << 20
-# Of questions that wait for an adapter; more are refused at once, which Envoy treats as any failure.
-MAX_IN_FLIGHT: Final = 2048
-SERVER_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ("grpc.max_metadata_size", 64 * 1024),
-    ("grpc.so_reuseport", 0),
-    # Envoys ping every two seconds, to find one that hangs; gRPC's own limit would take that for abuse.
-    ("grpc.http2.min_ping_interval_without_data_ms", 500),
-    ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # Envoys keep one connection; what a dead one left is found within a minute.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-)
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +38,9 @@ class Judge(Protocol):
 
     @property
     def reads(self) -> Reads: ...
-    async def check(self, bag: Bag, asker: Asker, *, tcp: bool) -> Outcome: ...
+    def decide(self, bag: Bag, asker: Asker, *, tcp: bool) -> Outcome | Awaitable[Outcome]:
+        """Return what is to become of a request, or of a connection: at once, if that can be."""
+
     async def limit(self, bag: Bag, asker: Asker, domain: str, hits: int) -> Outcome: ...
     def report(self, bags: Sequence[Bag], asker: Asker, *, tcp: bool) -> None: ...
 
@@ -99,43 +85,44 @@ class MixerServices:
         reads = tuple(judge.reads)
         self._set = _Set(judge, CheckFiller(reads), DescriptorFiller(reads), EntryFiller(reads))
 
-    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        """Return what a server is to answer; it hands on bytes as they are."""
-        return tuple(
-            grpc.method_handlers_generic_handler(service, methods)
-            for service, methods in (
-                (AUTHORIZATION, {"Check": grpc.unary_unary_rpc_method_handler(self._check)}),
-                (RATE_LIMITS, {"ShouldRateLimit": grpc.unary_unary_rpc_method_handler(self._limit)}),
-                (ACCESS_LOGS, {"StreamAccessLogs": grpc.stream_unary_rpc_method_handler(self._logs)}),
-            )
-        )
+    def methods(self) -> Methods:
+        """Return what a server is to answer."""
+        return {
+            f"/{AUTHORIZATION}/Check": Unary(self._check),
+            f"/{RATE_LIMITS}/ShouldRateLimit": Unary(self._limit),
+            f"/{ACCESS_LOGS}/StreamAccessLogs": Stream(self._logs_opened, self._logs, self._logs_closed),
+        }
 
     # ---- calls
 
-    async def _check(self, data: bytes, context: Any) -> bytes:
+    def _check(self, data: bytes, call: Call) -> bytes | Awaitable[bytes]:
         self.stats.checks += 1
         now = self._set
         try:
-            asking, origin, connection = self._asking(context)
+            asking, origin, connection = self._asking(call)
             bag, tcp = now.checks(data, asking, origin, connection)
         except LateenError as error:
-            await self._fail(context, error)
-            raise
-        outcome = await now.judge.check(bag, asking.asker, tcp=tcp)
+            raise self._failed(error) from None
+        outcome = now.judge.decide(bag, asking.asker, tcp=tcp)
+        return self._told(outcome, tcp) if isinstance(outcome, Outcome) else self._told_later(outcome, tcp)
+
+    async def _told_later(self, outcome: Awaitable[Outcome], tcp: bool) -> bytes:
+        return self._told(await outcome, tcp)
+
+    def _told(self, outcome: Outcome, tcp: bool) -> bytes:
         if outcome is ALLOWED:
             return _YES_TCP if tcp else _YES
         self.stats.denied += not outcome.allowed
         return check_answer(outcome, tcp=tcp)
 
-    async def _limit(self, data: bytes, context: Any) -> bytes:
+    async def _limit(self, data: bytes, call: Call) -> bytes:
         self.stats.limits += 1
         now = self._set
         try:
-            asking, _, _ = self._asking(context)
+            asking, _, _ = self._asking(call)
             question = now.descriptors(data, asking)
         except LateenError as error:
-            await self._fail(context, error)
-            raise
+            raise self._failed(error) from None
         outcomes = [
             await now.judge.limit(bag, asking.asker, question.domain, hits)
             for bag, hits in zip(question.bags, question.hits, strict=True)
@@ -143,19 +130,22 @@ class MixerServices:
         self.stats.denied += any(not outcome.allowed for outcome in outcomes)
         return limit_answer(outcomes)
 
-    async def _logs(self, messages: AsyncIterator[bytes], context: Any) -> bytes:
+    def _logs_opened(self, call: Call) -> None:
         try:
-            asking, _, _ = self._asking(context)
+            self._asking(call)
         except LateenError as error:
-            await self._fail(context, error)
-            raise
+            raise self._failed(error) from None
         self.stats.streams += 1
+
+    def _logs(self, data: bytes, call: Call) -> None:
         try:
-            async for data in messages:
-                self.reports.put(data, asking)
-        finally:
-            self.stats.streams -= 1
-        return b""
+            asking, _, _ = self._asking(call)
+        except LateenError as error:
+            raise self._failed(error) from None
+        self.reports.put(data, asking)
+
+    def _logs_closed(self) -> None:
+        self.stats.streams -= 1
 
     def _report(self, entries: list[Any], asking: Asking, tcp: bool) -> None:
         now = self._set
@@ -169,19 +159,20 @@ class MixerServices:
 
     # ---- who calls
 
-    def _asking(self, context: Any) -> tuple[Asking, str | None, str | None]:
+    def _asking(self, call: Call) -> tuple[Asking, str | None, str | None]:
         identity = None
         if self._mutual_tls:
-            identity = self._callers.caller(context.auth_context().get("x509_pem_cert", ()), self.revoked)
+            shown = (call.certificate,) if call.certificate else ()
+            identity = self._callers.caller(shown, self.revoked)
             if self.trust_domain not in ("", identity.trust_domain):
                 raise Refused(f"client certificate is of {identity.trust_domain}, {self.trust_domain} wanted")
-        return self._askers.asking(context.invocation_metadata() or (), identity)
+        return self._askers.asking(call.metadata, identity)
 
-    async def _fail(self, context: Any, error: LateenError) -> None:
+    def _failed(self, error: LateenError) -> CallFailed:
         self.stats.failed += 1
-        code = grpc.StatusCode.PERMISSION_DENIED if isinstance(error, Refused) else grpc.StatusCode.INVALID_ARGUMENT
+        code = Code.PERMISSION_DENIED if isinstance(error, Refused) else Code.INVALID_ARGUMENT
         log.warning("call refused", status=code.name, reason=str(error))
-        await context.abort(code, str(error))
+        return CallFailed(code, str(error))
 
 
 _YES: Final = check_answer(ALLOWED, tcp=False)
