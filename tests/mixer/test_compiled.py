@@ -26,6 +26,8 @@ from tests.fakes.court import TCP_PORT, Case, Client, Court
 from tests.fakes.tokens import sign
 
 from lateen.api.decode import decode_documents
+from lateen.expr import compile_expression
+from lateen.expr.envoy import needs_of
 from lateen.flow import Graph
 from lateen.pilot.model import mixer as model
 from lateen.pilot.model.mesh import Mesh
@@ -450,3 +452,43 @@ def test_a_limit_that_envoy_cannot_keep_is_kept_by_mixer(spec: str, why: str) ->
     (part, *_) = explain(decoded.objects[0], decoded.objects, root_namespace="istio-system")
     assert (part.part, part.runs) == ("quota", "Mixer")
     assert why in part.why
+
+
+@pytest.mark.parametrize(
+    ("text", "headers"),
+    [
+        ('request.headers["a"] == "1"', ["a"]),
+        ('request.headers.b != "x" && request.path == "/"', ["b"]),
+        ('size(request.headers["a"]) > 1 && (request.headers.b.startsWith("x") && true)', ["a", "b"]),
+        ('!(request.headers["a"] == "1")', ["a"]),
+        ('"a" in request.headers && has(request.headers.b)', ["a", "b"]),
+        ('request.headers["a"] in ["a"]', ["a"]),
+        ('request.headers["a"] == "1" || true', []),
+        ('!("a" in request.headers)', []),
+        ('("a" in request.headers) == false', []),
+        ("has(request.headers.a) == false", []),
+        ('has(request.headers.a) ? true : request.headers.b == "a"', []),
+        ('"a" in [request.headers["q"], "z"]', []),
+    ],
+)
+def test_headers_without_which_a_condition_cannot_hold(text: str, headers: list[str]) -> None:
+    assert sorted(need.text for need in needs_of(compile_expression(text)) if need.kind == "header") == headers
+
+
+@pytest.mark.parametrize(
+    ("text", "needs"),
+    [
+        ('request.method == "PUT" && request.url_path == "/a"', [("method", "PUT"), ("path", "/a")]),
+        ('"/a" == request.path', [("path", "/a")]),
+        ('request.path.startsWith("/a") && request.headers.b == "c"', [("header", "b"), ("prefix", "/a")]),
+        ('request.path == "/a?b"', []),
+        ('request.path.startsWith("")', []),
+        ('request.method != "PUT"', []),
+        ('request.path.endsWith("/a")', []),
+        ('request.method == "PUT" || request.url_path == "/a"', []),
+        ('(request.method == "PUT") == false', []),
+        ("request.method == request.scheme", []),
+    ],
+)
+def test_what_must_be_so_for_a_condition_to_hold(text: str, needs: list[tuple[str, str]]) -> None:
+    assert sorted((need.kind, need.text) for need in needs_of(compile_expression(text))) == needs

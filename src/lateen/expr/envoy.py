@@ -11,6 +11,7 @@ holds both against each other with a real Envoy.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ from lateen.expr.expression import Expression
 
 __all__ = [
     "EnvoyExpression",
+    "Need",
     "NotInEnvoy",
     "Where",
     "all_of",
@@ -42,6 +44,7 @@ __all__ = [
     "everything",
     "keyed",
     "listed",
+    "needs_of",
     "to_envoy",
 ]
 
@@ -64,6 +67,10 @@ _STRING_FUNCTIONS: Final = frozenset(
 )
 
 
+# What has a value though a part of it has none, or asks whether a part is there.
+_MAY_NOT_READ: Final = frozenset({"_&&_", "_||_", "_?_:_", "@in"})
+
+
 class NotInEnvoy(Exception):
     """Envoy cannot evaluate this; the text says why, as the end of "it ..."."""
 
@@ -79,6 +86,81 @@ class EnvoyExpression:
 def to_envoy(expression: Expression, where: Where) -> EnvoyExpression:
     """Return the expression for Envoy. Raises: NotInEnvoy."""
     return _finished(_Rewriting(where).expr(CheckedExpr.FromString(expression.checked).expr))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Need:
+    """What must be so for a condition to hold. `kind`: "header" is there; "method", "path", "prefix" (of it) are that."""
+
+    kind: str
+    text: str
+
+
+def needs_of(expression: Expression) -> frozenset[Need]:
+    """Return what must be so for a condition to be true, of what Envoy can look at for next to nothing.
+
+    What reads an absent header has no value. So has whatever is made of that, but for `||`, `&&`, `? :`, of which only
+    the parts of an `&&` at the top are looked into.
+    """
+    return frozenset(_needed(CheckedExpr.FromString(expression.checked).expr))
+
+
+def _needed(expr: Any) -> Iterator[Need]:
+    kind = expr.WhichOneof("expr_kind")
+    if kind == "call_expr" and expr.call_expr.function == "_&&_":
+        for part in expr.call_expr.args:
+            yield from _needed(part)
+    elif kind == "select_expr" and expr.select_expr.test_only:
+        if _dotted(expr.select_expr.operand) == "request.headers":
+            yield Need("header", expr.select_expr.field)
+    elif kind == "call_expr" and expr.call_expr.function == "@in":
+        key, whole = expr.call_expr.args
+        if _dotted(whole) == "request.headers" and key.WhichOneof("expr_kind") == "const_expr":
+            yield Need("header", key.const_expr.string_value)
+        else:
+            yield from (Need("header", name) for part in (key, whole) for name in _read_for_sure(part))
+    else:
+        yield from _compared(expr)
+        yield from (Need("header", name) for name in _read_for_sure(expr))
+
+
+def _compared(expr: Any) -> Iterator[Need]:
+    """Yield what a comparison with a text says of method and path."""
+    called = expr.call_expr
+    if called.function == "_==_":
+        one, other = called.args
+        pair = (one, other) if other.WhichOneof("expr_kind") == "const_expr" else (other, one)
+    elif called.function == "startsWith" and called.HasField("target"):
+        pair = (called.target, called.args[0])
+    else:
+        return
+    name, text = _dotted(pair[0]), pair[1].const_expr.string_value
+    if not text or "?" in text or "#" in text:
+        return
+    if name == "request.method" and called.function == "_==_":
+        yield Need("method", text)
+    elif name in ("request.path", "request.url_path"):
+        yield Need("path" if called.function == "_==_" else "prefix", text)
+
+
+def _read_for_sure(expr: Any) -> Iterator[str]:
+    """Yield the headers whose values are read whatever else is so."""
+    kind = expr.WhichOneof("expr_kind")
+    if kind == "select_expr" and not expr.select_expr.test_only:
+        if _dotted(expr.select_expr.operand) == "request.headers":
+            yield expr.select_expr.field
+        else:
+            yield from _read_for_sure(expr.select_expr.operand)
+    elif kind == "call_expr" and expr.call_expr.function == "_[_]":
+        whole, key = expr.call_expr.args
+        if _dotted(whole) == "request.headers" and key.WhichOneof("expr_kind") == "const_expr":
+            yield key.const_expr.string_value
+    elif kind == "call_expr" and expr.call_expr.function not in _MAY_NOT_READ:
+        called = expr.call_expr
+        if called.HasField("target"):
+            yield from _read_for_sure(called.target)
+        for argument in called.args:
+            yield from _read_for_sure(argument)
 
 
 def everything() -> EnvoyExpression:

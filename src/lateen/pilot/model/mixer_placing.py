@@ -15,7 +15,18 @@ from typing import Final
 
 from lateen.api.mixer import ListCheck, Rule, RuleQuota
 from lateen.api.rule_reading import compiled
-from lateen.expr.envoy import EnvoyExpression, NotInEnvoy, Where, all_of, any_of, everything, keyed, listed, to_envoy
+from lateen.expr.envoy import (
+    EnvoyExpression,
+    NotInEnvoy,
+    Where,
+    all_of,
+    any_of,
+    everything,
+    keyed,
+    listed,
+    needs_of,
+    to_envoy,
+)
 from lateen.pilot.model.values_called import Condition, Limit, Refusal
 
 __all__ = ["Placed", "allows", "any_condition", "decides", "may_matter", "place"]
@@ -65,7 +76,7 @@ def place(name: str, rule: Rule, where: Where) -> Placed:
 def may_matter(rule: Rule, where: Where) -> Condition | None:
     """Return when a rule that is called has anything to say; None: that is for Mixer to find out."""
     try:
-        return _condition(_match(rule, where), _match(rule, replace(where, vouched=False)))
+        return _needing(rule, _condition(_match(rule, where), _match(rule, replace(where, vouched=False))), where)
     except NotInEnvoy:
         return None
 
@@ -76,6 +87,8 @@ def allows(rule: Rule) -> bool:
 
 def any_condition(conditions: Sequence[Condition]) -> Condition:
     """Return what holds where one of them does; there is at least one."""
+    if len(conditions) == 1:
+        return conditions[0]
     sides = zip(*((one.when, one.stranger) for one in conditions), strict=True)
     when, stranger = (any_of(*(EnvoyExpression(tree, "") for tree in trees)) for trees in sides)
     return _condition(when, stranger)
@@ -94,6 +107,13 @@ def _condition(vouched: EnvoyExpression, stranger: EnvoyExpression) -> Condition
     return Condition(vouched.tree, stranger.tree)
 
 
+def _needing(rule: Rule, condition: Condition, where: Where) -> Condition:
+    """Return the condition with what must be so for a rule's `match` to hold."""
+    if not where.http or not rule.match:
+        return condition
+    return replace(condition, needs=tuple(sorted(needs_of(compiled(rule.match)))))
+
+
 def decides(rule: Rule) -> list[str]:
     """Return what the rule decides, as it is written."""
     check = rule.check
@@ -110,7 +130,7 @@ def _why_called(parts: list[str]) -> str:
 
 def _refusing(kind: str, name: str, rule: Rule, match: EnvoyExpression, where: Where) -> Placed:
     deny = rule.check.deny if rule.check is not None else None
-    condition = _condition(match, _match(rule, replace(where, vouched=False)))
+    condition = _needing(rule, _condition(match, _match(rule, replace(where, vouched=False))), where)
     refusal = Refusal(rule=name, condition=condition)
     if deny is not None:
         refusal = replace(
@@ -131,7 +151,8 @@ def _listing(name: str, rule: Rule, where: Where) -> Placed:
     if check.file or getattr(check, "url", ""):
         return Placed(why="its list changes without the rule")
     here, strange = (_listed(check, rule, variant) for variant in (where, replace(where, vouched=False)))
-    refusal = Refusal(rule=name, condition=_condition(here, strange), status=check.status, body=check.body)
+    condition = _needing(rule, _condition(here, strange), where)
+    refusal = Refusal(rule=name, condition=condition, status=check.status, body=check.body)
     return Placed(kind="deny", refusal=refusal, text=here.text, why="Envoy can evaluate its condition and its list")
 
 

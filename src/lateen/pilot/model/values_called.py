@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from lateen.expr.envoy import Need
+
 __all__ = ["NO_CALLS", "Condition", "Inside", "Limit", "MixerCalls", "Refusal"]
 
 
@@ -17,6 +19,7 @@ class Condition:
 
     when: bytes
     stranger: bytes  # the same where the mesh's roots do not vouch for clients
+    needs: tuple[Need, ...] = ()  # without one of these it cannot hold, and need not be evaluated
 
     def tree(self, *, vouched: bool) -> bytes:
         return self.when if vouched else self.stranger

@@ -18,6 +18,7 @@ from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOp
 from envoy.config.core.v3.cel_pb2 import CelExpressionConfig
 from envoy.config.listener.v3.listener_components_pb2 import Filter
 from envoy.config.rbac.v3.rbac_pb2 import RBAC, Permission, Policy, Principal
+from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
 from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as HttpRbac
 from envoy.extensions.filters.http.set_metadata.v3.set_metadata_pb2 import Config as SetMetadata
@@ -28,12 +29,14 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.filters.network.rbac.v3.rbac_pb2 import RBAC as NetworkRbac
 from envoy.type.matcher.v3.metadata_pb2 import MetadataMatcher
+from envoy.type.matcher.v3.path_pb2 import PathMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from envoy.type.matcher.v3.value_pb2 import ValueMatcher
 from google.api.expr.v1alpha1.syntax_pb2 import Expr
 from google.protobuf.struct_pb2 import Struct, Value
 
-from lateen.pilot.model.values_called import MixerCalls, Refusal
+from lateen.expr.envoy import Need
+from lateen.pilot.model.values_called import Condition, MixerCalls, Refusal
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import uint32
 
@@ -115,11 +118,11 @@ def gate(calls: MixerCalls) -> tuple[HttpFilter, ...]:
     if calls.closed:
         if calls.closed_when is None:
             return ()  # always
-        policies[CLOSED] = _policy(calls.closed_when.tree(vouched=calls.vouched))
+        policies[CLOSED] = _policy(calls.closed_when, vouched=calls.vouched)
     if calls.open:
         if calls.open_when is None and not calls.closed:
             return ()
-        policies[OPEN] = _policy(None if calls.open_when is None else calls.open_when.tree(vouched=calls.vouched))
+        policies[OPEN] = _policy(calls.open_when, vouched=calls.vouched)
     if not policies:
         return ()
     config = HttpRbac(shadow_rules=RBAC(action=RBAC.ALLOW, policies=policies), shadow_rules_stat_prefix=_GATE_PREFIX)
@@ -168,7 +171,7 @@ def _rules(action: int, refusals: Sequence[Refusal], calls: MixerCalls) -> RBAC:
     return RBAC(
         action=action,
         policies={
-            _policy_name(place, refusal): _policy(refusal.condition.tree(vouched=calls.vouched))
+            _policy_name(place, refusal): _policy(refusal.condition, vouched=calls.vouched)
             for place, refusal in enumerate(refusals)
         },
     )
@@ -178,12 +181,31 @@ def _policy_name(place: int, refusal: Refusal) -> str:
     return f"{place:05d}:{refusal.rule}"
 
 
-def _policy(condition: bytes | None) -> Policy:
+def _policy(condition: Condition | None, *, vouched: bool) -> Policy:
     if condition is None:
         return Policy(permissions=[_ANY_PERMISSION], principals=[_ANY_PRINCIPAL])
     return Policy(
-        permissions=[_ANY_PERMISSION],
+        permissions=[_permission(condition)],
         principals=[_ANY_PRINCIPAL],
-        condition=Expr.FromString(condition),
+        condition=Expr.FromString(condition.tree(vouched=vouched)),
         cel_config=_TEXTS,
     )
+
+
+def _permission(condition: Condition) -> Permission:
+    """Return what Envoy looks at first: it costs next to nothing, and an expression a few microseconds."""
+    found = [_needed(need) for need in condition.needs]
+    if not found:
+        return _ANY_PERMISSION
+    return found[0] if len(found) == 1 else Permission(and_rules=Permission.Set(rules=found))
+
+
+def _needed(need: Need) -> Permission:
+    match need.kind:
+        case "header":
+            return Permission(header=HeaderMatcher(name=need.text, present_match=True))
+        case "method":
+            return Permission(header=HeaderMatcher(name=":method", string_match=StringMatcher(exact=need.text)))
+        case "path":
+            return Permission(url_path=PathMatcher(path=StringMatcher(exact=need.text)))
+    return Permission(url_path=PathMatcher(path=StringMatcher(prefix=need.text)))
