@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -173,6 +174,30 @@ def test_a_redis_that_is_away_is_known_at_once_and_taken_back(redis: Redis, poli
                 break
             await asyncio.sleep(0.05)
         assert court.problems() == []
+        await court.close()
+
+    run(work())
+
+
+def test_a_redis_that_hangs_is_waited_for_by_three_and_no_more(redis: Redis) -> None:
+    """With the patience that rules have unless they say otherwise."""
+
+    async def work() -> None:
+        court = make_court(means=Means(redis=redis.url))
+        judge = court.judge(rules(QUOTA.replace("timeout: 2s, ", "")))
+        assert (await judge.check(bag(x_client="a"), HERE, tcp=False)).allowed
+        assert redis.process is not None
+        redis.process.send_signal(signal.SIGSTOP)
+        try:
+            asked = []
+            for _ in range(30):
+                waited = asyncio.get_running_loop().time()
+                assert (await judge.check(bag(x_client="a"), HERE, tcp=False)).status == 503
+                asked.append(asyncio.get_running_loop().time() - waited > 0.05)
+            assert asked[:3] == [True] * 3
+            assert sum(asked) == 3
+        finally:
+            redis.process.send_signal(signal.SIGCONT)
         await court.close()
 
     run(work())

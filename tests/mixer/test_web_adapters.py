@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from tests.mixer.test_engine import HERE, bag, rules
 
+from lateen.adapters import Verdict
 from lateen.fetch import Guard
+from lateen.mixer.cache import DecisionCache
 from lateen.mixer.court import RuleCourt, make_court
 from lateen.mixer.engine import Engine
 from lateen.mixer.means import Means
@@ -228,6 +230,52 @@ def test_a_server_that_hangs_is_asked_a_few_times_and_then_let_be(web: Web) -> N
     assert [one.status for one in found] == [503] * 30
     assert len(web.asked) == 3, "after three that waited nobody waits"
     assert bench.results() == {"failed": 30}
+
+
+def test_who_gives_up_makes_nobody_look_away(web: Web) -> None:
+    """A client that breaks its requests off would otherwise have the next one decided by the failurePolicy."""
+    web.answers["/decide"] = (403, {}, b"")
+
+    async def work() -> None:
+        bench = Bench(webhook(web, ", failurePolicy: open"))
+        web.wait = 0.2
+        asked = [asyncio.create_task(bench.check(bag())) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        for task in asked:
+            task.cancel()
+        await asyncio.wait(asked)
+        web.wait = 0.0
+        assert (await bench.check(bag())).status == 403
+        await bench.court.close()
+
+    asyncio.run(work())
+
+
+def test_the_short_patience_of_one_rule_is_not_anothers(web: Web) -> None:
+    web.answers["/decide"] = (403, {}, b"")
+    web.wait = 0.1
+
+    async def work() -> None:
+        bench = Bench(webhook(web).replace("2s", "20ms"))
+        found = [await bench.check(bag()) for _ in range(6)]
+        assert [one.status for one in found] == [503] * 6
+        patient = bench.court.judge(rules("{check: {headers: {request: {remove: [a]}}}}", webhook(web)))
+        assert (await patient.check(bag(), HERE, tcp=False)).status == 403
+        await bench.court.close()
+
+    asyncio.run(work())
+
+
+def test_kept_answers_are_bounded_in_bytes() -> None:
+    cache = DecisionCache()
+    for i in range(1000):
+        cache.keep(b"%d" % i, Verdict.deny(body="x" * 65_536, ttl=60))
+    assert len(cache) == (16 << 20) // (65_536 + 400)
+    cache.keep(b"999", Verdict.allow(ttl=60))
+    assert cache.find(b"999") == Verdict.allow(ttl=60)
+    for i in range(20_000):
+        cache.keep(b"%d" % i, Verdict.allow(ttl=60))
+    assert len(cache) == 10_000
 
 
 def test_all_adapters_of_a_request_are_asked_at_once(web: Web) -> None:

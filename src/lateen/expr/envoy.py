@@ -90,7 +90,10 @@ def to_envoy(expression: Expression, where: Where) -> EnvoyExpression:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Need:
-    """What must be so for a condition to hold. `kind`: "header" is there; "method", "path", "prefix" (of it) are that."""
+    """What must be so for a condition to hold.
+
+    `kind`: a "header" is there; the "method", the "path", or its beginning, "prefix", is that.
+    """
 
     kind: str
     text: str

@@ -1,8 +1,9 @@
 """POST to URLs that somebody else wrote, many in a short time: connections are kept, and who does not answer is let be.
 
 In:  a URL, a body. Out: the answer, whatever its status. Each new connection goes through the guard; one that stands is
-used again for the same origin. After `FAILURES` in a row an origin is left alone for `PAUSE_SECONDS`: what has to be
-decided meanwhile fails at once, and not after its own time-out each.
+used again for the same origin. After `FAILURES` in a row an owner's questions to an origin are refused for
+`PAUSE_SECONDS`: they fail at once, and not after a time-out each. Only what the other side does counts, and only
+against who asked: neither who gives up nor somebody else's short patience makes it look away.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ IDLE_SECONDS: Final = 30.0
 FAILURES: Final = 3
 PAUSE_SECONDS: Final = 1.0
 MOST_ORIGINS: Final = 1024
+MOST_OWNERS: Final = 1024
 
 
 @dataclass(slots=True)
@@ -51,8 +53,18 @@ class _Line:
 class _Origin:
     idle: list[_Line] = field(default_factory=list)
     in_flight: int = 0
+    circuits: dict[str, _Circuit] = field(default_factory=dict)  # by owner
+
+
+@dataclass(slots=True)
+class _Circuit:
     failures: int = 0
     rests_until: float = 0.0
+
+    def failed(self) -> None:
+        self.failures += 1
+        if self.failures >= FAILURES:
+            self.rests_until = time.monotonic() + PAUSE_SECONDS
 
 
 class Caller:
@@ -68,12 +80,13 @@ class Caller:
         self._tls: ssl.SSLContext | None = None
 
     async def post(
-        self, url: str, body: bytes, *, headers: Mapping[str, str], max_bytes: int, seconds: float
+        self, url: str, body: bytes, *, headers: Mapping[str, str], max_bytes: int, seconds: float, owner: str = ""
     ) -> Answer:
-        """Return the answer of `url` to `body`. Raises `FetchError`."""
+        """Return the answer of `url` to `body`. `owner`: on whose behalf. Raises `FetchError`."""
         target = parse_url(url)
         origin = self._origin(target)
-        if time.monotonic() < origin.rests_until:
+        circuit = origin.circuits.setdefault(owner, _Circuit())
+        if time.monotonic() < circuit.rests_until:
             raise FetchError("connect", f"{target.shown}: did not answer, and is asked again in a moment")
         if origin.in_flight >= MOST_IN_FLIGHT:
             raise FetchError("timeout", f"{target.shown}: {MOST_IN_FLIGHT} questions are waiting for it already")
@@ -82,18 +95,14 @@ class Caller:
             async with asyncio.timeout(seconds):
                 answer = await self._ask(target, origin, body, headers, max_bytes)
         except TimeoutError:
-            self._failed(origin)
+            circuit.failed()
             raise FetchError("timeout", f"{target.shown}: no answer within {seconds:g} s") from None
-        except asyncio.CancelledError:
-            # Whoever asked has no more patience: that, too, is no answer.
-            self._failed(origin)
-            raise
         except FetchError:
-            self._failed(origin)
+            circuit.failed()
             raise
         finally:
             origin.in_flight -= 1
-        origin.failures = 0
+        circuit.failures = 0
         return answer
 
     async def close(self) -> None:
@@ -103,17 +112,14 @@ class Caller:
 
     def _origin(self, target: Target) -> _Origin:
         found = self._origins.get(target.origin)
+        if found is not None and len(found.circuits) > MOST_OWNERS:
+            found.circuits = {owner: one for owner, one in found.circuits.items() if one.failures}
         if found is None:
             if len(self._origins) >= MOST_ORIGINS:
                 for key in [key for key, one in self._origins.items() if not one.idle and not one.in_flight]:
                     del self._origins[key]
             found = self._origins[target.origin] = _Origin()
         return found
-
-    def _failed(self, origin: _Origin) -> None:
-        origin.failures += 1
-        if origin.failures >= FAILURES:
-            origin.rests_until = time.monotonic() + PAUSE_SECONDS
 
     async def _ask(
         self, target: Target, origin: _Origin, body: bytes, headers: Mapping[str, str], max_bytes: int

@@ -20,10 +20,10 @@ class Client:
 
 
 class CheckAdapter(Protocol):
-    async def check(self, values: Mapping[str, Any], client: Client) -> Verdict:
+    async def check(self, values: Mapping[str, Any], client: Client, seconds: float) -> Verdict:
         """Return the verdict; `values` are what the rule's expressions say, those without a value left out.
 
-        Raises: AdapterError. Whoever asks bounds the time.
+        Raises: AdapterError, also after `seconds`. Cancelled: nobody wants to know any more.
         """
 
 

@@ -63,16 +63,16 @@ class Outside:
             assert check.adapter is not None
             binding = self.own.bind("check", check.adapter.name, check.adapter.params)
             self._bound[rule.name, "check"] = binding
-            own = OwnCheck(self.own, binding, rule.spec.timeout.total_seconds())
+            own = OwnCheck(self.own, binding)
             return Cached(own, self.cache, f"{rule.name} {part}", binding.key)
         if self._offline:
             return _LETS_PASS
         if part == "webhook":
             assert check.webhook is not None
-            url, made = check.webhook.url, WebhookCheck(self.caller, check.webhook.url)
+            url, made = check.webhook.url, WebhookCheck(self.caller, check.webhook.url, rule.name)
             return Cached(made, self.cache, f"{rule.name} {part}", url)
         assert check.opa is not None
-        asked = OpaCheck(self.caller, check.opa.url)
+        asked = OpaCheck(self.caller, check.opa.url, rule.name)
         return Cached(asked, self.cache, f"{rule.name} {part}", check.opa.url)
 
     def sink(self, rule: CompiledRule, part: str) -> ReportAdapter:
@@ -128,7 +128,7 @@ class Outside:
 
 
 class _LetsPass:
-    async def check(self, values: Mapping[str, Any], client: Client) -> Verdict:
+    async def check(self, values: Mapping[str, Any], client: Client, seconds: float) -> Verdict:
         return Verdict.allow()
 
 
@@ -141,5 +141,5 @@ class _Alone:
     def __init__(self, counts: MemoryQuota) -> None:
         self._counts = counts
 
-    async def take(self, key: Key, amount: int) -> bool:
+    async def take(self, key: Key, amount: int, seconds: float) -> bool:
         return self._counts.charge(key, amount)

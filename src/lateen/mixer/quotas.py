@@ -29,8 +29,8 @@ class Quota(Protocol):
 class SharedQuota(Protocol):
     """One rule's quota, elsewhere."""
 
-    async def take(self, key: Key, amount: int) -> bool:
-        """As `Quota.charge`. Raises: AdapterError."""
+    async def take(self, key: Key, amount: int, seconds: float) -> bool:
+        """As `Quota.charge`. Raises: AdapterError, also after `seconds`."""
 
 
 class MemoryQuota:

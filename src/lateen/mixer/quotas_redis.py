@@ -4,12 +4,14 @@ In:  a key and an amount. Out: whether so much was left.
 Rules: as `lateen.mixer.quotas`; the time is Redis', so that no clock differs. A key's name is a digest: what clients
 send is not written down there. Keys go by themselves when their window is over.
 
-Redis away is known at once: connections are short of patience, and after `FAILURES` in a row it is left alone for
-`PAUSE_SECONDS`, during which each charge fails without a wait. The rule's failurePolicy says what becomes of it.
+Redis away is known at once: after `FAILURES` in a row a rule's charges are not tried for `PAUSE_SECONDS`, and fail
+without a wait. The rule's failurePolicy says what becomes of them. One that does not answer within the rule's patience
+fails, too; a charge that nobody waits for any more does not count.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from hashlib import blake2b
 from typing import Any, Final
@@ -82,23 +84,17 @@ class RedisServer:
             raise BadInput("the URL of Redis cannot be read: redis://[user:password@]host:port/db wanted") from None
         self._redis: Any = Redis.from_pool(pool)
         self._script: Any = self._redis.register_script(_SCRIPT)
-        self._failures = 0
-        self._rests_until = 0.0
         self.fault = ""  # what was wrong last, "" while all is well
 
-    async def take(self, key: bytes, limit: int, window_ms: int, amount: int, tenths: int) -> bool:
-        """Return whether `amount` was taken. Raises: AdapterError when Redis does not say."""
-        if time.monotonic() < self._rests_until:
-            raise AdapterError(self.fault)
+    async def take(self, key: bytes, limit: int, window_ms: int, amount: int, tenths: int, seconds: float) -> bool:
+        """Return whether `amount` was taken. Raises: AdapterError when Redis does not say, also after `seconds`."""
         try:
-            taken = await self._script(keys=[key], args=[limit, window_ms, amount, tenths])
+            async with asyncio.timeout(seconds):
+                taken = await self._script(keys=[key], args=[limit, window_ms, amount, tenths])
         except self._errors as error:
-            self._failures += 1
             self.fault = f"Redis does not answer: {_plain(error)}"
-            if self._failures >= FAILURES:
-                self._rests_until = time.monotonic() + PAUSE_SECONDS
             raise AdapterError(self.fault) from None
-        self._failures, self.fault = 0, ""
+        self.fault = ""
         return bool(taken)
 
     async def close(self) -> None:
@@ -115,15 +111,27 @@ class RedisQuota:
         self._limit = limit
         self._window_ms = max(int(per_seconds * 1000), 1)
         self._tenths = TICKS if rolling else 0
+        self._failures = 0
+        self._rests_until = 0.0
 
-    async def take(self, key: Key, amount: int) -> bool:
+    async def take(self, key: Key, amount: int, seconds: float) -> bool:
         """Take `amount` from what is left for `key`; False: there is not so much, and nothing is taken.
 
-        Raises: AdapterError.
+        Raises: AdapterError, also after `seconds`.
         """
+        if time.monotonic() < self._rests_until:
+            raise AdapterError(self._server.fault or "Redis did not answer, and is asked again in a moment")
         counted = msgspec.json.encode((self._name, self._limit, self._window_ms, self._tenths, key))
         where = f"{PREFIX}{blake2b(counted, digest_size=16).hexdigest()}".encode()
-        return await self._server.take(where, self._limit, self._window_ms, amount, self._tenths)
+        try:
+            taken = await self._server.take(where, self._limit, self._window_ms, amount, self._tenths, seconds)
+        except AdapterError:
+            self._failures += 1
+            if self._failures >= FAILURES:
+                self._rests_until = time.monotonic() + PAUSE_SECONDS
+            raise
+        self._failures = 0
+        return taken
 
 
 def _plain(error: BaseException) -> str:

@@ -21,7 +21,6 @@ from lateen.mixer.adapter import AdapterError, Client, Verdict
 __all__ = ["OpaCheck", "WebhookCheck"]
 
 MAX_BYTES: Final = 64 * 1024  # of an answer
-SECONDS: Final = 60.0  # the rule's own deadline is shorter
 _MAX_AGE: Final = re.compile(r"(?:^|[,\s])max-age=(\d{1,9})(?:$|[,\s])")
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=str)
 _HEADERS: Final = {"content-type": "application/json"}
@@ -30,12 +29,14 @@ _HEADERS: Final = {"content-type": "application/json"}
 class WebhookCheck:
     """2xx lets pass, 3xx and 4xx refuse with that status and the body, all else is a failure."""
 
-    def __init__(self, caller: Caller, url: str) -> None:
+    def __init__(self, caller: Caller, url: str, rule: str) -> None:
+        """`rule`: on whose behalf it is asked."""
         self._caller = caller
         self._url = url
+        self._rule = rule
 
-    async def check(self, values: Mapping[str, Any], client: Client) -> Verdict:
-        answer = await _post(self._caller, self._url, values)
+    async def check(self, values: Mapping[str, Any], client: Client, seconds: float) -> Verdict:
+        answer = await _post(self._caller, self._url, self._rule, values, seconds)
         ttl = _ttl(answer.headers.get("cache-control", ""))
         if 200 <= answer.status < 300:
             return Verdict.allow(ttl=ttl)
@@ -48,12 +49,14 @@ class WebhookCheck:
 class OpaCheck:
     """Posts `{"input": ...}`; `result` is true, false, or an object with `allow`."""
 
-    def __init__(self, caller: Caller, url: str) -> None:
+    def __init__(self, caller: Caller, url: str, rule: str) -> None:
+        """`rule`: on whose behalf it is asked."""
         self._caller = caller
         self._url = url
+        self._rule = rule
 
-    async def check(self, values: Mapping[str, Any], client: Client) -> Verdict:
-        answer = await _post(self._caller, self._url, {"input": values})
+    async def check(self, values: Mapping[str, Any], client: Client, seconds: float) -> Verdict:
+        answer = await _post(self._caller, self._url, self._rule, {"input": values}, seconds)
         if answer.status != 200:
             raise AdapterError(f"the server of decisions answered {answer.status}")
         try:
@@ -82,9 +85,11 @@ def _of_object(result: dict[str, Any], ttl: float) -> Verdict:
     return Verdict.deny(status, body, headers=headers, ttl=ttl)
 
 
-async def _post(caller: Caller, url: str, values: Mapping[str, Any]) -> Any:
+async def _post(caller: Caller, url: str, rule: str, values: Mapping[str, Any], seconds: float) -> Any:
     try:
-        return await caller.post(url, _ENCODER.encode(values), headers=_HEADERS, max_bytes=MAX_BYTES, seconds=SECONDS)
+        return await caller.post(
+            url, _ENCODER.encode(values), headers=_HEADERS, max_bytes=MAX_BYTES, seconds=seconds, owner=rule
+        )
     except FetchError as error:
         raise AdapterError(str(error)) from None
 

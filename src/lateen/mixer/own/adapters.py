@@ -362,13 +362,16 @@ class OwnAdapters:
 class OwnCheck:
     """A check adapter of one rule."""
 
-    def __init__(self, own: OwnAdapters, binding: Binding, seconds: float) -> None:
+    def __init__(self, own: OwnAdapters, binding: Binding) -> None:
         self._own = own
         self.binding = binding
-        self._seconds = seconds
 
-    async def check(self, values: Mapping[str, Any], client: Client) -> Verdict:
-        return await self._own.ask(self.binding, dict(values), self._seconds)
+    async def check(self, values: Mapping[str, Any], client: Client, seconds: float) -> Verdict:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._own.ask(self.binding, dict(values), seconds)
+        except TimeoutError:
+            raise AdapterError(f"adapter {self.binding.name}: no answer within {seconds:.3g} s") from None
 
 
 class OwnReport:
