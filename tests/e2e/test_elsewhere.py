@@ -162,6 +162,43 @@ def test_they_talk_mutual_tls_both_ways(pair: Pair) -> None:
         assert far["ip"] == pair.machine.there
 
 
+RULES = """
+apiVersion: mixer.lateen.io/v1alpha1
+kind: Rule
+metadata: {name: asked, namespace: default}
+spec:
+  selector: {matchLabels: {app: far}}
+  check: {list: {value: request.method, values: [PUT], type: REGEX, deny: PRESENT}}
+---
+apiVersion: mixer.lateen.io/v1alpha1
+kind: Rule
+metadata: {name: in-envoy, namespace: default}
+spec:
+  selector: {matchLabels: {app: far}}
+  match: request.url_path == "/no"
+  check: {deny: {status: 404}}
+"""
+
+
+def test_rules_in_envoy_act_there_and_those_that_are_asked_are_told_of(pair: Pair) -> None:
+    def status(path: str) -> str:
+        try:
+            pair.call("near-v1", f"http://far:9080{path}")
+        except AssertionError as error:
+            return str(error)
+        return "200"
+
+    rules = pair.mesh.config / "rules.yaml"
+    rules.write_text(RULES.partition("---")[2])
+    eventually(lambda: "404" in status("/no") and status("/") == "200", what="the rule in Envoy acts")
+    rules.write_text(RULES)
+    # The two machines of this test have their files in common, so Mixer's socket is in reach here. It is told as ever.
+    wanted = "workload far-v1 is elsewhere and does not reach mixer: what it would ask by default/asked is refused"
+    eventually(lambda: wanted in [one["message"] for one in pair.mesh.status()["warnings"]], what="it is told")
+    rules.unlink()
+    eventually(lambda: status("/") == "200", what="no rule is left")
+
+
 def test_it_renews_by_its_certificate(pair: Pair) -> None:
     eventually(lambda: "client-certificate" in pair.audit(FAR), what="a renewal")
     assert pair.audit(FAR).count("join-token") == 1

@@ -61,6 +61,11 @@ class MixerRules:
         found: MixerCalls = read.get(self._calls, (kind, namespace, labels))
         return found
 
+    def calls_at(self, *, kind: str, namespace: str, labels: tuple[tuple[str, str], ...]) -> MixerCalls:
+        """Return the same for who asks outside of a derivation."""
+        found: MixerCalls = self._calls.peek((kind, namespace, labels))
+        return found
+
     def _rule_of(self, read: Read, key: ResourceKey) -> _Rule | None:
         obj: Object | None = read.get(self._mesh.objects, key)
         if obj is None:

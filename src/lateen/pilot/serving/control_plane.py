@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -449,7 +449,23 @@ class ControlPlane:
         found.extend(self.certificates.problems())
         found.extend(folder_problems(self._secrets))
         found.extend(self.mixer.problems())
+        found.extend(self._far_from_mixer())
         return sorted(set(found), key=lambda p: (p.file, p.line, p.field, p.message))
+
+    def _far_from_mixer(self) -> Iterator[Problem]:
+        """Yield workloads elsewhere where Mixer would be asked: its socket is this machine's."""
+        for one in self.registrations:
+            if not one.remote:
+                continue
+            labels = tuple(sorted(one.labels.items()))
+            calls = self.pilot.mixer.calls_at(kind=one.kind, namespace=one.namespace, labels=labels)
+            refused = sorted({*calls.closed, *calls.tcp_closed})
+            passed = sorted({*calls.open, *calls.tcp_open})
+            for rules, what in ((refused, "refused"), (passed, "let in")):
+                if rules:
+                    text = f"workload {one.name} is elsewhere and does not reach mixer"
+                    told = f"{text}: what it would ask by {', '.join(rules)} is {what}"
+                    yield Problem("", 0, "", told, "warning")
 
     def _show_problems(self) -> None:
         """Log each problem once, when it appears, and once when it is mended."""
