@@ -25,6 +25,7 @@ from tests.fakes.comparing import in_force
 from tests.fakes.court import TCP_PORT, Case, Client, Court
 from tests.fakes.tokens import sign
 
+from lateen.agent.standard_metrics import complete
 from lateen.api.decode import decode_documents
 from lateen.expr import compile_expression
 from lateen.expr.envoy import needs_of
@@ -492,3 +493,73 @@ def test_headers_without_which_a_condition_cannot_hold(text: str, headers: list[
 )
 def test_what_must_be_so_for_a_condition_to_hold(text: str, needs: list[tuple[str, str]]) -> None:
     assert sorted((need.kind, need.text) for need in needs_of(compile_expression(text))) == needs
+
+
+COUNTED = {
+    "all": "{report: {metric: {name: rule_all, labels: "
+    "{who: source.serviceAccount, code: response.code, m: request.method}}}}",
+    "some": "{match: response.code == 404 || request.headers.xa.lowerAscii() == 'b', "
+    "report: {metric: {name: rule_some}}}",
+    "refuse": "{match: request.url_path == '/no', check: {deny: {status: 404}}}",
+    "bytes": "{report: {metric: {name: rule_bytes, labels: {ns: source.namespace, p: context.protocol}}}}",
+}
+
+
+def test_a_counter_is_kept_by_envoy(stand: Stand) -> None:
+    """Of requests, also refused ones, and of connections; what is absent is an empty label."""
+    compiled, _, inside = stand.hold(COUNTED)
+    assert ([one.rule for one in inside.inside.counts], inside.reports) == (["shop/all", "shop/bytes", "shop/some"], ())
+    assert ([one.rule for one in inside.inside.tcp_counts], inside.tcp_reports) == (["shop/bytes"], ())
+    for who, path, xa in (
+        ("web", "/", "B"),
+        ("web", "/no", ""),
+        (None, "/", ""),
+        ("cron", "/", "b"),
+        ("cron", "/", "c"),
+    ):
+        line = f"xa: {xa}\r\n" if xa else ""
+        stand.ask(compiled, f"GET {path} HTTP/1.1\r\nhost: a\r\n{line}\r\n".encode(), Client(identity=who))
+    for who in ("web", None, "cron", "cron"):
+        assert stand.court.ask_tcp(compiled, Client(identity=who, to=("10.77.0.10", TCP_PORT)))
+
+    def counted(name: str) -> dict[tuple[tuple[str, str], ...], float]:
+        return {
+            tuple(sorted((key, text) for key, text in one.labels.items() if text)): one.value
+            for one in stand.court.envoy.samples(name)
+        }
+
+    wanted = {
+        (("code", "200"), ("m", "GET"), ("who", "web")): 1,
+        (("code", "404"), ("m", "GET"), ("who", "web")): 1,
+        (("code", "200"), ("m", "GET")): 1,
+        (("code", "200"), ("m", "GET"), ("who", "cron")): 2,
+    }
+    eventually(lambda: counted("rule_all") == wanted, what="all are counted")
+    assert counted("rule_some") == {(): 3}
+    http, tcp = ("p", "http"), ("p", "tcp")
+    wanted = {(http,): 1, (("ns", "shop"), http): 2, (("ns", "batch"), http): 2}
+    wanted |= {(tcp,): 1, (("ns", "shop"), tcp): 1, (("ns", "batch"), tcp): 2}
+    eventually(lambda: counted("rule_bytes") == wanted, what="connections are counted")
+    text = stand.court.envoy.admin("/stats/prometheus?filter=lateen_rule")
+    assert "# TYPE rule_all counter" in complete(text.encode(), {}).decode()
+
+
+@pytest.mark.parametrize(
+    ("report", "why"),
+    [
+        ("{metric: {name: a, kind: GAUGE}}", "Envoy has no GAUGE for it"),
+        ("{metric: {name: a, value: request.total_size}}", "Envoy's counters count by one"),
+        ("{metric: {name: istio_requests_total}}", "its name is of a kind"),
+        ("{metric: {name: a, labels: {b: response.flags}}}", "an expression of it reads response.flags"),
+        ("{metric: {name: a, labels: {b: request.method.lowerAscii()}}}", "do not have there"),
+        ("{metric: {name: a}, log: {fields: {b: request.path}}}", "Python makes of it what the rule says"),
+    ],
+)
+def test_what_envoy_cannot_count_is_reported(report: str, why: str) -> None:
+    spec = f"{{report: {report}}}"
+    calls = _calls({"it": spec}, called=False)
+    assert (calls.reports, calls.inside.counts) == (("shop/it",), ())
+    decoded = decode_documents(_yaml({"it": spec}).encode(), "rules.yaml")
+    part = explain(decoded.objects[0], decoded.objects, root_namespace="istio-system")[0]
+    assert part.runs == "Mixer"
+    assert why in part.why

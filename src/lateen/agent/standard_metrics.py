@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Final
 
 from lateen.wire.peer_env import LEFT_OUT, PEER_ORDER, UNKNOWN, unpack_peer
-from lateen.wire.series import MAX_COUNTERS, MAX_HISTOGRAMS
+from lateen.wire.series import MAX_COUNTERS, MAX_HISTOGRAMS, RULES_PREFIX
 
 __all__ = ["SERIES_LIMITS", "STANDARD_FAMILIES", "Labels", "complete", "series_of"]
 
@@ -36,6 +36,7 @@ STANDARD_FAMILIES: Final = frozenset(
         "tcp_received_bytes_total",
     )
 )
+_OF_RULES: Final = re.compile(rf"^(# (?:TYPE|HELP) )?envoy_{RULES_PREFIX}_")
 _SUFFIX: Final = re.compile(r"_(?:bucket|sum|count)$")
 _LABEL: Final = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)",?')
 _CERTIFIED: Final = re.compile(r"^spiffe://[^/]+/ns/([^/]+)/sa/")
@@ -78,6 +79,8 @@ def complete(text: bytes, own: Labels) -> bytes:
         elif line.startswith(("# TYPE " + ENVOYS_PREFIX, "# HELP " + ENVOYS_PREFIX)):
             place.clear()
             lines.append(line.replace(ENVOYS_PREFIX, PREFIX, 1))
+        elif RULES_PREFIX in line:
+            lines.append(_OF_RULES.sub(lambda found: found[1] or "", line))
         else:
             lines.append(line)
     return "\n".join(lines).encode()

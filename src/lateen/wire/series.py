@@ -21,7 +21,10 @@ __all__ = [
     "MAX_PEER",
     "MAX_SCRAPE_BYTES",
     "MAX_TOLD_BYTES",
+    "RULES_PREFIX",
 ]
+
+RULES_PREFIX: Final = "lateen_rule"  # of counters that rules of Mixer have; whoever reads them does not see it
 
 MAX_COUNTERS: Final = 5_000
 MAX_HISTOGRAMS: Final = 3_000  # three for each combination of labels: 1,000 of those

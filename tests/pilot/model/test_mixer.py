@@ -65,8 +65,10 @@ def test_what_proxies_ask() -> None:
     assert found.open == ("shop/open",)
     assert (found.tcp_closed, found.tcp_open) == (("shop/bytes-too",), ())
     assert [refusal.rule for refusal in found.inside.tcp_denies] == ["istio-system/all"]
-    assert found.reports == ("shop/bytes", "shop/told")
-    assert found.tcp_reports == ("shop/bytes",)
+    assert found.reports == ("shop/told",)
+    assert found.tcp_reports == ()
+    assert [count.rule for count in found.inside.counts] == ["shop/bytes"]
+    assert [count.rule for count in found.inside.tcp_counts] == ["shop/bytes"]
     assert found.timeout == timedelta(seconds=2)
     assert found.request_headers == ("x-a",)
     assert found.report_response_headers == ("x-b",)

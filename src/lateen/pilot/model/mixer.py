@@ -6,7 +6,7 @@ Rules: docs/api/Rule.md. For whom a rule is, is found in `attachment`; what it l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -18,8 +18,8 @@ from lateen.expr.envoy import Where
 from lateen.flow import Read
 from lateen.pilot.model.attachment import Attachment
 from lateen.pilot.model.mesh import Mesh, MeshSettings
-from lateen.pilot.model.mixer_placing import allows, any_condition, may_matter, place
-from lateen.pilot.model.values_called import NO_CALLS, Condition, Inside, Limit, MixerCalls, Refusal
+from lateen.pilot.model.mixer_placing import allows, any_condition, may_matter, place, place_report
+from lateen.pilot.model.values_called import NO_CALLS, Condition, Count, Inside, Limit, MixerCalls, Refusal
 from lateen.wire.mixer import MIXER_ACCOUNT, MIXER_NAMESPACE
 
 __all__ = ["MixerRules"]
@@ -105,9 +105,15 @@ class MixerRules:
         of_bytes = Where(http=False, namespace=namespace, kind=side)
         http = _placed([(name, rule) for name, rule in rules if rule.reading.checks is not None], of_requests)
         tcp = _placed([(name, rule) for name, rule in rules if rule.reading.decides_connections], of_bytes)
+        counts, reports = _reported(
+            [one for one in rules if one[1].reading.reports is not None], replace(of_requests, over=True)
+        )
+        tcp_counts, tcp_reports = _reported(
+            [one for one in rules if one[1].reading.reports_connections], replace(of_bytes, over=True)
+        )
         called = [rule for _, rule in (*http.called, *tcp.called)]
         asked = {place for rule in called for place in rule.reading.checks or ()}
-        told = {place for _, rule in rules for place in rule.reading.reports or ()}
+        told = {place for _, rule in (*reports, *tcp_reports) for place in rule.reading.reports or ()}
         closed = [(name, rule) for name, rule in http.called if not rule.open]
         open_ = [(name, rule) for name, rule in http.called if rule.open]
         # Who asks for a rule that allows asks about everything.
@@ -121,13 +127,15 @@ class MixerRules:
             open=_names(open_),
             tcp_closed=tuple(name for name, rule in tcp.called if not rule.open),
             tcp_open=tuple(name for name, rule in tcp.called if rule.open),
-            reports=tuple(name for name, rule in rules if rule.reading.reports is not None),
-            tcp_reports=tuple(name for name, rule in rules if rule.reading.reports_connections),
+            reports=_names(reports),
+            tcp_reports=_names(tcp_reports),
             timeout=max((rule.timeout for rule in called), default=NO_CALLS.timeout),
             inside=Inside(
                 denies=http.denies,
                 allows=http.allows,
                 limits=http.limits,
+                counts=counts,
+                tcp_counts=tcp_counts,
                 tcp_denies=tcp.denies,
                 tcp_allows=tcp.allows,
             ),
@@ -162,6 +170,18 @@ def _placed(rules: list[Named], where: Where) -> _Decisions:
         limits=tuple(placed.limit for _, placed in places if placed.limit is not None),
         called=tuple(named for named in rules if named[0] not in inside),
     )
+
+
+def _reported(rules: list[Named], where: Where) -> tuple[tuple[Count, ...], list[Named]]:
+    """Return what Envoy counts itself, and the rules whose reports are Mixer's."""
+    counts, told = [], []
+    for name, rule in rules:
+        placed = place_report(name, rule.spec, where)
+        if placed.count is not None:
+            counts.append(placed.count)
+        else:
+            told.append((name, rule))
+    return tuple(counts), told
 
 
 def _when(rules: list[Named], where: Where) -> Condition | None:

@@ -8,14 +8,14 @@ asked takes all others with it) is told of the rules that may be together with t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from lateen.api.base import Object
 from lateen.api.mixer import Rule
 from lateen.api.rule_reading import gateway_of, read_rule
 from lateen.expr.envoy import Where
-from lateen.pilot.model.mixer_placing import Placed, allows, decides, may_matter, place
+from lateen.pilot.model.mixer_placing import Placed, allows, decides, may_matter, place, place_report
 
 __all__ = ["PartPlace", "explain"]
 
@@ -46,7 +46,7 @@ def explain(rule: Object, rules: Sequence[Object], *, root_namespace: str) -> li
             found.extend(_decision(rule, rules, _where(rule, http=False), root_namespace))
     if reading.reports is not None:
         traffics = ["requests", *(["connections"] if reading.reports_connections else [])]
-        found.extend(part for traffic in traffics for part in _reports(spec, traffic))
+        found.extend(part for traffic in traffics for part in _reports(rule, traffic))
     return found
 
 
@@ -77,16 +77,19 @@ def _decision(rule: Object, rules: Sequence[Object], where: Where, root: str) ->
         )
 
 
-def _reports(spec: Rule, traffic: str) -> Iterator[PartPlace]:
-    assert spec.report is not None
-    for name, written in zip(spec.report.__struct_fields__, spec.report.__struct_encode_fields__, strict=True):
-        if getattr(spec.report, name):
+def _reports(rule: Object, traffic: str) -> Iterator[PartPlace]:
+    report = rule.spec.report
+    placed = place_report(_name(rule), rule.spec, replace(_where(rule, http=traffic == "requests"), over=True))
+    inside = placed.count is not None
+    for name, written in zip(report.__struct_fields__, report.__struct_encode_fields__, strict=True):
+        if getattr(report, name):
             yield PartPlace(
                 traffic=traffic,
                 part=f"report.{written}",
-                runs=MIXER,
-                how="told in batches, when it is over",
-                why="Python makes of it what the rule says",
+                runs=ENVOY if inside else MIXER,
+                how="stats access log" if inside else "told in batches, when it is over",
+                why=placed.why,
+                condition=placed.count.when.text if placed.count is not None and placed.count.when is not None else "",
             )
 
 

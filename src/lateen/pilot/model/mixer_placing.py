@@ -7,6 +7,7 @@ Rules: docs/design/0023-compiled-rules.md. A decision is placed as a whole: what
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -27,12 +28,13 @@ from lateen.expr.envoy import (
     needs_of,
     to_envoy,
 )
-from lateen.pilot.model.values_called import Condition, Limit, Refusal
+from lateen.pilot.model.values_called import Condition, Count, Limit, Refusal, Written
 
-__all__ = ["Placed", "allows", "any_condition", "decides", "may_matter", "place"]
+__all__ = ["Placed", "PlacedReport", "allows", "any_condition", "decides", "may_matter", "place", "place_report"]
 
 SHORTEST_WINDOW: Final = timedelta(milliseconds=50)
 MOST_TOKENS: Final = 4_000_000_000
+_COUNTED: Final = re.compile(r"(?!istio_|envoy_|lateen_)[a-zA-Z_][a-zA-Z0-9_]*\Z")
 # Parts that cannot be put into Envoy, and why.
 _WHY_CALLED: Final = {
     "check.headers": "values of headers are worked out by Mixer",
@@ -183,3 +185,40 @@ def _limiting(name: str, rule: Rule, quota: RuleQuota, where: Where) -> Placed:
         body=quota.body,
     )
     return Placed(kind="limit", limit=limit, text=_match(rule, plain).text, why="each proxy counts for itself")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedReport:
+    """Where a rule's report is made: `count` in Envoy, None in Mixer. `why`: a clause, for people."""
+
+    count: Count | None = None
+    why: str
+
+
+def place_report(name: str, rule: Rule, where: Where) -> PlacedReport:
+    """Return where the report of a rule is made. `where` is about what is over."""
+    report = rule.report
+    assert report is not None
+    metric = report.metric
+    written = [part for part in report.__struct_fields__ if getattr(report, part)]
+    if metric is None or written != ["metric"]:
+        return PlacedReport(why="Python makes of it what the rule says")
+    if metric.kind != "COUNTER" or metric.value:
+        return PlacedReport(
+            why="Envoy's counters count by one" if metric.value else f"Envoy has no {metric.kind} for it"
+        )
+    if not _COUNTED.match(metric.name):
+        return PlacedReport(why="its name is of a kind that Envoy has for itself")
+    plain = replace(where, texts=False)  # formats have no functions of texts
+    try:
+        labels = tuple((label, _written(text, plain)) for label, text in sorted(metric.labels.items()))
+        when = _written(rule.match, where) if rule.match else None
+    except NotInEnvoy as reason:
+        return PlacedReport(why=f"an expression of it {reason}")
+    return PlacedReport(
+        count=Count(rule=name, metric=metric.name, when=when, labels=labels), why="Envoy counts it itself"
+    )
+
+
+def _written(text: str, where: Where) -> Written:
+    return Written(_expression(text, where).text, _expression(text, replace(where, vouched=False)).text)

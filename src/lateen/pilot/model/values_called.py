@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from lateen.expr.envoy import Need
 
-__all__ = ["NO_CALLS", "Condition", "Inside", "Limit", "MixerCalls", "Refusal"]
+__all__ = ["NO_CALLS", "Condition", "Count", "Inside", "Limit", "MixerCalls", "Refusal", "Written"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,27 @@ class Limit:
     body: str
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An expression as Envoy's formats and filters of access logs take it."""
+
+    text: str
+    stranger: str  # the same where the mesh's roots do not vouch for clients
+
+    def of(self, *, vouched: bool) -> str:
+        return self.text if vouched else self.stranger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """A counter of what is over, by one."""
+
+    rule: str
+    metric: str
+    when: Written | None  # None: always
+    labels: tuple[tuple[str, Written], ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inside:
     """What Envoy decides without asking. Of denials the first one that matches is told."""
@@ -56,6 +77,8 @@ class Inside:
     denies: tuple[Refusal, ...] = ()
     allows: tuple[Refusal, ...] = ()  # with any, what none of them matches is refused
     limits: tuple[Limit, ...] = ()  # of what passes all else
+    counts: tuple[Count, ...] = ()
+    tcp_counts: tuple[Count, ...] = ()
     tcp_denies: tuple[Refusal, ...] = ()
     tcp_allows: tuple[Refusal, ...] = ()
 

@@ -54,6 +54,7 @@ __all__ = [
     "inbound_tcp_loggers",
     "outbound_http_loggers",
     "outbound_tcp_loggers",
+    "stats_logger",
 ]
 
 PREFIX: Final = "istio"
@@ -201,7 +202,7 @@ def _reported(stats: list[Any], metrics: Metrics) -> list[Any]:
 
 def _loggers(parts: list[tuple[AccessLogFilter | None, list[Any], list[Any]]]) -> Loggers:
     return tuple(
-        _logger(Config(counters=counters, histograms=histograms), when=when)
+        stats_logger(Config(counters=counters, histograms=histograms), PREFIX, when=when)
         for when, counters, histograms in parts
         if counters or histograms
     )
@@ -210,20 +211,23 @@ def _loggers(parts: list[tuple[AccessLogFilter | None, list[Any], list[Any]]]) -
 # xds-protos does not know the logger's field `stats_scope` (6, an `envoy.type.v3.Scope`) yet, so it is written by hand:
 # max_counters 1, max_histograms 3, enable_eviction 4, prefix 5, sharing_name 6. Its sharing is what keeps series alive
 # when the listener that counted them is replaced; `stat_prefix`, which it succeeds, would let them start again at 0.
-_SCOPE: Final = length_delimited(
-    6,
-    length_delimited(1, varint_field(1, MAX_COUNTERS))
-    + length_delimited(3, varint_field(1, MAX_HISTOGRAMS))
-    + varint_field(4, 1)
-    + length_delimited(5, PREFIX.encode())
-    + length_delimited(6, PREFIX.encode()),
-)
+@cache
+def _scope(prefix: str) -> bytes:
+    return length_delimited(
+        6,
+        length_delimited(1, varint_field(1, MAX_COUNTERS))
+        + length_delimited(3, varint_field(1, MAX_HISTOGRAMS))
+        + varint_field(4, 1)
+        + length_delimited(5, prefix.encode())
+        + length_delimited(6, prefix.encode()),
+    )
 
 
-def _logger(config: Config, *, when: AccessLogFilter | None = None) -> AccessLog:
+def stats_logger(config: Config, prefix: str, *, when: AccessLogFilter | None = None) -> AccessLog:
+    """Return a logger that counts. `prefix`: of its names; those with one prefix share series, and their bound."""
     packed = AnyMessage(
-        type_url=TYPE_PREFIX + Config.DESCRIPTOR.full_name,
-        value=config.SerializeToString(deterministic=True) + _SCOPE,
+        type_url=TYPE_PREFIX + config.DESCRIPTOR.full_name,
+        value=config.SerializeToString(deterministic=True) + _scope(prefix),
     )
     return AccessLog(name="envoy.access_loggers.stats", filter=when, typed_config=packed)
 

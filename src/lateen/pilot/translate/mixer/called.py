@@ -57,6 +57,7 @@ from lateen.pilot.model.secret_names import MESH_ROOTS, OWN_CERTIFICATE
 from lateen.pilot.model.values import ServiceRef
 from lateen.pilot.model.values_called import MixerCalls
 from lateen.pilot.translate.jwt import JWT_FILTER
+from lateen.pilot.translate.mixer.counts import http_counts, tcp_counts
 from lateen.pilot.translate.mixer.inside import CLOSED, OPEN, asked_where, gate, refusals
 from lateen.pilot.translate.mixer.limits import limit_replies
 from lateen.pilot.translate.pack import pack
@@ -219,24 +220,26 @@ def local_replies(calls: MixerCalls) -> LocalReplyConfig | None:
 
 
 def http_reports(calls: MixerCalls, service: ServiceRef | None) -> tuple[AccessLog, ...]:
-    """Return the logger of requests."""
+    """Return the loggers of requests."""
+    counts = http_counts(calls)
     if not calls.reports:
-        return ()
+        return counts
     config = HttpGrpcAccessLogConfig(
         common_config=_logging(calls, calls.reports, service, "http"),
         additional_request_headers_to_log=sorted({*calls.report_request_headers, "content-type"}),
         additional_response_headers_to_log=sorted({*calls.report_response_headers, "grpc-status", "grpc-message"}),
         additional_response_trailers_to_log=["grpc-message", "grpc-status"],
     )
-    return (AccessLog(name="envoy.access_loggers.http_grpc", typed_config=pack(config)),)
+    return (*counts, AccessLog(name="envoy.access_loggers.http_grpc", typed_config=pack(config)))
 
 
 def tcp_reports(calls: MixerCalls, service: ServiceRef | None) -> tuple[AccessLog, ...]:
-    """Return the logger of connections."""
+    """Return the loggers of connections."""
+    counts = tcp_counts(calls)
     if not calls.tcp_reports:
-        return ()
+        return counts
     config = TcpGrpcAccessLogConfig(common_config=_logging(calls, calls.tcp_reports, service, "tcp"))
-    return (AccessLog(name="envoy.access_loggers.tcp_grpc", typed_config=pack(config)),)
+    return (*counts, AccessLog(name="envoy.access_loggers.tcp_grpc", typed_config=pack(config)))
 
 
 def _allowed(calls: MixerCalls) -> ListStringMatcher | None:
