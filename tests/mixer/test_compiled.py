@@ -28,7 +28,7 @@ from tests.fakes.tokens import sign
 from lateen.agent.standard_metrics import complete
 from lateen.api.decode import decode_documents
 from lateen.expr import compile_expression
-from lateen.expr.envoy import needs_of
+from lateen.expr.envoy_needs import needs_of
 from lateen.flow import Graph
 from lateen.pilot.model import mixer as model
 from lateen.pilot.model.mesh import Mesh

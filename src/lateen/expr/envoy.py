@@ -11,7 +11,6 @@ holds both against each other with a real Envoy.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,13 +29,12 @@ from lateen.expr.envoy_places import (
     client_shown,
     places,
 )
-from lateen.expr.envoy_tree import call, chain, constant, has, numbered, text_of
+from lateen.expr.envoy_tree import call, chain, constant, dotted, has, numbered, text_of
 from lateen.expr.errors import ExpressionError
 from lateen.expr.expression import Expression
 
 __all__ = [
     "EnvoyExpression",
-    "Need",
     "NotInEnvoy",
     "Where",
     "all_of",
@@ -44,7 +42,6 @@ __all__ = [
     "everything",
     "keyed",
     "listed",
-    "needs_of",
     "to_envoy",
 ]
 
@@ -67,10 +64,6 @@ _STRING_FUNCTIONS: Final = frozenset(
 )
 
 
-# What has a value though a part of it has none, or asks whether a part is there.
-_MAY_NOT_READ: Final = frozenset({"_&&_", "_||_", "_?_:_", "@in"})
-
-
 class NotInEnvoy(Exception):
     """Envoy cannot evaluate this; the text says why, as the end of "it ..."."""
 
@@ -86,84 +79,6 @@ class EnvoyExpression:
 def to_envoy(expression: Expression, where: Where) -> EnvoyExpression:
     """Return the expression for Envoy. Raises: NotInEnvoy."""
     return _finished(_Rewriting(where).expr(CheckedExpr.FromString(expression.checked).expr))
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Need:
-    """What must be so for a condition to hold.
-
-    `kind`: a "header" is there; the "method", the "path", or its beginning, "prefix", is that.
-    """
-
-    kind: str
-    text: str
-
-
-def needs_of(expression: Expression) -> frozenset[Need]:
-    """Return what must be so for a condition to be true, of what Envoy can look at for next to nothing.
-
-    What reads an absent header has no value. So has whatever is made of that, but for `||`, `&&`, `? :`, of which only
-    the parts of an `&&` at the top are looked into.
-    """
-    return frozenset(_needed(CheckedExpr.FromString(expression.checked).expr))
-
-
-def _needed(expr: Any) -> Iterator[Need]:
-    kind = expr.WhichOneof("expr_kind")
-    if kind == "call_expr" and expr.call_expr.function == "_&&_":
-        for part in expr.call_expr.args:
-            yield from _needed(part)
-    elif kind == "select_expr" and expr.select_expr.test_only:
-        if _dotted(expr.select_expr.operand) == "request.headers":
-            yield Need("header", expr.select_expr.field)
-    elif kind == "call_expr" and expr.call_expr.function == "@in":
-        key, whole = expr.call_expr.args
-        if _dotted(whole) == "request.headers" and key.WhichOneof("expr_kind") == "const_expr":
-            yield Need("header", key.const_expr.string_value)
-        else:
-            yield from (Need("header", name) for part in (key, whole) for name in _read_for_sure(part))
-    else:
-        yield from _compared(expr)
-        yield from (Need("header", name) for name in _read_for_sure(expr))
-
-
-def _compared(expr: Any) -> Iterator[Need]:
-    """Yield what a comparison with a text says of method and path."""
-    called = expr.call_expr
-    if called.function == "_==_":
-        one, other = called.args
-        pair = (one, other) if other.WhichOneof("expr_kind") == "const_expr" else (other, one)
-    elif called.function == "startsWith" and called.HasField("target"):
-        pair = (called.target, called.args[0])
-    else:
-        return
-    name, text = _dotted(pair[0]), pair[1].const_expr.string_value
-    if not text or "?" in text or "#" in text:
-        return
-    if name == "request.method" and called.function == "_==_":
-        yield Need("method", text)
-    elif name in ("request.path", "request.url_path"):
-        yield Need("path" if called.function == "_==_" else "prefix", text)
-
-
-def _read_for_sure(expr: Any) -> Iterator[str]:
-    """Yield the headers whose values are read whatever else is so."""
-    kind = expr.WhichOneof("expr_kind")
-    if kind == "select_expr" and not expr.select_expr.test_only:
-        if _dotted(expr.select_expr.operand) == "request.headers":
-            yield expr.select_expr.field
-        else:
-            yield from _read_for_sure(expr.select_expr.operand)
-    elif kind == "call_expr" and expr.call_expr.function == "_[_]":
-        whole, key = expr.call_expr.args
-        if _dotted(whole) == "request.headers" and key.WhichOneof("expr_kind") == "const_expr":
-            yield key.const_expr.string_value
-    elif kind == "call_expr" and expr.call_expr.function not in _MAY_NOT_READ:
-        called = expr.call_expr
-        if called.HasField("target"):
-            yield from _read_for_sure(called.target)
-        for argument in called.args:
-            yield from _read_for_sure(argument)
 
 
 def everything() -> EnvoyExpression:
@@ -249,7 +164,7 @@ class _Rewriting:
 
     def presence(self, expr: Any) -> Any:
         """Return what tells whether an attribute is there; None: it always is."""
-        name = _dotted(expr)
+        name = dotted(expr)
         if name in ALWAYS:
             return None
         if name in BY_CERTIFICATE:
@@ -259,22 +174,22 @@ class _Rewriting:
             return call("@in", found.call_expr.args[1], found.call_expr.args[0])
         if expr.WhichOneof("expr_kind") == "call_expr" and expr.call_expr.function == "_[_]":
             whole, key = expr.call_expr.args
-            if _dotted(whole) == "request.headers":
+            if dotted(whole) == "request.headers":
                 return call("@in", self.expr(key), self.expr(whole, whole=True))
-        if expr.WhichOneof("expr_kind") == "select_expr" and _dotted(expr.select_expr.operand) == "request.headers":
+        if expr.WhichOneof("expr_kind") == "select_expr" and dotted(expr.select_expr.operand) == "request.headers":
             return has(self.expr(expr))
         raise NotInEnvoy("looks at what may be absent, and Envoy cannot tell whether there is a value at all")
 
     def _select(self, expr: Any, whole: bool) -> Any:
         select = expr.select_expr
-        name = _dotted(expr)
+        name = dotted(expr)
         if name in BY_NAME:
             if select.test_only:
                 return self._has(name)
             if BY_NAME[name].is_map and not whole:
                 raise NotInEnvoy(f"looks at all of {name}")
             return self._attribute(name)
-        if _dotted(select.operand) in HEADERS:
+        if dotted(select.operand) in HEADERS:
             _header_name(select.field)
         operand = self.expr(select.operand, whole=True)
         return Expr(select_expr=Expr.Select(operand=operand, field=select.field, test_only=select.test_only))
@@ -295,12 +210,12 @@ class _Rewriting:
             whole, key = called.args
             if key.WhichOneof("expr_kind") != "const_expr":
                 raise NotInEnvoy("looks something up by a name that is worked out")
-            if _dotted(whole) in HEADERS:
+            if dotted(whole) in HEADERS:
                 _header_name(key.const_expr.string_value)
             return call("_[_]", self.expr(whole, whole=True), _copy(key))
         if called.function == "@in":
             key, whole = called.args
-            if _dotted(whole) in HEADERS:
+            if dotted(whole) in HEADERS:
                 if key.WhichOneof("expr_kind") != "const_expr":
                     raise NotInEnvoy("looks something up by a name that is worked out")
                 _header_name(key.const_expr.string_value)
@@ -347,14 +262,3 @@ def _instructions(part: str) -> int:
     if part in (".", r"\D", r"\W", r"\S") or part.startswith("[^") or not part.isascii():
         return 8 + 4 * len(part)
     return len(part) if part.startswith("[") else 3 if part.startswith("\\") else 1
-
-
-def _dotted(expr: Any) -> str:
-    """Return the dotted name of a chain of names; "" for anything else."""
-    match expr.WhichOneof("expr_kind"):
-        case "ident_expr":
-            return str(expr.ident_expr.name)
-        case "select_expr":
-            above = _dotted(expr.select_expr.operand)
-            return f"{above}.{expr.select_expr.field}" if above else ""
-    return ""

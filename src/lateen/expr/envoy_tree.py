@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from google.api.expr.v1alpha1.syntax_pb2 import Constant, Expr
 
-__all__ = ["call", "chain", "constant", "has", "index", "method", "numbered", "select", "text_of"]
+__all__ = ["call", "chain", "constant", "dotted", "has", "index", "method", "numbered", "select", "text_of"]
 
 _BINARY: Final = {f"_{sign}_": sign for sign in ("&&", "||", "==", "!=", "<", "<=", ">", ">=", "+", "-")}
 
@@ -55,6 +55,17 @@ def has(expr: Any) -> Any:
     """Return whether what `expr` selects is there."""
     selected = expr.select_expr
     return Expr(select_expr=Expr.Select(operand=selected.operand, field=selected.field, test_only=True))
+
+
+def dotted(expr: Any) -> str:
+    """Return the dotted name of a chain of names; "" for anything else."""
+    match expr.WhichOneof("expr_kind"):
+        case "ident_expr":
+            return str(expr.ident_expr.name)
+        case "select_expr":
+            above = dotted(expr.select_expr.operand)
+            return f"{above}.{expr.select_expr.field}" if above else ""
+    return ""
 
 
 def numbered(tree: Any) -> Any:

@@ -14,7 +14,8 @@ from lateen.api.base import Object, Problem
 from lateen.api.mixer import ListCheck, RuleQuota
 from lateen.expr import ExpressionError
 from lateen.expr.lists import ValueList
-from lateen.mixer.engine import Engine, EngineStats, Equipment
+from lateen.mixer.engine import Engine
+from lateen.mixer.equipment import EngineStats, Equipment
 from lateen.mixer.listed import Listed
 from lateen.mixer.logbook import Logbook
 from lateen.mixer.means import NOTHING, Means, Outside

@@ -15,24 +15,21 @@ passes or refuses as its failurePolicy says, and is counted.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final, Literal
 
 from lateen.expr import ABSENT, Activation, Expression, Read
-from lateen.expr.lists import ValueList
-from lateen.mixer.adapter import AdapterError, CheckAdapter, Client, ReportAdapter, Verdict
-from lateen.mixer.logbook import Logbook
-from lateen.mixer.meters import Meters
-from lateen.mixer.quotas import Key, Quota, SharedQuota
+from lateen.mixer.adapter import AdapterError, Client, Verdict
+from lateen.mixer.equipment import Equipment
+from lateen.mixer.quotas import Key
 from lateen.mixer.rules import CompiledRule
 from lateen.mixer.services.answers import ALLOWED, Outcome
 from lateen.wire.mixer import Asker
 
-__all__ = ["Engine", "EngineStats", "Equipment"]
+__all__ = ["Engine"]
 
 NOT_ALLOWED: Final = "no rule allows this\n"
 CANNOT_DECIDE: Final = "mixer cannot decide, and the rule fails closed\n"
@@ -48,30 +45,6 @@ class _Elsewhere(Enum):
 
 SHARED: Final = _Elsewhere.SHARED
 Shared = Literal[_Elsewhere.SHARED]
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """Sums since the start: (rule, result) -> count."""
-
-    results: Counter[tuple[str, str]] = field(default_factory=Counter)
-    reported: Counter[tuple[str, str]] = field(default_factory=Counter)  # (rule, "taken" or "dropped")
-
-
-@dataclass(frozen=True, slots=True)
-class Equipment:
-    """What rules need beside themselves, by the rule's name; missing where it cannot be had."""
-
-    list_of: Callable[[str], ValueList | None]  # as it is now
-    quotas: Mapping[str, Quota]
-    shared: Mapping[str, SharedQuota]
-    adapters: Mapping[tuple[str, str], CheckAdapter]  # (rule, part)
-    sinks: Mapping[tuple[str, str], ReportAdapter]
-    note: Callable[[str, str, str], None]  # rule, part, why it could not be asked
-    logbook: Logbook
-    meters: Meters
-    metrics: frozenset[str]  # rules whose metric can be counted
-    stats: EngineStats
 
 
 class Engine:

@@ -14,7 +14,9 @@ from lateen.fetch import Caller, Fetcher, Guard
 from lateen.mixer.adapter import CheckAdapter, Client, ReportAdapter, Verdict
 from lateen.mixer.adapters.web import OpaCheck, WebhookCheck
 from lateen.mixer.cache import Cached, DecisionCache
-from lateen.mixer.own.adapters import Binding, OwnAdapters, OwnCheck, OwnReport
+from lateen.mixer.own.adapters import OwnAdapters
+from lateen.mixer.own.binding import Binding
+from lateen.mixer.own.uses import OwnCheck, OwnReport
 from lateen.mixer.quotas import Key, MemoryQuota, SharedQuota
 from lateen.mixer.quotas_redis import RedisQuota, RedisServer
 from lateen.mixer.rules import CompiledRule

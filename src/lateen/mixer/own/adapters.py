@@ -9,9 +9,8 @@ the processes before answer what they were asked, and end.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,12 +18,13 @@ import msgspec
 import structlog
 
 from lateen.api.base import Problem
-from lateen.mixer.adapter import AdapterError, Client, Verdict
+from lateen.mixer.adapter import AdapterError, Verdict
+from lateen.mixer.own.binding import Binding
 from lateen.mixer.own.crew import Worker, WorkerGone
 from lateen.mixer.own.folder import read_folder
 from lateen.mixer.own.frames import Answer, Ask, Bind, Bound, Description, Failure, Fault, Hello, Tell
 
-__all__ = ["Binding", "OwnAdapters", "OwnCheck", "OwnReport"]
+__all__ = ["OwnAdapters"]
 
 WORKERS: Final = 2
 MEMORY: Final = 1 << 30  # bytes of address space of each
@@ -37,24 +37,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # before a worker is started again
 RETIRING_LOOKS, RETIRING_SECONDS = 100, 0.1  # that one whose place was taken may go on with what it was asked
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Binding:
-    """One adapter with one rule's parameters. `fault`: why it cannot be asked; `place`: below `params`."""
-
-    message: Bind
-    fault: str = ""
-    place: str = ""
-    rows: deque[dict[str, Any]] = field(default_factory=deque)
-
-    @property
-    def name(self) -> str:
-        return self.message.adapter
-
-    @property
-    def key(self) -> int:
-        return self.message.number
 
 
 class OwnAdapters:
@@ -357,29 +339,3 @@ class OwnAdapters:
         # A worker that is gone meanwhile has told so elsewhere.
         if error is not None and not isinstance(error, WorkerGone):
             log.error("work on adapters ended", reason=repr(error))
-
-
-class OwnCheck:
-    """A check adapter of one rule."""
-
-    def __init__(self, own: OwnAdapters, binding: Binding) -> None:
-        self._own = own
-        self.binding = binding
-
-    async def check(self, values: Mapping[str, Any], client: Client, seconds: float) -> Verdict:
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._own.ask(self.binding, dict(values), seconds)
-        except TimeoutError:
-            raise AdapterError(f"adapter {self.binding.name}: no answer within {seconds:.3g} s") from None
-
-
-class OwnReport:
-    """A report adapter of one rule."""
-
-    def __init__(self, own: OwnAdapters, binding: Binding) -> None:
-        self._own = own
-        self.binding = binding
-
-    def put(self, values: Mapping[str, Any]) -> bool:
-        return self._own.put(self.binding, dict(values))

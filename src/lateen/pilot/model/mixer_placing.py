@@ -25,9 +25,9 @@ from lateen.expr.envoy import (
     everything,
     keyed,
     listed,
-    needs_of,
     to_envoy,
 )
+from lateen.expr.envoy_needs import needs_of
 from lateen.pilot.model.values_called import Condition, Count, Limit, Refusal, Written
 
 __all__ = ["Placed", "PlacedReport", "allows", "any_condition", "decides", "may_matter", "place", "place_report"]

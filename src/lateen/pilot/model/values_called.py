@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from lateen.expr.envoy import Need
+from lateen.expr.envoy_needs import Need
 
 __all__ = ["NO_CALLS", "Condition", "Count", "Inside", "Limit", "MixerCalls", "Refusal", "Written"]
 

@@ -35,7 +35,7 @@ from envoy.type.matcher.v3.value_pb2 import ValueMatcher
 from google.api.expr.v1alpha1.syntax_pb2 import Expr
 from google.protobuf.struct_pb2 import Struct, Value
 
-from lateen.expr.envoy import Need
+from lateen.expr.envoy_needs import Need
 from lateen.pilot.model.values_called import Condition, MixerCalls, Refusal
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import uint32
