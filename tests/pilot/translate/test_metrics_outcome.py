@@ -38,6 +38,8 @@ from tests.pilot.translate.cases import QUIET, cluster, inbound, inbound_port, r
 from lateen.api import virtual_service as vs
 from lateen.api.protocol import Protocol
 from lateen.api.providers import ExtAuthzHttp
+from lateen.expr import compile_expression
+from lateen.expr.envoy import Where, to_envoy
 from lateen.pilot.model.values import (
     REGISTRY_ONLY,
     Destination,
@@ -55,6 +57,7 @@ from lateen.pilot.model.values import (
     VirtualHostInput,
 )
 from lateen.pilot.model.values_authz import Authorization, Authorizer, Spelling
+from lateen.pilot.model.values_called import Condition, Inside, Limit, MixerCalls, Refusal
 from lateen.pilot.model.values_jwt import RequestAuth, TokenFilterInput, TokenIssuer
 from lateen.pilot.model.values_telemetry import Metrics, Telemetry
 from lateen.pilot.translate.clusters import build_fixed_clusters, build_outbound_cluster
@@ -259,6 +262,7 @@ def _server(served: Mapping[str, Served]) -> Iterable[Any]:
         trust_domains=("cluster.local",),
         spelling=Spelling(paths="DECODE_AND_MERGE_SLASHES"),
         request_auth=RequestAuth(enabled=True),
+        mixer=MixerCalls(namespace="back", inside=_rules()),
         authorization=Authorization(
             policies=in_force(
                 "action: DENY\n" + on_paths("/denied, /app.App/Denied"),
@@ -273,6 +277,18 @@ def _server(served: Mapping[str, Served]) -> Iterable[Any]:
     )
     tokens = build_token_filter(TokenFilterInput(issuers=(TokenIssuer(keys=jwks("ec")),)))
     return [tokens, *build_inbound_clusters(back), *build_inbound_listeners(back)]
+
+
+def _rules() -> Inside:
+    where = Where(http=True, namespace="back", kind="inbound")
+
+    def on_path(path: str) -> Condition:
+        tree = to_envoy(compile_expression(f"request.url_path == '{path}'"), where).tree
+        return Condition(tree, tree)
+
+    hour = timedelta(hours=1)
+    limit = Limit(rule="back/once", limit=1, per=hour, condition=on_path("/limited"), by=(), status=429, body="enough")
+    return Inside(denies=(Refusal(rule="back/gone", condition=on_path("/gone"), status=410),), limits=(limit,))
 
 
 def _client(served: Mapping[str, Served], ports: Mapping[str, int], app: int) -> Iterable[Any]:
@@ -399,6 +415,19 @@ def test_http_has_all_labels_on_both_sides_answered_or_denied(
     counted = Counted(mesh, HTTP_METRICS, *both(http(code), http(code, flags)))
     with dial(mesh.ports["http"]) as sock:
         assert ask(sock, path, headers=headers).status == int(code)
+    counted.grew()
+
+
+def test_what_rules_of_mixer_refuse_is_counted(mesh: Mesh) -> None:
+    """By Envoy itself: a denial with a status of the rule's, and a limit of the proxy's own."""
+    counted = Counted(mesh, HTTP_METRICS, *both(http("410"), http("410", "-")))
+    with dial(mesh.ports["http"]) as sock:
+        assert ask(sock, "/gone").status == 410
+    counted.grew()
+    with dial(mesh.ports["http"]) as sock:
+        assert ask(sock, "/limited").status == 200  # the only one in an hour
+        counted = Counted(mesh, HTTP_METRICS, *both(http("429"), http("429", "RL")))
+        assert ask(sock, "/limited").status == 429
     counted.grew()
 
 
