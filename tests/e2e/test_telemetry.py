@@ -205,8 +205,15 @@ def test_metrics_are_switched_off_one_by_one_and_as_a_whole(shop: Observed) -> N
     eventually(lambda: not grows("productpage-v1", "istio_request_bytes_count", "destination"), what="sizes are off")
     assert not grows("productpage-v1", "istio_response_bytes_count", "destination")
     assert grows("productpage-v1", "istio_requests_total", "destination")
-    # Envoy tells histograms anew every few seconds.
-    eventually(lambda: grows("productpage-v1", "istio_request_bytes_count", "source"), what="the other side is on")
+    # Envoy tells histograms anew every few seconds: what is told once must be more than what was told before.
+    told = total("productpage-v1", "istio_request_bytes_count", "source")
+    eventually(
+        lambda: (
+            shop.mesh.get("/productpage").status == 200
+            and total("productpage-v1", "istio_request_bytes_count", "source") > told
+        ),
+        what="the other side is on",
+    )
     shop.telemetry("  metrics: [{overrides: [{match: {mode: SERVER}, disabled: true}]}]\n")
     eventually(lambda: not grows("productpage-v1", "istio_requests_total", "destination"), what="a side is off")
     assert grows("productpage-v1", "istio_requests_total", "source")
