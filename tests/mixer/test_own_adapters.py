@@ -52,11 +52,15 @@ def bad(params: None, values: Mapping[str, Any]) -> Any:
         case "loop":
             while True: pass
         case "sleep": time.sleep(60)
+        case "slow": time.sleep(0.8)
         case "exit": os._exit(3)
         case "number": return 1
         case "none": return None
         case "status": return Verdict(allowed=False, status="no")
         case "headers": return Verdict(headers={"a": 1})
+        case "unknown": return Verdict.deny(999)
+        case "host": return Verdict.allow(request_headers={"Host": "evil"})
+        case "lines": return Verdict.deny(headers={"x-a": "a\\r\\nb: c"})
         case "memory": return Verdict.deny(body="x" * (2 << 30))
         case "system": raise SystemExit(1)
         case "deep": return bad(params, values)
@@ -146,8 +150,8 @@ def test_a_function_decides_with_its_parameters_and_what_a_request_has(tmp_path:
     ("how", "result"),
     [
         ("raise", "error"), ("refuse", "error"), ("loop", "timeout"), ("sleep", "timeout"), ("exit", "error"),
-        ("number", "wrong"), ("none", "wrong"), ("status", "wrong"), ("headers", "wrong"), ("memory", "error"),
-        ("system", "error"), ("deep", "error"),
+        ("number", "wrong"), ("none", "wrong"), ("status", "wrong"), ("headers", "wrong"), ("unknown", "wrong"),
+        ("host", "wrong"), ("lines", "wrong"), ("memory", "error"), ("system", "error"), ("deep", "error"),
     ],
 )  # fmt: skip
 def test_what_a_function_does_is_its_own_failure(tmp_path: Path, how: str, result: str, tcp: bool, policy: str) -> None:
@@ -213,6 +217,53 @@ def test_a_coroutine_that_is_late_ends_no_process(tmp_path: Path) -> None:
         await asyncio.sleep(0.5)
         assert home.court._outside.own.ends == 0
         assert (await home.check({"source": {"ip": "fine"}})).allowed
+
+    home.run(work)
+
+
+def test_functions_that_hang_use_up_no_threads(tmp_path: Path) -> None:
+    """More of them than there are threads in both processes, one after another."""
+    home = Home(tmp_path, bad=BAD)
+
+    async def work() -> None:
+        home.put("{timeout: 200ms, check: {adapter: {name: bad, values: {how: source.ip}}}}")
+        await home.until(lambda: home.court._outside.own.adapters, "loaded")
+        for _ in range(5):
+            found = await asyncio.gather(*(home.check({"source": {"ip": "sleep"}}) for _ in range(8)))
+            assert {one.status for one in found} == {503}
+        assert home.court._outside.own.ends > 0
+        for _ in range(100):
+            if (await home.check({"source": {"ip": "fine"}})).allowed:
+                break
+            await asyncio.sleep(0.1)
+        else:
+            raise AssertionError("nothing is decided any more")
+
+    home.run(work)
+
+
+def test_who_asks_and_leaves_ends_no_process_that_is_within_its_time(tmp_path: Path) -> None:
+    """However often a client breaks off what an adapter still has time for; one that hangs beyond it is ended."""
+    home = Home(tmp_path, bad=BAD)
+
+    async def leave(how: str) -> None:
+        asked = asyncio.create_task(home.check({"source": {"ip": how}}))
+        await asyncio.sleep(0.05)
+        asked.cancel()
+        await asyncio.wait([asked])
+
+    async def work() -> None:
+        own = home.court._outside.own
+        home.put("{timeout: 5s, check: {adapter: {name: bad, values: {how: source.ip}}}}")
+        await home.until(lambda: own.adapters, "loaded")
+        for _ in range(5):
+            await leave("slow")
+        await asyncio.sleep(1)
+        assert own.ends == 0
+        assert (await home.check({"source": {"ip": "fine"}})).allowed
+        home.put("{timeout: 300ms, check: {adapter: {name: bad, values: {how: source.ip}}}}")
+        await leave("loop")
+        await home.until(lambda: own.ends == 1, "the one that hangs is ended")
 
     home.run(work)
 

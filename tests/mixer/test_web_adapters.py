@@ -154,7 +154,9 @@ def test_a_rule_that_fails_open_passes_where_its_webhook_fails(web: Web) -> None
         ({"result": {"allow": "yes"}}, False, 503, ""),
         ({"result": {"allow": True, "headers": {"host": "evil"}}}, False, 503, ""),
         ({"result": {"allow": True, "headers": {"x-a": "a\r\nb: c"}}}, False, 503, ""),
+        ({"result": {"allow": False, "headers": {"x-envoy-upstream-service-time": "1"}}}, False, 503, ""),
         ({"result": {"allow": False, "status": 200}}, False, 503, ""),
+        ({"result": {"allow": False, "status": [403]}}, False, 503, ""),
         ([], False, 503, ""),
     ],
 )

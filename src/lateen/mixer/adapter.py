@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lateen.adapters import AdapterError, Verdict
+from lateen.api.check_mixer import ENVOYS_STATUSES, may_be_written
 
-__all__ = ["AdapterError", "CheckAdapter", "Client", "ReportAdapter", "Verdict"]
+__all__ = ["AdapterError", "CheckAdapter", "Client", "ReportAdapter", "Verdict", "fault_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,23 @@ class Client:
 
     principal: str | None  # of the certificate
     claims: Any  # of the verified token, None without one
+
+
+def fault_of(verdict: Verdict) -> str:
+    """Return why a verdict cannot be told to Envoy, "" where it can.
+
+    What somebody's code decides is bound to what a rule may say itself (docs/api/Rule.md): names of headers that rules
+    may write, texts of one line, a status that Envoy knows.
+    """
+    for headers in (verdict.headers, verdict.request_headers):
+        for name, text in headers.items():
+            if not may_be_written(name):
+                return f"header {name!r} is none that a rule may write"
+            if not text.isprintable():
+                return f"header {name} is {text!r}, printable text is wanted"
+    if not verdict.allowed and verdict.status not in ENVOYS_STATUSES:
+        return f"status is {verdict.status!r}, one that Envoy knows from 300 on is wanted"
+    return ""
 
 
 class CheckAdapter(Protocol):

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from lateen.api.check_mixer import ENVOYS_STATUSES, may_be_written
+from lateen.api.check_mixer import ENVOYS_STATUSES
 from lateen.fetch import Caller, FetchError
-from lateen.mixer.adapter import AdapterError, Client, Verdict
+from lateen.mixer.adapter import AdapterError, Client, Verdict, fault_of
 
 __all__ = ["OpaCheck", "WebhookCheck"]
 
@@ -73,16 +73,19 @@ class OpaCheck:
 
 def _of_object(result: dict[str, Any], ttl: float) -> Verdict:
     headers = result.get("headers", {})
-    if not isinstance(headers, dict) or not all(
-        isinstance(text, str) and text.isprintable() and may_be_written(name) for name, text in headers.items()
-    ):
-        raise AdapterError("the result's headers are not names that may be written with texts")
+    if not isinstance(headers, dict) or not all(isinstance(text, str) for text in headers.values()):
+        raise AdapterError("the result's headers are not texts by name")
     if result["allow"]:
-        return Verdict.allow(request_headers=headers, ttl=ttl)
-    status, body = result.get("status", result.get("http_status", 403)), result.get("body", "")
-    if status not in ENVOYS_STATUSES or not isinstance(body, str):
-        raise AdapterError(f"the result's status is {status!r}, one of HTTP's from 300 on is wanted, and body a text")
-    return Verdict.deny(status, body, headers=headers, ttl=ttl)
+        verdict = Verdict.allow(request_headers=headers, ttl=ttl)
+    else:
+        status, body = result.get("status", result.get("http_status", 403)), result.get("body", "")
+        if not isinstance(status, int) or not isinstance(body, str):
+            raise AdapterError(f"the result's status is {status!r}, a number is wanted, and body a text")
+        verdict = Verdict.deny(status, body, headers=headers, ttl=ttl)
+    fault = fault_of(verdict)
+    if fault:
+        raise AdapterError(f"the result's {fault}")
+    return verdict
 
 
 async def _post(caller: Caller, url: str, rule: str, values: Mapping[str, Any], seconds: float) -> Any:

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from lateen.api.base import Problem
-from lateen.mixer.adapter import AdapterError, Verdict
+from lateen.mixer.adapter import AdapterError, Verdict, fault_of
 from lateen.mixer.own.binding import Binding
 from lateen.mixer.own.crew import Worker, WorkerGone
 from lateen.mixer.own.folder import read_folder
@@ -115,8 +115,7 @@ class OwnAdapters:
         if isinstance(found, Failure):
             self.calls[(*counted, found.how)] += 1
             raise AdapterError(f"adapter {binding.name}: {found.message}")
-        self.calls[(*counted, "allowed" if found.allowed else "denied")] += 1
-        return Verdict(
+        verdict = Verdict(
             allowed=found.allowed,
             status=found.status,
             body=found.body,
@@ -124,6 +123,12 @@ class OwnAdapters:
             request_headers=found.request_headers,
             ttl=found.ttl,
         )
+        fault = fault_of(verdict)
+        if fault:
+            self.calls[(*counted, "wrong")] += 1
+            raise AdapterError(f"adapter {binding.name}: {fault}")
+        self.calls[(*counted, "allowed" if verdict.allowed else "denied")] += 1
+        return verdict
 
     def put(self, binding: Binding, row: dict[str, Any]) -> bool:
         """Have a report adapter told a row; False: too many wait already."""
@@ -168,7 +173,7 @@ class OwnAdapters:
         await asyncio.gather(*(worker.end() for worker in self._workers))
 
     async def load(self) -> None:
-        """Load everything now, by new processes. Used by `run`, and alone by who only wants to know what there is."""
+        """Load everything now, by new processes: for who only wants to know what there is."""
         await self._renew(self._read_folder())
 
     async def _follow(self) -> None:
@@ -201,7 +206,7 @@ class OwnAdapters:
         """Have the crew run these files; where one does not load, the text of it that did."""
         wanted = dict(files)
         told: tuple[Fault, ...] = ()
-        for _ in range(2):
+        while True:  # each file is taken back to its good text once at most
             try:
                 crew, hello = await self._start(wanted)
             except (WorkerGone, OSError) as error:
@@ -215,7 +220,7 @@ class OwnAdapters:
             better = {path: self._good[path] for path in bad if self._good.get(path, wanted[path]) != wanted[path]}
             if not better:
                 break
-            told = tuple(fault for fault in hello.faults if fault.file in better)
+            told += tuple(fault for fault in hello.faults if fault.file in better)
             await asyncio.gather(*map(self._end, crew))
             wanted |= better
         self._good = {path: text for path, text in wanted.items() if path not in bad}

@@ -20,7 +20,7 @@ import structlog
 from lateen.mixer.own.frames import Answer, Ask, Bind, Bound, Failure, Hello, Load, Reply, Tell, read_frame, to_frame
 from lateen.net.spawn import spawn
 
-__all__ = ["GRACE_SECONDS", "Worker", "WorkerGone"]
+__all__ = ["Worker", "WorkerGone"]
 
 START_SECONDS: Final = 20.0  # until it has loaded everything
 GRACE_SECONDS: Final = 0.25  # beyond its deadline that a question may be unanswered before its worker is ended
@@ -42,7 +42,6 @@ class Worker:
 
     def __init__(self, memory: int) -> None:
         """`memory`: bytes of address space that it may have."""
-        self.bound: dict[int, Bound] = {}
         self.gone = asyncio.Event()
         self.why = ""  # it ended
         self._memory = memory
@@ -104,15 +103,20 @@ class Worker:
         return await future
 
     async def ask(self, question: Ask | Tell) -> Answer | Failure:
-        """Return the reply. Raises: WorkerGone. Whoever is cancelled meanwhile leaves a deadline behind."""
+        """Return the reply. Raises: WorkerGone.
+
+        Whoever is cancelled meanwhile leaves the question's deadline behind: who asked may be gone sooner than that,
+        and an adapter that is still within its time does not hang.
+        """
         loop = asyncio.get_running_loop()
+        deadline = loop.time() + question.seconds + GRACE_SECONDS
         future: asyncio.Future[Answer | Failure] = loop.create_future()
         self._pending[question.number] = future
         self._send(question)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            loop.call_later(GRACE_SECONDS, self._overdue, question.number)
+            loop.call_at(max(deadline, loop.time() + GRACE_SECONDS), self._overdue, question.number)
             raise
 
     def kill(self, why: str) -> None:
@@ -161,7 +165,6 @@ class Worker:
     def _take(self, message: Any) -> None:
         match message:
             case Bound():
-                self.bound[message.number] = message
                 waiting = self._waits.pop(message.number, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)

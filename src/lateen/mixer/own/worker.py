@@ -1,8 +1,8 @@
 """A worker: runs adapters of one's own, and nothing else. `python -m lateen.mixer.own.worker`, the socket is fd 0.
 
 Coroutines run in the loop, other functions in threads, so that one which waits holds up no other. A coroutine that is
-late is cancelled here; a thread cannot be, so whoever asked ends the whole worker. It holds no secret: its environment
-is made for it, and it has no file open but this socket.
+late is cancelled here; a thread cannot be, so it is not answered for, and whoever asked ends the whole worker. It holds
+no secret: its environment is made for it, and it has no file open but this socket.
 """
 
 from __future__ import annotations
@@ -87,8 +87,7 @@ class _Worker:
 
     async def _answer(self, message: Ask | Tell) -> None:
         try:
-            async with asyncio.timeout(message.seconds):
-                found = await self._call(message)
+            found = await self._call(message)
         except TimeoutError:
             found = Failure(number=message.number, how="timeout", message=f"took longer than {message.seconds:g} s")
         except AdapterError as error:
@@ -107,10 +106,15 @@ class _Worker:
         adapter, params = self._bound[message.binding]
         given = message.values if isinstance(message, Ask) else message.rows
         if inspect.iscoroutinefunction(adapter.function):
-            found = await adapter.function(params, given)
+            async with asyncio.timeout(message.seconds):
+                found = await adapter.function(params, given)
         else:
-            loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._threads, adapter.function, params, given)
+            running = self._threads.submit(adapter.function, params, given)
+            answer = asyncio.wrap_future(running)
+            await asyncio.wait((answer,), timeout=message.seconds)
+            if not answer.done() and running.cancel():  # no thread was free for it
+                raise TimeoutError
+            found = await answer
         return Answer(number=message.number) if isinstance(message, Tell) else _judged(message.number, found)
 
 
