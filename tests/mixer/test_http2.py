@@ -16,18 +16,19 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
-from hpack import Decoder, Encoder
+from hpack import Decoder, Encoder, NeverIndexedHeaderTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.certs import StrangeAuthority
 from tests.fakes.proxies import make_identity
 
 from lateen.mixer.http2.call import Call, CallFailed, Code, Stream, Unary
-from lateen.mixer.http2.connection import MAX_MESSAGE, MAX_STREAMS, Connection
+from lateen.mixer.http2.connection import MAX_HELD, MAX_MESSAGE, MAX_STREAMS, Connection
 from lateen.mixer.http2.frames import (
     CONTINUATION,
     DATA,
     HEADERS,
+    MAX_FRAME,
     PREFACE,
     RST_STREAM,
     SETTINGS,
@@ -498,6 +499,67 @@ def test_calls_in_flight_are_bounded() -> None:
         assert (wire.service.cancelled, wire.lost) == (MAX_STREAMS, 1)
 
     asyncio.run(work())
+
+
+def test_answers_that_wait_for_a_window_are_bounded() -> None:
+    """In number with the calls that are open, and in bytes: who shuts its window has nothing kept without end."""
+    wire = Wire()
+    wire.send(frame(SETTINGS, 0, 0, b"\0\x04\0\0\0\0"))
+    found = []
+    for i in range(MAX_STREAMS + 3):
+        found += wire.send(request(2 * i + 1, ECHO, b"x"))
+    assert [int.from_bytes(data, "big") for kind, _, _, data in found if kind == RST_STREAM] == [7] * 3
+    assert not wire.closing
+
+    wire = Wire()
+    wire.send(frame(SETTINGS, 0, 0, b"\0\x04\0\0\0\0"))
+    for i in range(8):  # 8 MiB, and their beginnings
+        assert not wire.closing
+        parts = [frame(DATA, 0, 2 * i + 1, part) for part in _parts(message(b"x" * (1 << 20)))]
+        wire.send(frame(HEADERS, 4, 2 * i + 1, block(ECHO)) + b"".join(parts) + frame(DATA, 1, 2 * i + 1))
+    assert wire.closing
+
+
+def _parts(data: bytes) -> list[bytes]:
+    return [data[at : at + MAX_FRAME] for at in range(0, len(data), MAX_FRAME)]
+
+
+def test_messages_that_do_not_end_are_bounded_together() -> None:
+    wire = Wire()
+    part, sent, found = b"\0\0\x40\0\0" + b"x" * (MAX_FRAME - 5), 0, []
+    for stream in range(1, 2 * MAX_STREAMS, 2):
+        found = wire.send(frame(HEADERS, 4, stream, block(ECHO)) + frame(DATA, 0, stream, part) * 64)
+        sent += 64 * MAX_FRAME
+        if wire.closing:
+            break
+    assert wire.closing
+    assert found[-1][0] == GOAWAY
+    assert int.from_bytes(found[-1][3][4:8], "big") == 11
+    assert MAX_HELD < sent <= MAX_HELD + (9 << 20)
+
+
+def test_long_blocks_of_headers_are_not_kept() -> None:
+    wire, encoder = Wire(), Encoder()
+    wire.send(request(1, ECHO, b""))
+    for i, length in enumerate((100, 100, 2000, 2000)):
+        fields = [(":method", "POST"), (":scheme", "http"), (":path", ECHO), ("who", "x" * length)]
+        said = bytes(encoder.encode([NeverIndexedHeaderTuple(*one) for one in fields]))
+        wire.send(frame(HEADERS, 4, 2 * i + 3, said) + frame(DATA, 1, 2 * i + 3, message(b"")))
+    _, short, again, long, anew = wire.service.calls
+    assert short is again
+    assert long is not anew
+    assert long.metadata == anew.metadata
+
+
+def test_who_leaves_sends_what_waits_for_a_window_first() -> None:
+    wire = Wire()
+    wire.send(frame(SETTINGS, 0, 0, b"\0\x04\0\0\0\x0a"))
+    wire.send(request(1, ECHO, b"x" * 20))
+    wire.connection.leave()
+    assert not wire.closing
+    found = wire.send(frame(WINDOW_UPDATE, 0, 1, (50).to_bytes(4, "big")))
+    assert [(kind, len(data)) for kind, _, _, data in found if kind == DATA] == [(DATA, 15)]
+    assert wire.closing
 
 
 def test_who_does_not_read_is_left() -> None:

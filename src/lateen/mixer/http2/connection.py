@@ -40,7 +40,7 @@ from lateen.mixer.http2.frames import (
     without_padding,
 )
 
-__all__ = ["MAX_MESSAGE", "MAX_STREAMS", "Connection"]
+__all__ = ["MAX_HELD", "MAX_MESSAGE", "MAX_STREAMS", "Connection"]
 
 MAX_MESSAGE: Final = 4 << 20
 MAX_STREAMS: Final = 2048
@@ -48,11 +48,13 @@ MAX_HEADERS: Final = 64 * 1024
 WINDOW: Final = 1 << 20  # of a stream, and half of it is given back at a time
 CONNECTION_WINDOW: Final = 16 << 20
 MAX_WAITING: Final = 8 << 20  # bytes to write, to somebody who does not read
+MAX_HELD: Final = 64 << 20  # bytes of all calls that are not answered yet
 KEPT_HEADERS: Final = 1024
+KEPT_BLOCK: Final = 1024  # bytes of a block of headers that is kept
 FIRST_WINDOW: Final = 65_535  # everybody's, before anything is said
 _MAX_WINDOW: Final = (1 << 31) - 1
 NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM = 0, 1, 3, 5, 6, 7
-CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 8, 9, 11
+COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 9, 11
 _SETTINGS: Final = b"".join(
     number.to_bytes(2, "big") + value.to_bytes(4, "big")
     for number, value in ((3, MAX_STREAMS), (4, WINDOW), (6, MAX_HEADERS))
@@ -79,6 +81,7 @@ class _Open:
     method: Unary | Stream
     call: Call
     buffer: bytearray = field(default_factory=bytearray)
+    held: int = 0  # bytes of it that are here: all of a message, and of a stream what is not handed on
     ended: bool = False  # the caller has said everything
     unreturned: int = 0  # bytes of its window that were not given back
     task: asyncio.Future[bytes] | None = None
@@ -143,8 +146,6 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._out.append(frame(GOAWAY, 0, 0, self._last.to_bytes(4, "big") + NO_ERROR.to_bytes(4, "big")))
             self._write()
-            if not any(isinstance(one.method, Unary) for one in self._open.values()):
-                self._transport.close()
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -152,15 +153,19 @@ class Connection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
-        return any(isinstance(one.method, Unary) for one in self._open.values())
+        """Answers are owed."""
+        return bool(self._unsent) or any(isinstance(one.method, Unary) for one in self._open.values())
 
     def _write(self) -> None:
         if self._out and not self._transport.is_closing():
             self._transport.write(b"".join(self._out))
-            if self._transport.get_write_buffer_size() > MAX_WAITING:
+            unsent = sum(len(body) for _, body, _ in self._unsent)  # nothing, unless windows are shut
+            if self._transport.get_write_buffer_size() + unsent > MAX_WAITING:
                 log.warning("connection ended", reason="the other side does not read")
                 self._transport.abort()
         self._out.clear()
+        if self._leaving and not self.busy and not self._transport.is_closing():
+            self._transport.close()
 
     def _end(self, code: int, why: str) -> None:
         log.warning("connection ended", reason=why)
@@ -284,7 +289,7 @@ class Connection(asyncio.Protocol):
         if stream <= self._last:
             return  # of one that is over
         self._last = stream
-        if self._leaving or len(self._open) >= MAX_STREAMS:
+        if self._leaving or len(self._open) + len(self._unsent) >= MAX_STREAMS:
             self._out.append(frame(RST_STREAM, 0, stream, REFUSED_STREAM.to_bytes(4, "big")))
             return
         fields = dict(call.metadata)
@@ -315,13 +320,15 @@ class Connection(asyncio.Protocol):
         call = Call(tuple((str(name), str(value)) for name, value in headers), self._certificate)
         if changes_table(block):
             self._calls.clear()
-        elif len(self._calls) < KEPT_HEADERS:
+        elif len(self._calls) < KEPT_HEADERS and len(block) <= KEPT_BLOCK:
             self._calls[block] = call
         return call
 
     def _data(self, flags: int, stream: int, payload: bytes) -> None:
         self._unreturned += len(payload)
         if self._unreturned >= CONNECTION_WINDOW // 2:
+            if sum(one.held for one in self._open.values()) > MAX_HELD:
+                raise _Broken(ENHANCE_YOUR_CALM, f"calls of more than {MAX_HELD} bytes at a time")
             self._out.append(frame(WINDOW_UPDATE, 0, 0, self._unreturned.to_bytes(4, "big")))
             self._unreturned = 0
         if stream > self._last or stream == 0:
@@ -336,11 +343,13 @@ class Connection(asyncio.Protocol):
         except ValueError as error:
             raise _Broken(PROTOCOL_ERROR, str(error)) from None
         found.unreturned += len(payload)
+        found.held += len(payload)
         if found.unreturned >= WINDOW // 2 and not flags & END_STREAM:
             self._out.append(frame(WINDOW_UPDATE, 0, stream, found.unreturned.to_bytes(4, "big")))
             found.unreturned = 0
         if isinstance(found.method, Stream):
             self._take(stream, found)
+            found.held = len(found.buffer)
         elif len(found.buffer) > MAX_MESSAGE + 5:
             self._drop(stream, CallFailed(Code.RESOURCE_EXHAUSTED, f"a message of more than {MAX_MESSAGE} bytes"))
         if flags & END_STREAM and stream in self._open:
@@ -397,8 +406,6 @@ class Connection(asyncio.Protocol):
             log.error("call failed", exc_info=error)
             self._fail(stream, CallFailed(Code.INTERNAL, "it cannot be answered"))
         self._write()
-        if self._leaving and not self.busy:
-            self._transport.close()
 
     def _drop(self, stream: int, failed: CallFailed) -> None:
         """Answer a call that is open by a status, whatever else its caller may have to say."""

@@ -20,7 +20,6 @@ __all__ = [
     "PADDED",
     "PING",
     "PREFACE",
-    "PRIORITY",
     "PUSH_PROMISE",
     "RST_STREAM",
     "SETTINGS",
@@ -33,7 +32,7 @@ __all__ = [
 ]
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+DATA, HEADERS, _, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITISED = 0x1, 0x1, 0x4, 0x8, 0x20
 MAX_FRAME: Final = 16_384  # what is sent, and taken: the least that everybody takes
 

@@ -119,31 +119,25 @@ class GrpcServer:
 
 
 def _bound(address: str) -> socket.socket:
-    if address.startswith("unix:"):
-        path = Path(address.removeprefix("unix:"))
-        path.unlink(missing_ok=True)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            sock.bind(str(path))
-        except BaseException:
-            sock.close()
-            raise
-        finally:
-            os.umask(before)
-    else:
-        host, _, port = address.rpartition(":")
-        host = host.strip("[]")
-        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        try:
+    path = Path(address.removeprefix("unix:")) if address.startswith("unix:") else None
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_UNIX if path is not None else socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if path is not None:
+            path.unlink(missing_ok=True)
+            before = os.umask(0o177)
+            try:
+                sock.bind(str(path))
+            finally:
+                os.umask(before)
+        else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, int(port)))
-        except BaseException:
-            sock.close()
-            raise
-    with contextlib.ExitStack() as stack:
-        stack.callback(sock.close)
         sock.listen(BACKLOG)
         sock.setblocking(False)
-        stack.pop_all()
+    except BaseException:
+        sock.close()
+        raise
     return sock
