@@ -213,6 +213,39 @@ def test_adapters_are_listed_and_tried(
     assert "broken.py:1: gives no adapter: ModuleNotFoundError" in shown.err
 
 
+def test_no_server_is_asked(files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for a list either, however long the rest takes: its rule's failurePolicy decides."""
+    asked: list[str] = []
+
+    async def get(_: object, url: str, *__: object) -> None:
+        asked.append(url)
+
+    # Seen where it would leave: loopback is refused a step later, whatever was wanted of it.
+    monkeypatch.setattr("lateen.fetch.Fetcher.get", get)
+    monkeypatch.setattr("lateen.fetch.Caller.post", get)
+    folder = tmp_path / "adapters"
+    folder.mkdir(mode=0o700)
+    (folder / "slow.py").write_text(
+        "import time\nfrom lateen.adapters import check_adapter\n"
+        "@check_adapter('slow')\ndef slow(params: None, values: dict) -> bool:\n    time.sleep(1)\n    return True\n"
+    )
+    url = "https://decisions.example/now"
+    parts = {
+        "slow": "{timeout: 5s, check: {adapter: {name: slow, values: {path: request.url_path}}}}",
+        "opa": f"{{check: {{opa: {{url: '{url}', input: {{path: request.url_path}}}}}}}}",
+        "list": f"{{failurePolicy: open, check: {{list: {{value: source.ip, url: '{url}', deny: PRESENT}}}}}}",
+    }
+    for name, spec in parts.items():
+        (files[0] / f"{name}.yaml").write_text(RULE.format(name=name, spec=spec))
+    files[1].write_text("{request.url_path: /, expect: allow}\n")
+    tried = ("test", "-f", str(files[0]), "--attributes", str(files[1]), "--adapters", str(folder))
+    assert run(*tried) == 0
+    (files[0] / "list.yaml").write_text(RULE.format(name="list", spec=parts["list"].replace("open", "closed")))
+    files[1].write_text("{request.url_path: /, expect: 503}\n")
+    assert run(*tried) == 0
+    assert asked == []
+
+
 # ---------------------------------------------------------------- any Envoy
 
 

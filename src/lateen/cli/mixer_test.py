@@ -3,7 +3,8 @@
 Decided by Mixer's own engine, here. Each document of the file is one request: attributes by their names, nested or
 dotted, and beside them `expect` (allow, deny, or a status), `namespace` and `labels` of the workload, `tcp: true` for a
 connection. What a request does not have is left out. Quotas count from one document to the next, also those that are
-shared; other servers are not asked, and let pass.
+shared; other servers are not asked, and let pass. A list that is at a URL is not there: its rule's failurePolicy
+decides.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 async def _decide(rules: list[Object], trials: list[Trial], options: argparse.Namespace) -> list[Outcome]:
     court = make_court(root_namespace=options.root_namespace, means=Means(offline=True, adapters=options.adapters))
     judge = court.judge(rules)
-    # Lists and adapters are had as in a Mixer that runs.
+    # Files of lists and adapters are had as in a Mixer that runs.
     running = asyncio.create_task(court.run())
     try:
         return [await judge.check(trial.bag, trial.asker, tcp=trial.tcp) for trial in trials]

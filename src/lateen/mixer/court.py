@@ -109,7 +109,8 @@ class RuleCourt:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._logbook.run())
             tasks.create_task(look())
-            tasks.create_task(self._fetch_lists())
+            if not self._outside.offline:
+                tasks.create_task(self._fetch_lists())
             tasks.create_task(self._outside.own.run())
             tasks.create_task(self._outside.sinks.run())
 

@@ -29,7 +29,7 @@ __all__ = ["NOTHING", "Means", "Outside"]
 class Means:
     """`redis`: URL of the server for shared quotas; "": none. `guard`: where rules may have somebody asked.
     `ca_file`: roots that are trusted for https beside the system's. `adapters`: a folder of adapters of one's own.
-    `offline`: no other server is asked, and those adapters let pass.
+    `offline`: no other server is asked, and those adapters let pass; what URLs hold is not fetched.
     """
 
     redis: str = ""
@@ -47,7 +47,7 @@ class Outside:
 
     def __init__(self, means: Means, clock: Callable[[], float]) -> None:
         """Raises: BadInput for a URL that is none."""
-        self._offline = means.offline
+        self.offline = means.offline
         self._clock = clock
         self.redis = RedisServer(means.redis) if means.redis and not means.offline else None
         self.fetcher = Fetcher(means.guard, ca_file=means.ca_file)
@@ -67,7 +67,7 @@ class Outside:
             self._bound[rule.name, "check"] = binding
             own = OwnCheck(self.own, binding)
             return Cached(own, self.cache, f"{rule.name} {part}", binding.key)
-        if self._offline:
+        if self.offline:
             return _LETS_PASS
         if part == "webhook":
             assert check.webhook is not None
@@ -109,7 +109,7 @@ class Outside:
         quota = rule.spec.quota
         assert quota is not None
         seconds, rolling = quota.per.total_seconds(), quota.algorithm == "ROLLING"
-        if self._offline:
+        if self.offline:
             return _Alone(MemoryQuota(quota.limit, seconds, rolling=rolling, clock=self._clock))
         if self.redis is None:
             return None
@@ -118,11 +118,11 @@ class Outside:
     @property
     def shares(self) -> bool:
         """Whether there is anything to share counts by."""
-        return self._offline or self.redis is not None
+        return self.offline or self.redis is not None
 
     async def close(self) -> None:
         await self.own.close()
-        if not self._offline:
+        if not self.offline:
             await self.sinks.close()
         await self.caller.close()
         if self.redis is not None:
