@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Final
 
@@ -121,7 +121,7 @@ def zipkin_span(rule: str, values: Values) -> Entry | None:
 
 def event(rule: str, values: Values) -> Entry:
     """Return one event: what the rule says, with its name and the time."""
-    now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return Entry("", _ENCODER.encode({"time": now, "rule": rule, **_told(values)}))
 
 

@@ -7,7 +7,6 @@ Rules: docs/api/Rule.md. For whom a rule is, is found in `attachment`; what it l
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Final
 
 from lateen.api.base import Object, ResourceKey
@@ -36,8 +35,6 @@ class _Rule:
     spec: Rule
     gateway: str
     reading: RuleReading
-    open: bool
-    timeout: timedelta
 
 
 Named = tuple[str, _Rule]  # "<namespace>/<name>"
@@ -70,14 +67,7 @@ class MixerRules:
         obj: Object | None = read.get(self._mesh.objects, key)
         if obj is None:
             return None
-        spec = obj.spec
-        return _Rule(
-            spec=spec,
-            gateway=gateway_of(obj),
-            reading=read_rule(spec),
-            open=spec.failure_policy == "open",
-            timeout=spec.timeout,
-        )
+        return _Rule(obj.spec, gateway_of(obj), read_rule(obj.spec))
 
     def _serves(self, read: Read, gateway: str, kind: str, labels: tuple[tuple[str, str], ...]) -> bool:
         """Return whether a proxy serves the Gateway that a rule names; any does, where it names none."""
@@ -114,10 +104,10 @@ class MixerRules:
         called = [rule for _, rule in (*http.called, *tcp.called)]
         asked = {place for rule in called for place in rule.reading.checks or ()}
         told = {place for _, rule in (*reports, *tcp_reports) for place in rule.reading.reports or ()}
-        closed = [(name, rule) for name, rule in http.called if not rule.open]
-        open_ = [(name, rule) for name, rule in http.called if rule.open]
+        closed, open_ = _by_policy(http.called)
+        tcp_closed, tcp_open = _by_policy(tcp.called)
         # Who asks for a rule that allows asks about everything.
-        asks_always = any(rule.spec.check is not None and rule.spec.check.allow is not None for _, rule in http.called)
+        asks_always = any(allows(rule.spec) for _, rule in http.called)
         return MixerCalls(
             namespace=namespace,
             kind=side,
@@ -125,11 +115,11 @@ class MixerRules:
             identity=f"spiffe://{settings.trust_domain}/ns/{MIXER_NAMESPACE}/sa/{MIXER_ACCOUNT}",
             closed=_names(closed),
             open=_names(open_),
-            tcp_closed=tuple(name for name, rule in tcp.called if not rule.open),
-            tcp_open=tuple(name for name, rule in tcp.called if rule.open),
+            tcp_closed=_names(tcp_closed),
+            tcp_open=_names(tcp_open),
             reports=_names(reports),
             tcp_reports=_names(tcp_reports),
-            timeout=max((rule.timeout for rule in called), default=NO_CALLS.timeout),
+            timeout=max((rule.spec.timeout for rule in called), default=NO_CALLS.timeout),
             inside=Inside(
                 denies=http.denies,
                 allows=http.allows,
@@ -190,6 +180,12 @@ def _when(rules: list[Named], where: Where) -> Condition | None:
     known = [condition for condition in found if condition is not None]
     always = len(known) < len(found) or any(not rule.spec.match for _, rule in rules)
     return any_condition(known) if known and not always else None
+
+
+def _by_policy(rules: tuple[Named, ...]) -> tuple[list[Named], list[Named]]:
+    """Return those that fail closed, and those that fail open."""
+    closed = [(name, rule) for name, rule in rules if rule.spec.failure_policy != "open"]
+    return closed, [(name, rule) for name, rule in rules if rule.spec.failure_policy == "open"]
 
 
 def _names(rules: list[Named]) -> tuple[str, ...]:

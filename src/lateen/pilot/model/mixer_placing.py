@@ -27,7 +27,7 @@ from lateen.expr.envoy import (
     listed,
     to_envoy,
 )
-from lateen.expr.envoy_needs import needs_of
+from lateen.expr.envoy_needs import Need, needs_of
 from lateen.pilot.model.values_called import Condition, Count, Limit, Refusal, Written
 
 __all__ = ["Placed", "PlacedReport", "allows", "any_condition", "decides", "may_matter", "place", "place_report"]
@@ -101,6 +101,11 @@ def _expression(text: str, where: Where) -> EnvoyExpression:
     return to_envoy(compiled(text), where)
 
 
+@lru_cache(maxsize=8192)
+def _needs(text: str) -> tuple[Need, ...]:
+    return tuple(sorted(needs_of(compiled(text))))
+
+
 def _match(rule: Rule, where: Where) -> EnvoyExpression:
     return _expression(rule.match, where) if rule.match else everything()
 
@@ -113,7 +118,7 @@ def _needing(rule: Rule, condition: Condition, where: Where) -> Condition:
     """Return the condition with what must be so for a rule's `match` to hold."""
     if not where.http or not rule.match:
         return condition
-    return replace(condition, needs=tuple(sorted(needs_of(compiled(rule.match)))))
+    return replace(condition, needs=_needs(rule.match))
 
 
 def decides(rule: Rule) -> list[str]:

@@ -15,7 +15,6 @@ from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog as EnvoyAccessLog
 from envoy.config.accesslog.v3.accesslog_pb2 import (
     AccessLogFilter,
     AndFilter,
-    ExtensionFilter,
     LogTypeFilter,
     ResponseFlagFilter,
 )
@@ -25,7 +24,6 @@ from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
 from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
-from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 from envoy.extensions.access_loggers.grpc.v3.als_pb2 import (
     CommonGrpcAccessLogConfig,
     HttpGrpcAccessLogConfig,
@@ -37,7 +35,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 
 from lateen.pilot.model.values_telemetry import AccessLog, Collector, FileLog, GrpcLog, OtelLog, Telemetry
 from lateen.pilot.translate.pack import pack
-from lateen.pilot.translate.parts import struct
+from lateen.pilot.translate.parts import cel_filter, struct
 
 __all__ = ["DEFAULT_JSON", "DEFAULT_TEXT", "chain_logs", "grpc_of", "listener_logs"]
 
@@ -116,12 +114,7 @@ def _built(logs: tuple[AccessLog, ...], http: bool, listener: bool) -> Iterator[
 def _when(expression: str, http: bool, listener: bool) -> AccessLogFilter | None:
     filters = [_NO_CHAIN] if listener else [] if http else [_ENDED]
     if expression:
-        packed = pack(ExpressionFilter(expression=expression))
-        filters.append(
-            AccessLogFilter(
-                extension_filter=ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=packed)
-            )
-        )
+        filters.append(cel_filter(expression))
     if len(filters) == 2:
         return AccessLogFilter(and_filter=AndFilter(filters=filters))
     return filters[0] if filters else None

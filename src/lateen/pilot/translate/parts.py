@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLogFilter, ExtensionFilter
 from envoy.config.core.v3.address_pb2 import Address, Pipe, SocketAddress
 from envoy.config.core.v3.base_pb2 import Metadata, RuntimeFractionalPercent
+from envoy.config.core.v3.cel_pb2 import CelExpressionConfig
 from envoy.config.core.v3.config_source_pb2 import AggregatedConfigSource, ApiVersion, ConfigSource
+from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.duration_pb2 import Duration
@@ -21,13 +24,14 @@ from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from lateen.pilot.model.values import ConfigRef
-from lateen.pilot.translate.pack import length_delimited, varint_field
+from lateen.pilot.translate.pack import length_delimited, pack, varint_field
 
 __all__ = [
     "ADS",
     "ADS_PATIENT",
     "ZERO",
     "address",
+    "cel_filter",
     "config_path",
     "duration",
     "fraction",
@@ -50,6 +54,14 @@ ADS: Final = ConfigSource(ads=AggregatedConfigSource(), resource_api_version=Api
 ADS_PATIENT: Final = ConfigSource(
     ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3, initial_fetch_timeout=ZERO
 )
+
+
+def cel_filter(expression: str, functions: CelExpressionConfig | None = None) -> AccessLogFilter:
+    """Return what an expression of Envoy's holds for; `functions` that it has beside the ones that it always has."""
+    config: Any = pack(ExpressionFilter(expression=expression, cel_config=functions))
+    return AccessLogFilter(
+        extension_filter=ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=config)
+    )
 
 
 def duration(value: timedelta) -> Duration:

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog, AccessLogFilter, ExtensionFilter
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
@@ -31,7 +31,6 @@ from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionForm
 from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_components_pb2 import Filter
-from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 from envoy.extensions.access_loggers.grpc.v3.als_pb2 import (
     CommonGrpcAccessLogConfig,
     HttpGrpcAccessLogConfig,
@@ -61,7 +60,7 @@ from lateen.pilot.translate.mixer.counts import http_counts, tcp_counts
 from lateen.pilot.translate.mixer.inside import CLOSED, OPEN, asked_where, gate, refusals
 from lateen.pilot.translate.mixer.limits import limit_replies
 from lateen.pilot.translate.pack import pack
-from lateen.pilot.translate.parts import duration, uint32
+from lateen.pilot.translate.parts import cel_filter, duration, uint32
 from lateen.pilot.translate.peers import PEER_NAMESPACE
 from lateen.pilot.translate.tls import TLS_NAME, exact_names, secret
 from lateen.wire.mixer import ASKER, CLUSTER, CONNECTION, ORIGIN, PEER, SERVICE, Asker
@@ -303,15 +302,8 @@ def _logging(
     )
 
 
-def _down_filter() -> AccessLogFilter:
-    # Of Mixer's own refusals the details are `ext_authz_denied`.
-    config: Any = pack(ExpressionFilter(expression='response.code_details == "ext_authz_error"'))
-    return AccessLogFilter(
-        extension_filter=ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=config)
-    )
-
-
 _MIXER_AWAY: Final = ResponseMapper(
-    filter=_down_filter(),
+    # Of Mixer's own refusals the details are `ext_authz_denied`.
+    filter=cel_filter('response.code_details == "ext_authz_error"'),
     body_format_override=SubstitutionFormatString(text_format_source=DataSource(inline_string=MIXER_DOWN)),
 )

@@ -8,31 +8,28 @@ Rules: docs/design/0023-compiled-rules.md. Series have the bound and the life of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from envoy.config.accesslog.v3.accesslog_pb2 import (
     AccessLog,
     AccessLogFilter,
     AndFilter,
-    ExtensionFilter,
     LogTypeFilter,
 )
-from envoy.config.core.v3.cel_pb2 import CelExpressionConfig
 from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType
-from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 from envoy.extensions.access_loggers.stats.v3.stats_pb2 import Config
 from google.protobuf.wrappers_pb2 import UInt64Value
 
 from lateen.pilot.model.values_called import Count, MixerCalls
 from lateen.pilot.translate.metric_labels import coalesce
-from lateen.pilot.translate.pack import pack
+from lateen.pilot.translate.mixer.inside import TEXTS
+from lateen.pilot.translate.parts import cel_filter
 from lateen.pilot.translate.telemetry import stats_logger
 from lateen.wire.series import MAX_LABEL, RULES_PREFIX
 
 __all__ = ["http_counts", "tcp_counts"]
 
 _NOTHING: Final = ("CEL", "''")
-_TEXTS: Final = CelExpressionConfig(enable_string_functions=True, enable_string_concat=True)
 _AT_THE_END: Final = AccessLogFilter(log_type_filter=LogTypeFilter(types=[AccessLogType.TcpConnectionEnd]))
 
 
@@ -51,15 +48,8 @@ def _logger(count: Count, calls: MixerCalls, also: Sequence[AccessLogFilter]) ->
     }
     tags = [Config.Tag(name=label, value_format=form) for label, form in formats.items()]
     counter = Config.Counter(stat=Config.Stat(name=count.metric, tags=tags), value_fixed=UInt64Value(value=1))
-    filters = [*also, *([] if count.when is None else [_when(count.when.of(vouched=calls.vouched))])]
+    filters = [*also, *([] if count.when is None else [cel_filter(count.when.of(vouched=calls.vouched), TEXTS)])]
     when = None if not filters else filters[0]
     if len(filters) > 1:
         when = AccessLogFilter(and_filter=AndFilter(filters=filters))
     return stats_logger(Config(counters=[counter]), RULES_PREFIX, when=when)
-
-
-def _when(text: str) -> AccessLogFilter:
-    config: Any = pack(ExpressionFilter(expression=text, cel_config=_TEXTS))
-    return AccessLogFilter(
-        extension_filter=ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=config)
-    )

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
-from envoy.config.accesslog.v3.accesslog_pb2 import AccessLogFilter, ExtensionFilter
 from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOption
 from envoy.config.core.v3.cel_pb2 import CelExpressionConfig
 from envoy.config.listener.v3.listener_components_pb2 import Filter
 from envoy.config.rbac.v3.rbac_pb2 import RBAC, Permission, Policy, Principal
 from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
-from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as HttpRbac
 from envoy.extensions.filters.http.set_metadata.v3.set_metadata_pb2 import Config as SetMetadata
 from envoy.extensions.filters.http.set_metadata.v3.set_metadata_pb2 import Metadata
@@ -38,9 +36,9 @@ from google.protobuf.struct_pb2 import Struct, Value
 from lateen.expr.envoy_needs import Need
 from lateen.pilot.model.values_called import Condition, MixerCalls, Refusal
 from lateen.pilot.translate.pack import pack
-from lateen.pilot.translate.parts import uint32
+from lateen.pilot.translate.parts import cel_filter, uint32
 
-__all__ = ["asked_where", "gate", "http_rules", "mark", "marked", "refusals", "reply", "tcp_rules"]
+__all__ = ["TEXTS", "asked_where", "gate", "http_rules", "mark", "marked", "refusals", "reply", "tcp_rules"]
 
 DENY_FILTER: Final = "lateen.mixer.deny"
 ALLOW_FILTER: Final = "lateen.mixer.allow"
@@ -56,7 +54,7 @@ CLOSED, OPEN = "1-closed", "2-open"
 NOT_ALLOWED: Final = "no rule allows this\n"
 _ANY_PERMISSION: Final = Permission(any=True)
 _ANY_PRINCIPAL: Final = Principal(any=True)
-_TEXTS: Final = CelExpressionConfig(
+TEXTS: Final = CelExpressionConfig(
     enable_string_functions=True, enable_string_concat=True, enable_string_conversion=False
 )
 
@@ -150,11 +148,8 @@ def refusals(calls: MixerCalls) -> Iterator[ResponseMapper]:
 
 def reply(when: str, status: int, body: str, headers: Sequence[tuple[str, str]]) -> ResponseMapper:
     """Return what makes the answers that `when` holds for say what a rule says."""
-    config: Any = pack(ExpressionFilter(expression=when))
     return ResponseMapper(
-        filter=AccessLogFilter(
-            extension_filter=ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=config)
-        ),
+        filter=cel_filter(when),
         status_code=uint32(status),
         body=DataSource(inline_string=body),
         headers_to_add=[
@@ -188,7 +183,7 @@ def _policy(condition: Condition | None, *, vouched: bool) -> Policy:
         permissions=[_permission(condition)],
         principals=[_ANY_PRINCIPAL],
         condition=Expr.FromString(condition.tree(vouched=vouched)),
-        cel_config=_TEXTS,
+        cel_config=TEXTS,
     )
 
 
