@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from lateen.agent.scraping import MAX_BODY_BYTES as OF_APPLICATION
 from lateen.agent.standard_metrics import complete, series_of
+from lateen.wire.label_text import KNOWN, LABELS, SEPARATOR, SERVICE, UNLISTED, fields_of, labels_format, pack_service
 from lateen.wire.peer_env import LEFT_OUT, PEER_ORDER, pack_peer, peer_fields, unpack_peer
 from lateen.wire.series import MAX_COUNTERS, MAX_HISTOGRAMS, MAX_HOST, MAX_SCRAPE_BYTES, MAX_TOLD_BYTES
 
@@ -16,12 +17,32 @@ PRINCIPAL = "spiffe://cluster.local/ns/data/sa/db"
 
 
 OTHERS = 2 << 20  # what else Envoy counts
-LONGEST = (  # a sample with labels as long as they may be
-    f'connection_security_policy="mutual_tls",destination_principal="{"p" * 150}",'
-    f'destination_service="{"h" * MAX_HOST}",destination_service_name="{"n" * 63}",'
-    f'destination_service_namespace="{"n" * 63}",peer="{";".join(["x" * 72] * 7)}",'
-    f'reporter="source",request_protocol="http",response_code="200",response_flags="-",source_principal="{"p" * 150}"'
+LONGEST_TEXT = labels_format(
+    {
+        "reporter": "source",
+        "request_protocol": "http",
+        "connection_security_policy": "mutual_tls",
+        "response_code": "200",
+        "response_flags": "-",
+        SERVICE: KNOWN + pack_service(host="h" * MAX_HOST, name="n" * 63, namespace="n" * 63),
+        "peer": ";".join(["x" * 72] * 7),
+        "source_principal": "p" * 150,
+        "destination_principal": "p" * 150,
+    }
 )
+LONGEST = f'{LABELS}="{LONGEST_TEXT}"'  # a sample with labels as long as they may be
+CLIENTS = {  # what a client counts
+    "reporter": "source",
+    "request_protocol": "http",
+    "connection_security_policy": "unknown",
+    "response_code": "200",
+    "response_flags": "-",
+    SERVICE: KNOWN + pack_service(host="db.data.svc.cluster.local", name="db", namespace="data"),
+    "peer": pack_peer(THEIRS),
+    "source_principal": "spiffe://cluster.local/ns/shop/sa/web",
+    "destination_principal": PRINCIPAL,
+}
+SERVERS = {**CLIENTS, "reporter": "destination", "connection_security_policy": "mutual_tls"}
 
 
 def told(text: str) -> list[tuple[str, dict[str, str], float]]:
@@ -58,6 +79,79 @@ def test_what_a_client_counts_has_its_own_labels_and_the_servers() -> None:
         "response_code": "200",
         "grpc_response_status": "",
     }
+
+
+def counted(fields: dict[str, str], *others: str) -> dict[str, str]:
+    """Return the labels that are told of a series with the text of some fields, and other labels of Envoy's."""
+    text = f'{LABELS}="{labels_format(fields)}"'
+    ((_, labels, _),) = told(f"envoy_istio_requests_total{{{','.join((*others, text))}}} 1")
+    return labels
+
+
+def test_labels_that_come_as_one_text_are_told_one_by_one() -> None:
+    same = {
+        name: value for name, value in CLIENTS.items() if name not in ("reporter", SERVICE, "peer", "source_principal")
+    }
+    same |= {
+        "source_principal": CLIENTS["source_principal"],
+        "destination_service": "db.data.svc.cluster.local",
+        "destination_service_name": "db",
+        "destination_service_namespace": "data",
+    }
+    assert counted(CLIENTS) == {**same, **side("source", OWN), **side("destination", THEIRS), "reporter": "source"}
+    assert counted(SERVERS) == {
+        **same,
+        **side("source", THEIRS),
+        **side("destination", OWN),
+        "reporter": "destination",
+        "connection_security_policy": "mutual_tls",
+    }
+    grpc = {**CLIENTS, "request_protocol": "grpc", "grpc_response_status": "7"}
+    assert counted(grpc) == counted(CLIENTS) | {"request_protocol": "grpc", "grpc_response_status": "7"}
+    bytes_only = {name: CLIENTS[name] for name in ("reporter", SERVICE)}
+    assert {"response_code", "response_flags", "grpc_response_status"}.isdisjoint(counted(bytes_only))
+    assert counted(bytes_only)["destination_principal"] == "unknown"
+
+
+def test_what_a_request_calls_a_service_is_its_host_and_nothing_else() -> None:
+    for host in ("outside.test", "outside.test|bank|secret", ";|;", "", "a.test" + "x" * 249):
+        labels = counted({**CLIENTS, SERVICE: host, UNLISTED: "PassthroughCluster", "peer": ""})
+        assert labels["destination_service"] == (host or "unknown")
+        assert labels["destination_service_name"] == "PassthroughCluster"
+        assert labels["destination_service_namespace"] == "unknown"
+    nowhere = counted({**CLIENTS, SERVICE: "outside.test"})
+    assert nowhere["destination_service_name"] == "unknown"
+    stands_for_all = counted({**SERVERS, SERVICE: KNOWN + pack_service(host="", name="Any", namespace="")})
+    assert stands_for_all["destination_service_name"] == "Any"
+    assert counted({**SERVERS, SERVICE: KNOWN})["destination_service_name"] == "unknown"
+
+
+def test_a_name_in_a_certificate_that_holds_the_separator_changes_only_what_its_owner_says() -> None:
+    strange = f"spiffe://other/ns/a{SEPARATOR}x{SEPARATOR}y{SEPARATOR}z{SEPARATOR}{KNOWN}h|bank|b"
+    client = counted({**CLIENTS, "destination_principal": strange})
+    assert client == counted(CLIENTS) | {"destination_principal": strange}
+    server = counted({**SERVERS, "source_principal": strange})
+    kept = {name: value for name, value in counted(SERVERS).items() if not name.startswith("source_")}
+    assert server.items() >= kept.items()
+    assert server["source_principal"] == "spiffe://other/ns/a"
+    assert {name for name in server if name.startswith("source_")} == {
+        "source_principal",
+        *(f"source_{name}" for name in PEER_ORDER),
+    }
+
+
+def test_a_text_that_nobody_writes_tells_nothing() -> None:
+    for text in ("", "x", f"sink{SEPARATOR}http", SEPARATOR * 20):
+        assert fields_of(text) == {}
+    assert fields_of("source") == {"reporter": "source"}
+
+
+def test_what_a_telemetry_says_stands_before_the_text() -> None:
+    labels = counted(CLIENTS, 'destination_service="all"', f'reporter="{LEFT_OUT}"', 'verb="GET"')
+    assert labels["destination_service"] == "all"
+    assert labels["verb"] == "GET"
+    assert labels["source_workload"] == OWN["workload"]  # whose it is the text alone says
+    assert "reporter" not in labels
 
 
 def test_what_a_server_counts_of_a_client_that_says_nothing() -> None:

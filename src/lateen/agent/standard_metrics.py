@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
+from lateen.wire.label_text import LABELS, fields_of
 from lateen.wire.peer_env import LEFT_OUT, PEER_ORDER, UNKNOWN, unpack_peer
 from lateen.wire.series import MAX_COUNTERS, MAX_HISTOGRAMS, RULES_PREFIX
 
@@ -120,8 +121,11 @@ class _Completer:
         return f'{whole},le="{bound}' if found else whole
 
     def _completed(self, told: dict[str, str]) -> dict[str, str]:
+        fields = fields_of(told.pop(LABELS, ""))
+        told = fields | told
         peer = unpack_peer(told.pop("peer", ""))
-        here, there = ("source", "destination") if told.get("reporter") == "source" else ("destination", "source")
+        reporter = fields.get("reporter") or told.get("reporter")
+        here, there = ("source", "destination") if reporter == "source" else ("destination", "source")
         labels = {f"{here}_{name}": value for name, value in self._own.items()}
         labels |= {f"{there}_{name}": value for name, value in peer.items()}
         if peer["workload_namespace"] == UNKNOWN and there == "source":

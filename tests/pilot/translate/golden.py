@@ -23,6 +23,7 @@ from lateen.pilot.translate import (
     telemetry,
     tls,
 )
+from lateen.wire.label_text import SEPARATOR
 
 CONSTANTS: dict[str, Message] = {
     "ADS_PATIENT": parts.ADS_PATIENT,
@@ -67,7 +68,7 @@ CONSTANTS: dict[str, Message] = {
 def dump(message: Message, *, shorten: bool = True) -> str:
     """Return `message` as YAML; with `shorten`, constants within it are told by their names: `<READ_PEER>`."""
     content = to_dict(message)
-    return yaml.dump(_shorten(content) if shorten else content, Dumper=_Plain, width=120)
+    return yaml.dump(_spread(_shorten(content) if shorten else content), Dumper=_Plain, width=120)
 
 
 class _Plain(yaml.SafeDumper):
@@ -93,3 +94,12 @@ def _shorten(content: Any) -> Any:
     if isinstance(content, list):
         return [_shorten(item) for item in content]
     return content
+
+
+def _spread(content: Any) -> Any:
+    """Return `content` with the fields of a text of labels a line each."""
+    if isinstance(content, dict):
+        return {key: _spread(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_spread(item) for item in content]
+    return content.split(SEPARATOR) if isinstance(content, str) and SEPARATOR in content else content

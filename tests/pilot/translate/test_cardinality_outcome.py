@@ -20,11 +20,13 @@ from lateen.pilot.model.values_telemetry import Metrics, Telemetry
 from lateen.pilot.translate.clusters import build_fixed_clusters
 from lateen.pilot.translate.listeners import build_outbound_listener
 from lateen.pilot.translate.routes import build_route_config
+from lateen.wire.label_text import KNOWN, SEPARATOR
 from lateen.wire.series import MAX_COUNTERS, MAX_HISTOGRAMS, MAX_HOST, MAX_LABEL, MAX_SCRAPE_BYTES
 
 pytestmark = pytest.mark.envoy
 
 MOST_MEMORY = 200 << 20  # of Envoy beside what it has at rest; all series, and a scrape of them
+PRINCIPAL = "spiffe://cluster.local/ns/secret/sa/bank"
 BY_REQUEST = Telemetry(
     metrics=Metrics(
         labels=(("requests_total", (("asked", "request.path"), ("caller", "request.headers['x-caller']"))),)
@@ -109,6 +111,31 @@ def test_series_memory_and_scrapes_have_an_end_and_room_is_made_again(client: Cl
         ask(sock, host="again.test")
     for metric in ("istio_requests_total", "istio_request_bytes_count"):
         assert client.envoy.wait_for(metric, above=0, destination_service="again.test").value == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "believed"),
+    [
+        (f"x{SEPARATOR}y", ""),
+        (f"{KNOWN}bank.secret|bank|secret", ""),
+        (f"h{SEPARATOR}{SEPARATOR}{SEPARATOR}{PRINCIPAL}", ""),
+        ("bank.secret|bank|secret", ""),
+        ("a;b", "BlackHoleCluster"),  # may be a host
+    ],
+)
+def test_a_host_header_stays_one_label_whatever_it_holds(client: Client, host: str, believed: str) -> None:
+    with dial(client.any_host) as sock:
+        sock.sendall(f"GET / HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+        assert sock.recv(100).startswith(b"HTTP/1.1 502 " if believed == "BlackHoleCluster" else b"HTTP/1.1 400 ")
+    with dial(client.any_host) as sock:
+        ask(sock, host="after.test")
+    client.envoy.wait_for("istio_requests_total", above=0, destination_service="after.test")
+    samples = [sample.labels for sample in client.envoy.samples("istio_requests_total")]
+    told = [labels for labels in samples if labels["destination_service"] == host]
+    assert [labels["destination_service_name"] for labels in told] == ([believed] if believed else [])
+    for labels in samples:
+        assert labels["destination_service_name"] in ("unknown", "BlackHoleCluster")
+        assert labels["destination_service_namespace"] == labels["destination_principal"] == "unknown"
 
 
 def test_labels_have_a_length_that_ends(client: Client) -> None:

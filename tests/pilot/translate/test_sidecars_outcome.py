@@ -362,7 +362,7 @@ def test_series_have_istios_names_and_no_others(mesh: Mesh) -> None:
         "envoy_istio_request_bytes",
         "envoy_istio_response_bytes",
     } <= names
-    sample = mesh.web.wait_for("istio_requests_total", reporter="source")
+    sample = mesh.web.wait_for("istio_requests_total", reporter="source", request_protocol="http")
     expected = {*SOURCE_LABELS, *DESTINATION_LABELS, "reporter", "request_protocol", "response_code"}
     expected |= {"response_flags", "connection_security_policy"}
     assert set(sample.labels) == expected

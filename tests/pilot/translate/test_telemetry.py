@@ -20,11 +20,26 @@ from lateen.pilot.model.values_telemetry import (
 )
 from lateen.pilot.translate.access_logs import chain_logs, listener_logs
 from lateen.pilot.translate.metric_expressions import to_envoy
+from lateen.pilot.translate.metric_labels import GATEWAY_LABELS, INBOUND_LABELS, OUTBOUND_LABELS, without
 from lateen.pilot.translate.pack import unpack
 from lateen.pilot.translate.tracing import tracing_of
+from lateen.wire.label_text import SERVICE, UNLISTED
 
 ZIPKIN = Zipkin(collector=Collector(cluster="c", authority="a"))
 TRACED = Tracing(tracer=ZIPKIN, percent=12.5)
+
+
+def test_fields_that_a_telemetry_replaces_make_no_series() -> None:
+    assert without(OUTBOUND_LABELS, ()) == OUTBOUND_LABELS
+    changed = without(OUTBOUND_LABELS, ("response_code", "reporter"))
+    assert changed == {field: form for field, form in OUTBOUND_LABELS.items() if field != "response_code"}
+    # Who gives services another name does not want every host that is asked for.
+    assert ":authority" in OUTBOUND_LABELS[SERVICE]
+    assert without(OUTBOUND_LABELS, ("destination_service",))[SERVICE] == GATEWAY_LABELS[SERVICE]
+    assert without(INBOUND_LABELS[True], ("destination_service",)) == INBOUND_LABELS[True]
+    services = ("destination_service", "destination_service_name", "destination_service_namespace")
+    for labels in (OUTBOUND_LABELS, GATEWAY_LABELS, INBOUND_LABELS[False]):
+        assert labels.keys() - without(labels, services).keys() == {SERVICE, UNLISTED} & labels.keys()
 
 
 def test_fields_of_tracing() -> None:

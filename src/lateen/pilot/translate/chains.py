@@ -24,6 +24,7 @@ from envoy.type.v3.range_pb2 import Int32Range
 from lateen.pilot.model.values import ConfigRef, ServiceRef
 from lateen.pilot.translate.pack import pack
 from lateen.pilot.translate.parts import config_path, duration, metadata, uint32
+from lateen.wire.label_text import pack_service
 
 __all__ = [
     "HTTP_INSPECTOR",
@@ -74,13 +75,11 @@ def build_chain(
 
 
 def _metadata(service: ServiceRef | None, rule: ConfigRef | None, label: str) -> Metadata | None:
-    fields: dict[str, Any] = {"service_name": label} if label else {}
+    fields: dict[str, Any] = {}
     if service is not None:
-        fields = {
-            "host": service.hostname,
-            "service_name": service.name,
-            "service_namespace": service.namespace,
-        }
+        fields["service"] = pack_service(host=service.hostname, name=service.name, namespace=service.namespace)
+    elif label:
+        fields["service"] = pack_service(host="", name=label, namespace="")
     if rule is not None:
         fields["config"] = config_path(rule)
     return metadata(istio=fields) if fields else None

@@ -79,6 +79,7 @@ from lateen.pilot.translate.upstream_http import (
     protocol_options,
     tls_options,
 )
+from lateen.wire.label_text import KNOWN, pack_service
 
 __all__ = [
     "build_black_hole_cluster",
@@ -205,12 +206,10 @@ def _outbound_metadata(inp: ClusterInput, upstream: Upstream) -> Metadata:
 
 @lru_cache(maxsize=4096)  # a service has a cluster for each port and subset, and they change together
 def _service_bytes(service: ServiceRef) -> bytes:
-    # The flat keys are for `%METADATA(CLUSTER:istio:host)%`, which reads no lists; the list is what Istio's tools read.
+    # The text is for the standard metrics, which read no lists; the list is what Istio's tools read.
     return struct_bytes(
         {
-            "host": service.hostname,
-            "service_name": service.name,
-            "service_namespace": service.namespace,
+            "service": KNOWN + pack_service(host=service.hostname, name=service.name, namespace=service.namespace),
             "services": [{"host": service.hostname, "name": service.name, "namespace": service.namespace}],
         }
     )

@@ -43,8 +43,10 @@ from lateen.pilot.translate.metric_labels import (
     OUTBOUND_LABELS,
     OUTBOUND_TCP_LABELS,
     TCP_LABELS,
+    without,
 )
 from lateen.pilot.translate.pack import TYPE_PREFIX, length_delimited, varint_field
+from lateen.wire.label_text import LABELS, labels_format
 from lateen.wire.peer_env import LEFT_OUT
 from lateen.wire.series import MAX_COUNTERS, MAX_HISTOGRAMS
 
@@ -171,16 +173,18 @@ Tags = Callable[[str], list[Config.Tag]]
 
 
 def _tags_by_metric(labels: Mapping[str, str], metrics: Metrics) -> Tags:
-    """Return what gives the labels of a metric: the standard ones, and what a Telemetry makes of them."""
+    """Return what gives the labels of a metric: the standard ones as one text, and what a Telemetry makes of others."""
     changed = dict(metrics.labels)
 
     @cache
     def tags(name: str) -> list[Config.Tag]:
-        formats = dict(labels)
-        for label, expression in changed.get(name, ()):
-            # A label that the agent would put there has to be said to be left out.
-            formats[label] = LEFT_OUT if expression is None else label_format(expression)
-        return [Config.Tag(name=label, value_format=formats[label]) for label in sorted(formats)]
+        # A label that the agent would put there has to be said to be left out.
+        formats = {
+            label: LEFT_OUT if expression is None else label_format(expression)
+            for label, expression in changed.get(name, ())
+        }
+        standard = Config.Tag(name=LABELS, value_format=labels_format(without(labels, formats)))
+        return [standard, *(Config.Tag(name=label, value_format=formats[label]) for label in sorted(formats))]
 
     return tags
 

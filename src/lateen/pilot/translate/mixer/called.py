@@ -95,9 +95,7 @@ _TRUE: Final = BoolValue(value=True)
 _SPACES: Final = (PEER_NAMESPACE, JWT_FILTER)
 # What Envoy tells in fields of its own, however few headers it sends.
 _NAMED: Final = {"request.useragent": "user-agent", "request.referer": "referer", "request.id": "x-request-id"}
-_SERVICE_OF_CHAIN: Final = "|".join(
-    f"%METADATA(LISTENER_FILTER_CHAIN:istio:{key})%" for key in ("host", "service_name", "service_namespace")
-)
+_SERVICE_OF_CHAIN: Final = "%METADATA(LISTENER_FILTER_CHAIN:istio:service)%"
 
 
 def build_mixer_cluster(calls: MixerCalls) -> Cluster:
