@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from tests.e2e.harness import free_port
 from tests.e2e.servers import redis_server
+from tests.fakes.ports import free_port
 
 from bench.live import Measured, Pairs, have_load_generator, live_pairs
 from bench.processes import cpu_seconds, rss_bytes

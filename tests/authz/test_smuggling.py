@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from tests.authz.smuggling_corpus import Smuggle, attacks
 from tests.fakes.comparing import Guarded, in_force
 from tests.fakes.court import NETWORK, Case, Client, Court
-from tests.fakes.proxies import free_port
+from tests.fakes.ports import free_port
 from tests.fakes.raw_http import RawH2, send_h1
 from tests.fakes.web_servers import WebServer, apache, nginx
 from tests.pilot.translate.cases import QUIET, REVIEWS, cluster, host, route

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.harness import ECHO, eventually, free_port
+from tests.e2e.harness import ECHO, eventually
+from tests.fakes.ports import free_port
 
 from lateen.cli import main
 from lateen.wire.envoy import find_envoy

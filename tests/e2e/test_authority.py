@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from tests.e2e.harness import ECHO, MeshRun, eventually, free_port
+from tests.e2e.harness import ECHO, MeshRun, eventually
 from tests.fakes.openbao import OpenBao
+from tests.fakes.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.timeout(180)]
 

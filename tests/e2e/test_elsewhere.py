@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.e2e.harness import ECHO, MeshRun, eventually, free_port
+from tests.e2e.harness import ECHO, MeshRun, eventually
+from tests.fakes.ports import free_port
 
 from lateen.citadel.audit import read_audit
 

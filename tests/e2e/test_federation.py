@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-from tests.e2e.harness import ECHO, MeshRun, eventually, free_port
+from tests.e2e.harness import ECHO, MeshRun, eventually
+from tests.fakes.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.envoy, pytest.mark.timeout(180)]
 

@@ -22,9 +22,10 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.service.discovery.v3.ads_pb2_grpc import AggregatedDiscoveryServiceStub
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
-from tests.e2e.harness import MeshRun, eventually, free_port
+from tests.e2e.harness import MeshRun, eventually
 from tests.fakes.certs import StrangeAuthority
 from tests.fakes.http3_client import http3_get
+from tests.fakes.ports import free_port
 from tests.fakes.proxies import Answer, ask, dial
 from tests.fakes.tls_clients import Pair, TlsClient, make_pair, revoke, rsa_key, secret_yaml, serial_of
 from websockets.sync.client import connect as websocket

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.e2e.harness import MeshRun, eventually, free_port
+from tests.e2e.harness import MeshRun, eventually
 from tests.fakes.certs import StrangeAuthority, p256_csr
+from tests.fakes.ports import free_port
 from tests.fakes.proxies import ask
 from tests.fakes.tls_clients import TlsClient, make_pair, secret_yaml
 from tests.fakes.tokens import jwk, private_jwk, sign

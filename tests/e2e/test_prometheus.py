@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 from tests.e2e import servers
-from tests.e2e.harness import ECHO, MeshRun, eventually, free_port
+from tests.e2e.harness import ECHO, MeshRun, eventually
+from tests.fakes.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.timeout(240)]
 

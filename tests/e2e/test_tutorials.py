@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.e2e.harness import MeshRun, eventually, free_port
+from tests.e2e.harness import MeshRun, eventually
 from tests.e2e.measuring import samples
 from tests.fakes.certs import StrangeAuthority, key_pem, pem_of
+from tests.fakes.ports import free_port
 from tests.fakes.tls_clients import Pair, TlsClient, make_pair, secret_yaml, serial_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.timeout(180)]

@@ -39,12 +39,12 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 from google.protobuf.message import Message
 from tests.fakes.authorizers import GrpcAuthorizer, HttpAuthorizer, Question
 from tests.fakes.certs import StrangeAuthority
+from tests.fakes.ports import free_port, free_ports
 from tests.fakes.proxies import (
     ConfigServer,
     Identity,
     RealEnvoy,
     by_address,
-    free_port,
     make_identity,
     sign_identity,
     unmarked,
@@ -129,7 +129,7 @@ class Court:
         self._contexts: dict[tuple[str, bool], ssl.SSLContext] = {}
         self._server = ConfigServer(folder / "config.sock")
         self._stack.callback(self._server.close)
-        self._http_app, self._tcp_app = _free_ports(2)
+        self._http_app, self._tcp_app = free_ports(2)
         self._authorizers = {GRPC_AUTHORIZER: GrpcAuthorizer(), HTTP_AUTHORIZER: HttpAuthorizer()}
 
     def __enter__(self) -> Self:
@@ -272,15 +272,6 @@ def ask_http(sock: socket.socket, request: bytes, *, head: bool = False) -> Http
         closing=headers.get(b"connection", b"").lower() == b"close",
         body=body,
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports on which nobody listens, no two alike."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
 
 
 def _answering(name: str, port: int) -> Listener:

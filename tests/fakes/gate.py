@@ -25,6 +25,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.protobuf.symbol_database import Default
 from tests.fakes.certs import StrangeAuthority
+from tests.fakes.ports import free_port
 from tests.fakes.proxies import (
     AnyApp,
     ConfigServer,
@@ -33,7 +34,6 @@ from tests.fakes.proxies import (
     RealEnvoy,
     ask,
     by_address,
-    free_port,
     make_identity,
     unmarked,
 )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from tests.fakes.ports import free_port
 
 PUBLIC, BY_PATH, BY_HOST = b"a public page", b"secret of the path", b"secret of the host"
 START_SECONDS = 15.0
@@ -89,9 +90,7 @@ class WebServer:
             pytest.skip(f"needs {command}: apt-get install {package}")
         self.name = name
         self._command = found
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
 
     def __enter__(self) -> Self:
         # Servers that are started as root become somebody else, who may not enter pytest's folders.

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.harness import eventually, free_port
+from tests.e2e.harness import eventually
 from tests.e2e.servers import redis_server
+from tests.fakes.ports import free_port
 from tests.mixer.test_engine import HERE, bag, rules
 
 from lateen.errors import BadInput

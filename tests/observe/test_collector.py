@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from tests.fakes.ports import free_ports
 from tests.observe.test_spans import SPAN, TRACE, ZIPKIN, otlp
 
 from lateen.cli import main
@@ -24,14 +24,6 @@ from lateen.observe.collector import EXPORT, MAX_REPORT_BYTES, Collector, Collec
 from lateen.observe.traces import TraceStore
 from lateen.settings import Settings
 from lateen.wire.envoy import find_envoy
-
-
-def free_ports(count: int) -> list[int]:
-    socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(sock.getsockname()[1]) for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports
 
 
 @dataclass

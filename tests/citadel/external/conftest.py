@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.harness import free_port
 from tests.fakes.kube_api import KubeApi
 from tests.fakes.openbao import OpenBao
+from tests.fakes.ports import free_port
 
 from lateen.citadel.external.config import AuthorityConfig, load_authority_config
 

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.fakes.kube_api import KubeApi
 from tests.fakes.openbao import OpenBao
+from tests.fakes.ports import free_port
 
 from lateen.citadel.external.check import parse_chain, parse_roots
 from lateen.citadel.external.config import AuthorityConfig
@@ -410,8 +411,6 @@ async def test_nothing_that_is_told_holds_the_token(setup: Setup, bao: OpenBao) 
 
 async def test_an_outage_and_the_way_back(tmp_path: Path, configured: Callable[[str], AuthorityConfig]) -> None:
     """Stopped, started but sealed, unsealed: each has its own words, and no restart of ours is needed."""
-    from tests.e2e.harness import free_port
-
     bao = OpenBao(tmp_path, free_port())
     bao.start()
     try:

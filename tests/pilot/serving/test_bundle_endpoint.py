@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.fakes.certs import ManualClock
+from tests.fakes.ports import free_port
 
 from lateen.citadel.authority import Authority
 from lateen.citadel.jwt_authority import JwtAuthority
@@ -68,9 +68,7 @@ def mesh(tmp_path: Path) -> Mesh:
 
 @asynccontextmanager
 async def serving(mesh: Mesh, certificate: Callable[[], ssl.SSLContext]) -> AsyncIterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     options = BundleEndpointOptions(address="127.0.0.1", port=port, refresh=timedelta(seconds=90))
     endpoint = BundleEndpoint(options, mesh.bundle, certificate, Sequence(mesh.folder / "bundle.json"))
     await endpoint.start()

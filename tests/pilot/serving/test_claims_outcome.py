@@ -12,6 +12,7 @@ import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_pb2 import Listener
 from tests.fakes.certs import StrangeAuthority
+from tests.fakes.ports import free_port
 from tests.fakes.proxies import (
     ConfigServer,
     HttpApp,
@@ -20,7 +21,6 @@ from tests.fakes.proxies import (
     ask,
     by_address,
     dial,
-    free_port,
     make_identity,
     unmarked,
 )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import structlog
+from tests.fakes.ports import free_port
 
 from lateen.errors import BadInput, Refused
 from lateen.pilot.serving.metrics_endpoint import MetricsEndpoint, MetricsEndpointOptions, targets
@@ -24,12 +24,6 @@ def registration(name: str, *, remote: bool = False, ip: str = "10.77.0.2") -> R
     return Registration(
         name=name, namespace="shop", version="v1", labels=labels, ip=ip, pid=1, start_ticks=1, remote=remote
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager

@@ -23,7 +23,8 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from google.protobuf.message import Message
 from tests.fakes.certs import StrangeAuthority, key_pem, pem_of, uri
 from tests.fakes.peer_modes import MODES, PeerPolicy, all_yaml, mode_of
-from tests.fakes.proxies import AnyApp, ConfigServer, Identity, RealEnvoy, ask, by_address, dial, free_port, unmarked
+from tests.fakes.ports import free_port
+from tests.fakes.proxies import AnyApp, ConfigServer, Identity, RealEnvoy, ask, by_address, dial, unmarked
 from tests.fakes.yard import Yard
 from tests.pilot.serving.conftest import Bench
 

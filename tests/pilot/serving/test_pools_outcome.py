@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from tests.fakes.ports import free_port
 from tests.fakes.proxies import ConfigServer, ask, dial
 from tests.fakes.tapes import H2_PING, H2_PREFACE, ConnectProxy, Full, Tape
 from tests.fakes.yard import Yard
@@ -468,9 +469,7 @@ def test_names_of_statistics(yard: Yard) -> None:
 
 
 def test_an_http_proxy_where_the_mesh_asks_for_one(yard: Yard) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     use(yard, "proxied", "{loadBalancer: {simple: RANDOM}}", more=MESH % f"proxyHttpPort: {port}")
     with dial(port) as sock:
         assert ask(sock, "http://proxied.test/page", host="proxied.test").json["path"] == "/page"

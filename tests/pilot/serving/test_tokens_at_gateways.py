@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from tests.fakes.certs import StrangeAuthority
+from tests.fakes.ports import free_port
 from tests.fakes.proxies import (
     Answer,
     ConfigServer,
@@ -17,7 +18,6 @@ from tests.fakes.proxies import (
     RealEnvoy,
     ask,
     dial,
-    free_port,
     make_identity,
     unmarked,
 )

@@ -19,6 +19,7 @@ from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateValidationContext
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from tests.fakes.certs import StrangeAuthority
+from tests.fakes.ports import free_port
 from tests.fakes.proxies import (
     Answer,
     AnyApp,
@@ -29,7 +30,6 @@ from tests.fakes.proxies import (
     ask,
     by_address,
     dial,
-    free_port,
     make_identity,
     unmarked,
 )

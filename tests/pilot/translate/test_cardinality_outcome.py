@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import pytest
 from tests.fakes.certs import StrangeAuthority
-from tests.fakes.proxies import ConfigServer, RealEnvoy, ask, dial, free_port, make_identity
+from tests.fakes.ports import free_port
+from tests.fakes.proxies import ConfigServer, RealEnvoy, ask, dial, make_identity
 from tests.pilot.translate.cases import QUIET
 
 from lateen.agent.standard_metrics import series_of

@@ -16,7 +16,8 @@ from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateVali
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf.message import Message
 from tests.fakes.certs import StrangeAuthority, key_pem, pem_of
-from tests.fakes.proxies import Answer, AnyApp, ConfigServer, HttpApp, RealEnvoy, ask, by_address, dial, free_port
+from tests.fakes.ports import free_port
+from tests.fakes.proxies import Answer, AnyApp, ConfigServer, HttpApp, RealEnvoy, ask, by_address, dial
 from tests.pilot.translate.cases import QUIET, cluster, route
 
 from lateen.api.protocol import Protocol

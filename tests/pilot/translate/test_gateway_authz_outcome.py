@@ -14,7 +14,8 @@ from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateValidationContext
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from tests.fakes.certs import StrangeAuthority
-from tests.fakes.proxies import ConfigServer, HttpApp, Identity, RealEnvoy, ask, dial, free_port, make_identity
+from tests.fakes.ports import free_port
+from tests.fakes.proxies import ConfigServer, HttpApp, Identity, RealEnvoy, ask, dial, make_identity
 from tests.pilot.translate.authz_cases import in_force
 from tests.pilot.translate.cases import PEER, QUIET, REVIEWS, cluster, host, route
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pytest
 from google.protobuf.message import Message
-from tests.fakes.proxies import ConfigServer, HttpApp, RealEnvoy, ask, dial, free_port
+from tests.fakes.ports import free_port
+from tests.fakes.proxies import ConfigServer, HttpApp, RealEnvoy, ask, dial
 from tests.pilot.translate.cases import PEER, QUIET, REVIEWS, cluster, host, route
 
 from lateen.pilot.model.values import (

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 from tests.fakes.certs import StrangeAuthority
+from tests.fakes.ports import free_port
 from tests.fakes.proxies import (
     AnyApp,
     ConfigServer,
@@ -23,7 +24,6 @@ from tests.fakes.proxies import (
     ask,
     by_address,
     dial,
-    free_port,
     make_identity,
     unmarked,
 )

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import grpc
 import pytest
 from tests.fakes.certs import StrangeAuthority
+from tests.fakes.ports import free_port
 from tests.fakes.proxies import (
     AnyApp,
     ConfigServer,
@@ -28,7 +29,6 @@ from tests.fakes.proxies import (
     ask,
     dead_port,
     dial,
-    free_port,
     make_identity,
 )
 from tests.fakes.tokens import jwks

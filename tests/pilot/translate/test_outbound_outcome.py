@@ -19,6 +19,7 @@ from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateVali
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf.message import Message
 from tests.fakes.certs import StrangeAuthority, key_pem, pem_of
+from tests.fakes.ports import free_port
 from tests.fakes.proxies import (
     Answer,
     AnyApp,
@@ -29,7 +30,6 @@ from tests.fakes.proxies import (
     by_address,
     dead_port,
     dial,
-    free_port,
 )
 from tests.pilot.translate.cases import QUIET, cluster, hashing, route
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import grpc
 import pytest
 from tests.fakes.certs import StrangeAuthority
+from tests.fakes.ports import free_port
 from tests.fakes.proxies import (
     AnyApp,
     ConfigServer,
@@ -19,7 +20,6 @@ from tests.fakes.proxies import (
     ask,
     dead_port,
     dial,
-    free_port,
     make_identity,
 )
 from tests.pilot.translate.cases import QUIET, cluster, inbound, inbound_port, route

@@ -25,6 +25,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf.message import Message
 from tests.fakes.certs import StrangeAuthority, key_pem, pem_of, uri
+from tests.fakes.ports import free_port
 from tests.fakes.proxies import (
     AnyApp,
     ConfigServer,
@@ -32,7 +33,6 @@ from tests.fakes.proxies import (
     RealEnvoy,
     by_address,
     dial,
-    free_port,
     make_identity,
     unmarked,
 )

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.ports import free_port
 from tests.fakes.xds import FakeSlice, FakeSource, make_cluster, make_endpoints, make_listener, make_route
-from tests.pilot.xds.conftest import Backend, Envoy, backend, eventually, free_port, serving
+from tests.pilot.xds.conftest import Backend, Envoy, backend, eventually, serving
 
 from lateen.pilot.xds import stream as stream_module
 from lateen.pilot.xds.server import AdsServer
