@@ -26,6 +26,7 @@ from lateen.pilot.serving.groups import group_info
 from lateen.pilot.serving.scopes import CDS, EDS, LDS
 from lateen.pilot.serving.source import MeshProxy
 from lateen.pilot.translate.http_manager import HCM_NAME
+from lateen.wire.label_text import pack_service
 from lateen.wire.local import GroupInfo, GroupQuery, Probe
 
 HOST = "db.example.com"
@@ -506,11 +507,11 @@ def test_a_workload_of_a_group_serves_at_the_groups_ports(bench: Bench, client: 
     assert "inbound|19000||" in resources(inbound, CDS, Cluster)
     listener = resources(inbound, LDS, Listener)["virtualInbound"]
     (guarded,) = {
-        chain.metadata.filter_metadata["istio"]["host"]
+        chain.metadata.filter_metadata["istio"]["service"]
         for chain in listener.filter_chains
         if chain.filter_chain_match.destination_port.value == 19000
     }
-    assert guarded == "db.default.svc.cluster.local"
+    assert guarded == pack_service(host="db.default.svc.cluster.local", name="db", namespace="default")
 
 
 # ---------------------------------------------------------------- what the mesh lets be seen
