@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 from tests.e2e.harness import ECHO, Answer, MeshRun, eventually
+from tests.net.test_turns import takes_turns
+
+from lateen.mixer.process import TURN_NANOSECONDS
+from lateen.net.kernel import turn_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.envoy, pytest.mark.netns, pytest.mark.timeout(180)]
 
@@ -214,6 +218,7 @@ def test_a_rule_in_envoy_needs_no_mixer(shop: Shop) -> None:
     shop.rule(ASKED)
     eventually(lambda: shop.get(x_who="intern").status == 423, what="interns are denied")
     pid = shop.mixer()["pid"]
+    assert turn_of(pid) == TURN_NANOSECONDS or not takes_turns()
     shop.rule(DENY.replace("orders", "web") + "\n---\n" + RULE + DENY)
     eventually(lambda: shop.get(x_who="intern").body == b"not for interns", what="interns are denied otherwise")
     decisions = shop.mixer()["decisions"]
