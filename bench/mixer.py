@@ -73,7 +73,7 @@ def mixer_rows(*, quick: bool) -> list[Row]:
     if not have_load_generator():
         return [*rows, Row("data plane", "skipped", 0, note="needs h2load (Debian: nghttp2-client), curl, nsenter")]
     with live_pairs(NAMES, RESOURCES) as pairs:
-        return [*_proxies(pairs, turns=2 if quick else 7), *_mixer(pairs, turns=1 if quick else 4), *rows]
+        return [*_proxies(pairs, turns=2 if quick else 11), *_mixer(pairs, turns=1 if quick else 8), *rows]
 
 
 def _turns(names: Sequence[str], turns: int, load: Callable[[str], Measured]) -> list[dict[str, Measured]]:
