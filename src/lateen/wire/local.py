@@ -240,7 +240,7 @@ class MixerInfo(_Message, frozen=True, kw_only=True):
     """The process that decides rules which proxies cannot; it is there while a rule needs it."""
 
     pid: int  # 0: it does not run
-    state: str  # "serving" | "starting" | "taking new rules" | "not running: <why>"
+    state: str  # "serving" | "starting" | "taking new rules" | "ending" | "not running: <why>"
     started: str  # RFC 3339
     starts: int  # since the control plane started; more than one: it ended, or hung
     rules: int

@@ -110,6 +110,18 @@ async def test_it_comes_back(tmp_path: Path, number: signal.Signals) -> None:
         assert not Path(f"/proc/{first}").exists()
 
 
+async def test_one_that_does_not_end_is_ended_with_the_control_plane(tmp_path: Path) -> None:
+    async with kept(tmp_path) as keeper:
+        keeper.keeper.want([RULE])
+        await until(lambda: serving(keeper))
+        pid = keeper.keeper.pid
+        os.kill(pid, signal.SIGSTOP)
+        keeper.keeper.want([])
+        await until(lambda: (info := keeper.keeper.info()) is not None and info.state == "ending")
+        assert keeper.keeper.pid == pid
+    assert not Path(f"/proc/{pid}").exists()
+
+
 async def test_new_rules_reach_the_one_that_runs(tmp_path: Path) -> None:
     async with kept(tmp_path) as keeper:
         keeper.keeper.want([RULE])

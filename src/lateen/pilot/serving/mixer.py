@@ -127,6 +127,8 @@ class MixerKeeper:
         report = self._report
         if not self.pid:
             state = f"not running: {self.why}" if self.why else "not running"
+        elif not self._rules.rules:
+            state = "ending"
         elif report is None or not report.serving:
             state = "starting"
         else:
@@ -324,7 +326,7 @@ class MixerKeeper:
             self._on_change()
 
     async def _end(self, *, at_once: bool = False) -> None:
-        child, self._child = self._child, None
+        child = self._child
         writer, self._writer = self._writer, None
         self._report = None
         if writer is not None:
@@ -341,6 +343,7 @@ class MixerKeeper:
                 with contextlib.suppress(ProcessLookupError):
                     child.kill()
         await child.wait()
+        self._child = None  # not before: whoever is cancelled here leaves it to the one who ends everything
 
 
 def _public_key(csr: str) -> str:
