@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lateen.agent import registration
 from lateen.agent.registration import Registrar
 from lateen.errors import Refused, Unavailable
 from lateen.wire.local import Goodbye, Registered, Registration
@@ -84,3 +85,30 @@ async def test_a_refusal_at_first_is_final(log: Any) -> None:
     with pytest.raises(Refused, match="the name is taken"):
         await plane.registrar(log, 0.02).first(ME, seconds=1)
     assert plane.told == []
+
+
+async def test_a_control_plane_that_does_not_answer_holds_up_no_tidying(
+    log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a task that is cancelled: what comes after the goodbye has to be done."""
+    monkeypatch.setattr(registration, "GOODBYE_SECONDS", 0.02)
+    plane = Plane()
+    done: list[str] = []
+
+    async def hang(_: Goodbye) -> Registered:
+        await asyncio.sleep(1000)
+        return MESH
+
+    async def run() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await Registrar(plane.register, hang, log=log, draw=lambda: 0.0).leave(name=ME.name, pid=1)
+            done.append("folder removed")
+
+    task = asyncio.create_task(run())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert done == ["folder removed"]
+    assert log.said("not deregistered")

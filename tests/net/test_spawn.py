@@ -17,7 +17,7 @@ from lateen.errors import BadInput, Unavailable
 from lateen.net.capture import Capture
 from lateen.net.client import Attachment, Lease
 from lateen.net.process import start_ticks
-from lateen.net.spawn import Role, spawn
+from lateen.net.spawn import Role, ends_within, spawn
 from lateen.settings import Settings
 
 from .conftest import is_gone, run_inside, start_inside, stop, until
@@ -279,3 +279,23 @@ async def test_a_launch_that_is_cancelled_leaves_no_process() -> None:
         if "sleep" in Path(f"/proc/{child}/cmdline").read_text()
     }
     assert children == set()
+
+
+async def test_the_end_of_a_child_is_waited_for_while_being_cancelled() -> None:
+    """As in a `finally`: Debian 12's `asyncio.timeout` would raise CancelledError there, and nobody would end it."""
+    child = await spawn(["sleep", "1000"], attachment=None, env=PATH, role="app")
+    found: list[bool] = []
+
+    async def tidy_up() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            found.append(await ends_within(child, 0.05))
+            child.kill()
+            found.append(await ends_within(child, 30))
+
+    task = asyncio.create_task(tidy_up())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert (found, task.cancelled()) == ([False, True], True)

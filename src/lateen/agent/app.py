@@ -17,6 +17,7 @@ from lateen.agent.envoy import Child
 from lateen.agent.listening import Listening, read_listening
 from lateen.agent.log import Log
 from lateen.agent.spec import Place, WorkloadSpec
+from lateen.net.spawn import ends_within
 
 __all__ = ["Application", "app_environment", "exit_code", "missing_ports"]
 
@@ -108,10 +109,7 @@ class Application:
             return
         with contextlib.suppress(ProcessLookupError):
             child.send_signal(number)
-        try:
-            async with asyncio.timeout(seconds):
-                await child.wait()
-        except TimeoutError:
+        if not await ends_within(child, seconds):
             self._log.warning("application killed: it did not stop", pid=child.pid, seconds=seconds)
             self._kill(child)
             await child.wait()

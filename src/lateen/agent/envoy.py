@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from lateen.agent.backoff import Backoff
 from lateen.agent.log import Log
+from lateen.net.spawn import ends_within
 from lateen.wire.envoy import find_envoy
 from lateen.wire.local import AGENTS_CHOICE, ProxySettings
 
@@ -122,10 +123,7 @@ class EnvoySupervisor:
         if child is None:
             return
         self._signal(child, signal.SIGTERM)
-        try:
-            async with asyncio.timeout(STOP_SECONDS):
-                await child.wait()
-        except TimeoutError:
+        if not await ends_within(child, STOP_SECONDS):
             self._log.warning("envoy killed: it did not stop", pid=child.pid)
             await self._kill()
 

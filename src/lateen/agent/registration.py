@@ -122,10 +122,14 @@ class Registrar:
             return
         self._left = True
         try:
-            async with asyncio.timeout(GOODBYE_SECONDS), self._calling:
-                await self._deregister(Goodbye(name=name, pid=pid))
+            # Not `asyncio.timeout`, which must not be used while being cancelled: see `lateen.net.spawn.ends_within`.
+            await asyncio.wait_for(self._say_goodbye(Goodbye(name=name, pid=pid)), GOODBYE_SECONDS)
         except (LateenError, TimeoutError) as error:
             self._log.warning("not deregistered", reason=str(error) or "no answer in time")
+
+    async def _say_goodbye(self, goodbye: Goodbye) -> None:
+        async with self._calling:
+            await self._deregister(goodbye)
 
     def _backoff(self) -> Backoff:
         return Backoff(first=FIRST_WAIT_SECONDS, longest=LONGEST_WAIT_SECONDS, draw=self._draw)

@@ -149,8 +149,7 @@ class KubernetesAuthority(ExternalAuthority):
 
     async def _delete(self, name: str) -> None:
         try:
-            async with asyncio.timeout(DELETE_SECONDS):
-                await self._call("DELETE", f"{REQUESTS}/{name}", None)
+            await asyncio.wait_for(self._call("DELETE", f"{REQUESTS}/{name}", None), DELETE_SECONDS)
         except (LateenError, TimeoutError):
             return  # gone, never made, or left to the cluster's own clearing
 

@@ -70,8 +70,7 @@ class GrpcServer:
             connection.leave()
         for patience in (grace_seconds, END_SECONDS):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self._empty.wait()
+                await asyncio.wait_for(self._empty.wait(), patience)
             for connection in list(self._connections):
                 connection.abort()
 

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from lateen.mixer.own.frames import Answer, Ask, Bind, Bound, Failure, Hello, Load, Reply, Tell, read_frame, to_frame
-from lateen.net.spawn import spawn
+from lateen.net.spawn import ends_within, spawn
 
 __all__ = ["Worker", "WorkerGone"]
 
@@ -129,13 +129,9 @@ class Worker:
         """End it, at once where it does not by itself."""
         if self._writer is not None:
             self._writer.close()
-        if self._process is not None:
-            try:
-                async with asyncio.timeout(END_SECONDS):
-                    await self._process.wait()
-            except TimeoutError:
-                self.kill("")
-                await self._process.wait()
+        if self._process is not None and not await ends_within(self._process, END_SECONDS):
+            self.kill("")
+            await self._process.wait()
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading])

@@ -120,8 +120,7 @@ class Sinks:
 
     async def close(self) -> None:
         try:
-            async with asyncio.timeout(LAST_SECONDS):
-                await self._flush()
+            await asyncio.wait_for(self._flush(), LAST_SECONDS)
         except TimeoutError:
             return
 

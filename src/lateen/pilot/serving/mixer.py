@@ -29,7 +29,7 @@ from lateen.api.base import EMPTY, Object, Problem
 from lateen.api.encode import encode_object
 from lateen.citadel.authority import IssuedChain
 from lateen.errors import LateenError
-from lateen.net.spawn import spawn
+from lateen.net.spawn import ends_within, spawn
 from lateen.wire.local import MixerInfo
 from lateen.wire.mixer import (
     MAX_LINE,
@@ -336,10 +336,7 @@ class MixerKeeper:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 child.kill() if at_once else child.terminate()
-            try:
-                async with asyncio.timeout(STOP_SECONDS):
-                    await child.wait()
-            except TimeoutError:
+            if not await ends_within(child, STOP_SECONDS):
                 with contextlib.suppress(ProcessLookupError):
                     child.kill()
         await child.wait()
