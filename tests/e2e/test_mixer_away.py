@@ -61,6 +61,7 @@ spec:
   - {route: [{destination: {host: strict, port: {number: 9080}}}]}
 """
 CLIENTS = 4
+BACK_SECONDS = 1.5  # longer than Envoy gathers changes of a host's health, where it does
 PATIENCE = 0.2  # seconds: what waits longer than this waited for Mixer
 
 
@@ -160,6 +161,9 @@ def test_each_rule_fails_as_it_says_and_at_once(mesh: MeshRun, number: signal.Si
                 os.kill(pid, signal.SIGKILL)
         eventually(lambda: mixer(mesh) not in (0, pid), what="another Mixer")
         eventually(lambda: decides(mesh), what="it decides")
+        refusals = seen.outcomes["/strict", 503]
+        time.sleep(BACK_SECONDS)
+        assert seen.outcomes["/strict", 503] == refusals, "one that is back is not out again"
     assert seen.broken == []
     assert {path for path, status in seen.outcomes if status == 200} == {"/lenient", "/strict"}
     assert {status for path, status in seen.outcomes if path == "/lenient"} == {200}, "open rules refuse nobody"

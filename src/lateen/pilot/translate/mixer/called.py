@@ -85,6 +85,7 @@ PING_INTERVAL: Final = timedelta(seconds=2)
 PING_TIMEOUT: Final = timedelta(seconds=1)
 OUT_TIME: Final = timedelta(seconds=1)  # after failures in a row
 FAILURES: Final = 3
+AT_ONCE: Final = timedelta()
 MAX_REQUESTS: Final = 2048
 MAX_CONNECTIONS: Final = 16
 FLUSH: Final = timedelta(seconds=1)
@@ -157,7 +158,11 @@ def build_mixer_cluster(calls: MixerCalls) -> Cluster:
             max_ejection_percent=uint32(100),
         ),
         # Without one that is well, nothing is tried; otherwise Envoy would ask the one that is out.
-        common_lb_config=Cluster.CommonLbConfig(healthy_panic_threshold=Percent(value=0)),
+        # Nothing is gathered: Envoy would tell its workers of the second change within a second a second late, and a
+        # Mixer that is back and answers would be out once more.
+        common_lb_config=Cluster.CommonLbConfig(
+            healthy_panic_threshold=Percent(value=0), update_merge_window=duration(AT_ONCE)
+        ),
     )
 
 
