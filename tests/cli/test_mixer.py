@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import subprocess
@@ -16,6 +17,8 @@ from tests.e2e.harness import ECHO, eventually
 from tests.fakes.ports import free_port
 
 from lateen.cli import main
+from lateen.mixer.court import RuleCourt
+from lateen.mixer.services.answers import Outcome
 from lateen.wire.envoy import find_envoy
 
 RULES = """
@@ -245,6 +248,35 @@ def test_no_server_is_asked(files: tuple[Path, Path], tmp_path: Path, monkeypatc
     files[1].write_text("{request.url_path: /, expect: 503}\n")
     assert run(*tried) == 0
     assert asked == []
+
+
+def test_what_runs_has_ended_before_anything_is_closed(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a worker of adapters that is just being started is not there to be ended, and nobody waits for it."""
+    order: list[str] = []
+    close = RuleCourt.close
+
+    async def running(_: RuleCourt) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            order.append("ended")
+
+    async def closing(court: RuleCourt) -> None:
+        order.append("closing")
+        await close(court)
+
+    async def check(*_: Any, **__: Any) -> Outcome:
+        await asyncio.sleep(0)
+        return Outcome()
+
+    monkeypatch.setattr(RuleCourt, "run", running)
+    monkeypatch.setattr(RuleCourt, "close", closing)
+    monkeypatch.setattr("lateen.mixer.engine.Engine.check", check)
+    run("test", "-f", str(files[0]), "--attributes", str(files[1]))
+    assert order == ["ended", "closing"]
 
 
 # ---------------------------------------------------------------- any Envoy

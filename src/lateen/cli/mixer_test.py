@@ -78,6 +78,7 @@ async def _decide(rules: list[Object], trials: list[Trial], options: argparse.Na
         return [await judge.check(trial.bag, trial.asker, tcp=trial.tcp) for trial in trials]
     finally:
         running.cancel()
+        await asyncio.wait([running])  # what it was starting is there to be closed, or is not
         await court.close()
 
 
