@@ -130,6 +130,19 @@ async def test_a_listener_on_a_unix_socket_makes_no_file(taster: Taster, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_nobody_forgets_an_envoy_that_is_being_ended(tmp_path_factory: pytest.TempPathFactory) -> None:
+    async with Taster(tmp_path_factory.mktemp("t")) as taster:
+        await taster.start()
+        child = taster._child
+        assert child is not None
+        ending = asyncio.create_task(taster._stop())
+        await asyncio.sleep(0)
+        ending.cancel()
+        await asyncio.wait([ending])
+        assert ending.cancelled()
+    assert child.returncode == -signal.SIGKILL  # None: its end was waited for by nobody
+
+
 async def test_what_kills_envoy_is_found_and_the_rest_goes_on(taster: Taster, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = taster._stream.ask
 

@@ -71,7 +71,7 @@ class Taster:
         self._stream = TasteStream()
         self._server: grpc.aio.Server | None = None
         self._child: Process | None = None
-        self._waiter: asyncio.Task[None] | None = None
+        self._waiters: set[asyncio.Task[None]] = set()  # one for each child that has not ended
         self._turn = asyncio.Lock()
         self._number = 0
         self._loggers: set[bytes] = set()  # access loggers that Envoy took
@@ -212,7 +212,9 @@ class Taster:
                 alone=True,
             )
         self.stats.starts += 1
-        self._waiter = asyncio.create_task(self._wait(self._child), name="tasting envoy")
+        waiter = asyncio.create_task(self._wait(self._child), name="tasting envoy")
+        self._waiters.add(waiter)
+        waiter.add_done_callback(self._waiters.discard)
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self._stream.opened()
@@ -253,14 +255,13 @@ class Taster:
 
     async def _stop(self) -> None:
         child, self._child = self._child, None
-        waiter, self._waiter = self._waiter, None
         self._stream.lost()
         if child is not None:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
-            await child.wait()
-        if waiter is not None:
-            await waiter
+        if self._waiters:
+            # Whoever is cancelled here leaves them to the next one who comes, at the latest at the end.
+            await asyncio.wait(self._waiters)
 
     def _last_words(self) -> str:
         try:
