@@ -14,9 +14,13 @@ import pytest
 from tests.mixer.test_engine import HERE, bag, rules
 
 from lateen.adapters import Verdict, check_adapter
+from lateen.errors import Unavailable
 from lateen.mixer.court import RuleCourt, make_court
 from lateen.mixer.engine import Engine
 from lateen.mixer.means import Means
+from lateen.mixer.own.adapters import OwnAdapters
+from lateen.mixer.own.crew import Worker, WorkerGone
+from lateen.mixer.own.frames import Hello
 from lateen.mixer.services.answers import Outcome
 
 GREY = '''
@@ -461,3 +465,36 @@ def test_a_function_stays_a_function() -> None:
     assert mine(None, {}).status == 404
     with pytest.raises(ValueError, match="small letters"):
         check_adapter("Not This")
+
+
+async def test_where_one_worker_does_not_start_none_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = Worker.start, []
+
+    async def second_fails(worker: Worker, *args: Any, **more: Any) -> Hello:
+        if started:
+            raise WorkerGone("no room")  # while the first one is not yet there to be ended
+        started.append(worker)
+        return await start(worker, *args, **more)
+
+    monkeypatch.setattr(Worker, "start", second_fails)
+    own = OwnAdapters(tmp_path)
+    await own.load()
+    assert [worker.pid for worker in started if not worker.pid or Path(f"/proc/{worker.pid}").exists()] == []
+    await own.close()
+    assert own.starts == 0
+    assert own.adapters == ()
+
+
+async def test_a_worker_that_cannot_be_started_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def spawn(*_: Any, **__: Any) -> None:
+        raise Unavailable("command 'python': not started after 10 s")
+
+    monkeypatch.setattr("lateen.mixer.own.crew.spawn", spawn)
+    own = OwnAdapters(tmp_path)
+    own.bind("check", "any", {})
+    await own.load()
+    assert [str(problem) for problem in own.problems()] == [
+        f"{tmp_path}:1: adapters do not run: the worker of adapters did not start: "
+        "command 'python': not started after 10 s"
+    ]
+    await own.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -242,7 +242,7 @@ class OwnAdapters:
         """Return new workers, all bindings made. Raises: WorkerGone, OSError."""
         crew = [self._worker() for _ in range(self._count)]
         try:
-            hellos = await asyncio.gather(*(worker.start(files, entry_points=True) for worker in crew))
+            hellos = await _all(worker.start(files, entry_points=True) for worker in crew)
             self.starts += len(crew)
             for binding in list(self._bindings.values()):
                 await asyncio.gather(*(self._bind(worker, binding) for worker in crew))
@@ -344,3 +344,13 @@ class OwnAdapters:
         # A worker that is gone meanwhile has told so elsewhere.
         if error is not None and not isinstance(error, WorkerGone):
             log.error("work on adapters ended", reason=repr(error))
+
+
+async def _all(starts: Iterable[Awaitable[Hello]]) -> list[Hello]:
+    """Return the results, or raise the first error, once all are over: what still starts could not be ended yet."""
+    hellos: list[Hello] = []
+    for one in await asyncio.gather(*starts, return_exceptions=True):
+        if isinstance(one, BaseException):
+            raise one
+        hellos.append(one)
+    return hellos

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from lateen.errors import LateenError
 from lateen.mixer.own.frames import Answer, Ask, Bind, Bound, Failure, Hello, Load, Reply, Tell, read_frame, to_frame
 from lateen.net.spawn import ends_within, spawn
 
@@ -60,7 +61,7 @@ class Worker:
         return len(self._pending)
 
     async def start(self, files: Mapping[str, str], *, entry_points: bool) -> Hello:
-        """Return what it has loaded. Raises: WorkerGone."""
+        """Return what it has loaded. Raises: WorkerGone, OSError."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
@@ -74,8 +75,10 @@ class Worker:
                 stdout=DEVNULL,
             )
             reader, self._writer = await asyncio.open_unix_connection(sock=ours)
-        except BaseException:
+        except BaseException as error:
             ours.close()
+            if isinstance(error, LateenError):  # from `spawn`: a machine that is too busy, or has no room
+                raise WorkerGone(f"the worker of adapters did not start: {error}") from error
             raise
         finally:
             theirs.close()
