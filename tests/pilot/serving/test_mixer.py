@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,3 +140,22 @@ async def test_it_ends_with_the_control_plane(tmp_path: Path) -> None:
         await until(lambda: serving(keeper))
         pid = keeper.keeper.pid
     assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_one_that_cannot_be_spoken_to_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = asyncio.open_unix_connection
+    pids: list[int] = []
+
+    async def fails_once(*args: Any, **more: Any) -> Any:
+        if not pids:
+            pids.append(keeper.keeper.pid)
+            raise OSError(24, "Too many open files")
+        return await connect(*args, **more)
+
+    monkeypatch.setattr(asyncio, "open_unix_connection", fails_once)
+    async with kept(tmp_path) as keeper:
+        keeper.keeper.want([RULE])
+        await until(lambda: serving(keeper))
+        assert pids[0]
+        assert keeper.keeper.pid != pids[0]
+        assert not Path(f"/proc/{pids[0]}").exists()

@@ -190,6 +190,7 @@ class MixerKeeper:
         try:
             reader = await self._start()
         except (LateenError, OSError) as error:
+            await self._end(at_once=True)  # it may run, and have no channel
             return f"not started: {error}"
         child = self._child
         assert child is not None
@@ -227,12 +228,12 @@ class MixerKeeper:
                 stdin=theirs.fileno(),
                 stdout=DEVNULL,
             )
+            reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=MAX_LINE)
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
-        reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=MAX_LINE)
         self.starts += 1
         self._began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._silence = SILENCE_SECONDS - START_SECONDS
