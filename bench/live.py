@@ -2,8 +2,7 @@
 
 The mesh is what a user has: `lateen up`, `lateen run`, real Envoys, mutual TLS. A server is one more Envoy that answers
 by itself, because it costs little and comes with Lateen. The load is h2load's (Debian: nghttp2-client), inside the
-client's network; it ends by itself. Each feature that is measured has a pair of its own, and one pair has none: they
-take turns, so that both sides of a ratio come from the same minutes, and nothing is changed or drained meanwhile.
+client's network; it ends by itself. Pairs take turns, so that both sides of a ratio come from the same minutes.
 """
 
 from __future__ import annotations
@@ -68,6 +67,10 @@ class Pairs:
         """Send one request; return its status."""
         argv = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://server-{name}:{PORT}/"]
         return int(self.mesh.inside(f"client-{name}-v1", argv).stdout or b"0")
+
+    def put(self, resources: str) -> None:
+        """Have these resources in force and no others, a moment later."""
+        self.mesh.write("resources.yaml", resources)
 
     def load(self, name: str, *, requests: int, per_second: int = 0, beside: int = 0) -> Measured:
         """Send so many requests, as fast as it goes or `per_second`. `beside`: a further process to look at."""

@@ -3,8 +3,12 @@
 plain      nothing but the standard metrics
 quiet      without them
 compiled   a rule that Envoy decides
+evaluated  another, whose expression has to be evaluated for each request
 called     a rule that Mixer decides: a quota that is never reached
 logged     a rule that logs every request
+
+Pairs of workloads differ by two or three percent, by where their connections and their memory happen to lie, which is
+as much as is to be measured. So each pair has each feature in turn, and connections end after a thousand requests.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -31,7 +35,25 @@ from lateen.wire.mixer import Asker
 
 __all__ = ["mixer_rows"]
 
-NAMES = ("plain", "quiet", "compiled", "evaluated", "called", "logged")
+NAMES = ("a", "b", "c", "d")
+CONNECTIONS_END = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: connections, namespace: default}
+spec:
+  host: "*.default.svc.cluster.local"
+  trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 1000}}}
+---
+"""
+QUIET = """
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {{name: {side}-{name}, namespace: default}}
+spec:
+  selector: {{matchLabels: {{app: {side}-{name}}}}}
+  metrics: [{{overrides: [{{disabled: true}}]}}]
+---
+"""
 RULE = """
 apiVersion: mixer.lateen.io/v1alpha1
 kind: Rule
@@ -41,29 +63,17 @@ spec:
 {spec}
 ---
 """
-RESOURCES = (
-    "".join(
-        f"""
-apiVersion: telemetry.istio.io/v1
-kind: Telemetry
-metadata: {{name: {side}-quiet, namespace: default}}
-spec:
-  selector: {{matchLabels: {{app: {side}-quiet}}}}
-  metrics: [{{overrides: [{{disabled: true}}]}}]
----
-"""
-        for side in ("client", "server")
-    )
-    + RULE.format(name="compiled", spec='  match: \'request.headers["x-no"] == "1"\'\n  check: {deny: {}}')
-    + RULE.format(name="evaluated", spec="  match: request.path.endsWith('/no')\n  check: {deny: {}}")
-    + RULE.format(name="called", spec="  quota: {limit: 1000000000, per: 1h, by: [source.principal]}")
-    + RULE.format(
-        name="logged", spec="  report: {log: {file: all.jsonl, fields: {path: request.path, code: response.code}}}"
-    )
-)
-REQUESTS = 12_000  # of a turn, as fast as it goes, for CPU
+RULES = {
+    "compiled": '  match: \'request.headers["x-no"] == "1"\'\n  check: {deny: {}}',
+    "evaluated": "  match: request.path.endsWith('/no')\n  check: {deny: {}}",
+    "called": "  quota: {limit: 1000000000, per: 1h, by: [source.principal]}",
+    "logged": "  report: {log: {file: all.jsonl, fields: {path: request.path, code: response.code}}}",
+}
+REQUESTS = 6000  # of a turn, as fast as it goes, for CPU
 RATE, PACED = 1000, 5000  # requests a second, and of a turn, for latencies
+FIRST = 600  # requests that a pair is sent, and that are not looked at, when it has another feature
 CHARGES = 4000
+IN_FORCE_SECONDS = 3.0
 TOLD_SECONDS = 1.5  # Mixer tells every second
 
 
@@ -72,24 +82,42 @@ def mixer_rows(*, quick: bool) -> list[Row]:
     rows = asyncio.run(_redis_rows(quick=quick))
     if not have_load_generator():
         return [*rows, Row("data plane", "skipped", 0, note="needs h2load (Debian: nghttp2-client), curl, nsenter")]
-    with live_pairs(NAMES, RESOURCES) as pairs:
-        return [*_proxies(pairs, turns=2 if quick else 11), *_mixer(pairs, turns=1 if quick else 8), *rows]
+    with live_pairs(NAMES, CONNECTIONS_END) as pairs:
+        return [*_proxies(pairs, turns=2 if quick else 24), *_mixer(pairs, turns=1 if quick else 8), *rows]
 
 
-def _turns(names: Sequence[str], turns: int, load: Callable[[str], Measured]) -> list[dict[str, Measured]]:
-    """Load each pair once a turn, in another order each time; the first turn is thrown away."""
+def _resources(cast: Mapping[str, str]) -> str:
+    """Return what gives each pair its feature. `cast`: feature -> pair."""
+    parts = [CONNECTIONS_END]
+    for feature, name in cast.items():
+        if feature == "quiet":
+            parts += [QUIET.format(side=side, name=name) for side in ("client", "server")]
+        elif feature != "plain":
+            parts.append(RULE.format(name=name, spec=RULES[feature]))
+    return "".join(parts)
+
+
+def _turns(
+    pairs: Pairs, features: Sequence[str], turns: int, load: Callable[[str], Measured]
+) -> list[dict[str, Measured]]:
+    """Load each feature once a turn, each time at the next pair and in another order."""
     found = []
-    for turn in range(turns + 1):
-        order = names if turn % 2 else tuple(reversed(names))
-        found.append({name: load(name) for name in order})
-    return found[1:]
+    for turn in range(turns):
+        cast = {feature: NAMES[(at + turn) % len(features)] for at, feature in enumerate(features)}
+        pairs.put(_resources(cast))
+        time.sleep(IN_FORCE_SECONDS)
+        for name in cast.values():
+            pairs.load(name, requests=FIRST)
+        order = features if turn % 2 else tuple(reversed(features))
+        found.append({feature: load(cast[feature]) for feature in order})
+    return found
 
 
 def _proxies(pairs: Pairs, turns: int) -> list[Row]:
     names = ("plain", "quiet", "compiled", "evaluated")
     time.sleep(TOLD_SECONDS)
     before = pairs.decisions()
-    found = _turns(names, turns, lambda name: pairs.load(name, requests=REQUESTS))
+    found = _turns(pairs, names, turns, lambda name: pairs.load(name, requests=REQUESTS))
     time.sleep(TOLD_SECONDS)
     asked = pairs.decisions() - before
     us = {name: [turn[name].proxies * 1e6 for turn in found] for name in names}
@@ -115,14 +143,15 @@ def _mixer(pairs: Pairs, turns: int) -> list[Row]:
     time.sleep(2)
     idle = (cpu_seconds(mixer) - idle) / 2  # CPU seconds a second, of looking around and of telling how it is
     paced = _turns(
-        ("plain", "called"), turns, lambda name: pairs.load(name, requests=PACED, per_second=RATE, beside=mixer)
+        pairs, ("plain", "called"), turns, lambda name: pairs.load(name, requests=PACED, per_second=RATE, beside=mixer)
     )
     added = sorted(turn["called"].percentile(99) - turn["plain"].percentile(99) for turn in paced)
     middle = sorted(turn["called"].percentile(50) - turn["plain"].percentile(50) for turn in paced)
     before = rss_bytes(mixer)
-    asked = _turns(("called",), turns, lambda name: pairs.load(name, requests=REQUESTS, beside=mixer))
+    fewer = (turns + 1) // 2
+    asked = _turns(pairs, ("called",), fewer, lambda name: pairs.load(name, requests=2 * REQUESTS, beside=mixer))
     decisions = [_per_core(turn["called"], idle) for turn in asked]
-    logged = _turns(("logged",), turns, lambda name: _whole(pairs, name, mixer))
+    logged = _turns(pairs, ("logged",), fewer, lambda name: _whole(pairs, name, mixer))
     entries = [_per_core(turn["logged"], idle) for turn in logged]
     grown = (rss_bytes(mixer) - before) / 1e6
     return [
@@ -145,8 +174,9 @@ def _per_core(load: Measured, idle: float) -> float:
 
 def _whole(pairs: Pairs, name: str, mixer: int) -> Measured:
     """Load a pair whose requests are reported in batches; the last of them come when it is over."""
+    time.sleep(TOLD_SECONDS)  # of those before
     began, spent = time.monotonic(), cpu_seconds(mixer)
-    found = pairs.load(name, requests=REQUESTS)
+    found = pairs.load(name, requests=2 * REQUESTS)
     time.sleep(TOLD_SECONDS)
     return replace(found, seconds=time.monotonic() - began, other_cpu=cpu_seconds(mixer) - spent)
 
