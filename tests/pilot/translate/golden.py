@@ -9,7 +9,7 @@ import yaml
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from lateen.pilot.model.values_telemetry import STANDARD_METRICS
+from lateen.pilot.model.values_telemetry import STANDARD_METRICS, Telemetry
 from lateen.pilot.translate import (
     alpn,
     chains,
@@ -25,6 +25,7 @@ from lateen.pilot.translate import (
 )
 from lateen.wire.label_text import SEPARATOR
 
+NO_MESSAGES = grpc_messages.without_messages(Telemetry()).metrics
 CONSTANTS: dict[str, Message] = {
     "ADS_PATIENT": parts.ADS_PATIENT,
     "ADS": parts.ADS,
@@ -58,6 +59,8 @@ CONSTANTS: dict[str, Message] = {
     "STATS_INBOUND_HTTP_PLAIN": telemetry.inbound_http_loggers(STANDARD_METRICS, mtls=False)[0],
     "STATS_INBOUND_GRPC_MTLS": telemetry.inbound_http_loggers(STANDARD_METRICS, mtls=True)[1],
     "STATS_INBOUND_GRPC_PLAIN": telemetry.inbound_http_loggers(STANDARD_METRICS, mtls=False)[1],
+    "STATS_INBOUND_GRPC_MTLS_NO_MESSAGES": telemetry.inbound_http_loggers(NO_MESSAGES, mtls=True)[1],
+    "STATS_INBOUND_GRPC_PLAIN_NO_MESSAGES": telemetry.inbound_http_loggers(NO_MESSAGES, mtls=False)[1],
     "STATS_INBOUND_TCP_MTLS_OPENED": telemetry.inbound_tcp_loggers(STANDARD_METRICS, mtls=True)[0],
     "STATS_INBOUND_TCP_MTLS_CLOSED": telemetry.inbound_tcp_loggers(STANDARD_METRICS, mtls=True)[1],
     "STATS_INBOUND_TCP_PLAIN_OPENED": telemetry.inbound_tcp_loggers(STANDARD_METRICS, mtls=False)[0],

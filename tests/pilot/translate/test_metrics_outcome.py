@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import grpc
 import pytest
+from tests.e2e.harness import eventually
 from tests.fakes.certs import StrangeAuthority
 from tests.fakes.ports import free_port
 from tests.fakes.proxies import (
@@ -575,6 +576,38 @@ def test_a_stream_that_its_client_leaves_is_counted_as_far_as_it_came(mesh: Mesh
         stream.cancel()
         going.set()
         counted.grew(istio_request_messages_total=2, istio_response_messages_total=2)
+
+
+def test_a_server_of_plain_http_counts_no_messages(mesh: Mesh) -> None:
+    """Its application is spoken to in HTTP/1.1, so there are none, and no request pays for looking."""
+    client, server = both({**http("200"), "request_protocol": "grpc"})
+
+    def counts() -> dict[str, float]:
+        return {
+            f"{labels['reporter']} {metric}": _of_any_status(mesh, metric, labels)
+            for labels in (client, server)
+            for metric in ("istio_requests_total", MESSAGES[0])
+        }
+
+    before = counts()
+    message = {"content-type": "application/grpc", "content-length": "5"}
+    with dial(mesh.ports["http"]) as sock:
+        # Its answer is JSON: that is what the metrics are asked about, and not whether the call is a good one.
+        request = "".join(f"{name}: {value}\r\n" for name, value in message.items())
+        sock.sendall(f"POST / HTTP/1.1\r\nhost: app\r\n{request}\r\n".encode() + bytes(5))
+        assert sock.recv(12) == b"HTTP/1.1 200"
+    by = {f"{side} istio_requests_total": 1 for side in ("source", "destination")} | {f"source {MESSAGES[0]}": 1}
+    wanted = {name: value + by.get(name, 0) for name, value in before.items()}
+    eventually(lambda: counts() == wanted, what=f"{counts()} is {wanted}")
+
+
+def _of_any_status(mesh: Mesh, metric: str, labels: Mapping[str, str]) -> float:
+    """Return the sum of the samples with these labels, whatever the status of gRPC."""
+    return sum(
+        sample.value
+        for sample in mesh.side(labels).samples(metric)
+        if {name: value for name, value in sample.labels.items() if value and name != "grpc_response_status"} == labels
+    )
 
 
 def test_messages_that_nobody_wants_counted_are_not(mesh: Mesh) -> None:

@@ -12,6 +12,8 @@ not gRPC never meet it: a matcher skips the filter for them.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from envoy.config.core.v3.base_pb2 import DataSource
@@ -25,10 +27,11 @@ from xds.core.v3.extension_pb2 import TypedExtensionConfig
 from xds.type.matcher.v3.matcher_pb2 import Matcher
 from xds.type.matcher.v3.string_pb2 import StringMatcher
 
+from lateen.pilot.model.values_telemetry import Telemetry
 from lateen.pilot.translate.metric_labels import coalesce
 from lateen.pilot.translate.pack import pack
 
-__all__ = ["COUNT_MESSAGES", "MESSAGE_METRICS", "MESSAGE_NAMESPACE", "messages_format"]
+__all__ = ["COUNT_MESSAGES", "MESSAGE_METRICS", "MESSAGE_NAMESPACE", "messages_format", "without_messages"]
 
 MESSAGE_NAMESPACE: Final = "istio.grpc"
 # name of the metric without `istio_` -> key of its count in the dynamic metadata
@@ -114,6 +117,15 @@ COUNT_MESSAGES: Final = HttpFilter(
         )
     ),
 )
+
+
+@lru_cache(maxsize=512)
+def without_messages(telemetry: Telemetry) -> Telemetry:
+    """Return what is reported where no gRPC comes: the same but for messages, whose filter each request would pay."""
+    if telemetry.metrics is None:
+        return telemetry
+    off = tuple(sorted({*telemetry.metrics.off, *MESSAGE_METRICS}))
+    return replace(telemetry, metrics=replace(telemetry.metrics, off=off))
 
 
 def messages_format(metric: str) -> str:

@@ -44,6 +44,7 @@ from lateen.pilot.translate.chains import (
     without_inspection,
 )
 from lateen.pilot.translate.clusters import build_inbound_cluster
+from lateen.pilot.translate.grpc_messages import without_messages
 from lateen.pilot.translate.guards import Guards, build_guards
 from lateen.pilot.translate.http_manager import inbound_manager
 from lateen.pilot.translate.matches import EVERYTHING
@@ -319,7 +320,8 @@ def _http(target: _Target, inp: InboundListenerInput, row: _Row, guards: Guards)
     return inbound_manager(
         name=target.http_name,
         route=_route(target, inp.retries),
-        telemetry=inp.telemetry,
+        # Behind a port that is declared `http` nobody is spoken to in HTTP/2, so nobody serves gRPC.
+        telemetry=without_messages(inp.telemetry) if target.protocol is Protocol.HTTP else inp.telemetry,
         mtls=row.mtls,
         h2=target.protocol.is_http2,
         grpc_web=target.protocol is Protocol.GRPC_WEB,
